@@ -1,0 +1,163 @@
+"""Made-up scenes: textured shapes on a textured ground, drawn when asked for, nothing to download."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ..draws import generator_at
+from ..targets import Target
+
+CLASS_NAMES = ("circle", "square", "triangle")
+
+_EDGE = 3  # pixels a shape keeps from the border of the image
+_MAX_COVERED = 0.5  # share of a shape's box that one later shape may cover
+_ATTEMPTS = 20
+
+
+class Shapes(Dataset[tuple[torch.Tensor, Target]]):
+    """Scenes of circles, squares and triangles: a data set with objects to detect and nothing to fetch.
+
+    A scene is a function of (seed, index) alone. Shapes overlap, but none covers more than half of
+    another's box. Colour and texture tell nothing of the class; only the outline does.
+    """
+
+    def __init__(
+        self,
+        num_scenes: int,
+        *,
+        size: int = 128,
+        max_objects: int = 6,
+        min_extent: int = 16,
+        max_extent: int = 56,
+        seed: int = 0,
+        transform: Callable[[Any, Target], tuple[Any, Target]] | None = None,
+    ) -> None:
+        """Describe the scenes; nothing is drawn yet.
+
+        Args:
+            num_scenes: length of the data set.
+            size: height and width of a scene, in pixels.
+            max_objects: a scene has 1 ... max_objects shapes.
+            min_extent: smallest width and height of a shape, in pixels.
+            max_extent: largest one.
+            seed: scenes of different seeds have nothing in common.
+            transform: ``image, target -> image, target``, applied to each scene.
+
+        Raises:
+            ValueError: a number is not positive, or the extents do not fit each other or the scene.
+        """
+        if num_scenes < 1 or max_objects < 1:
+            raise ValueError(f"num_scenes and max_objects must be 1 or more, got {num_scenes} and {max_objects}")
+        if not 4 <= min_extent <= max_extent <= size - 2 * _EDGE:
+            raise ValueError(
+                f"extents must satisfy 4 <= min_extent <= max_extent <= size - {2 * _EDGE}, "
+                f"got min_extent={min_extent}, max_extent={max_extent}, size={size}"
+            )
+        self.num_scenes = num_scenes
+        self.size = size
+        self.max_objects = max_objects
+        self.extents = min_extent, max_extent
+        self.seed = seed
+        self.transform = transform
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; label i is ``class_names[i - 1]``."""
+        return CLASS_NAMES
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """COCO category ids, in the order of the labels."""
+        return tuple(range(1, len(CLASS_NAMES) + 1))
+
+    def __len__(self) -> int:
+        return self.num_scenes
+
+    def __getitem__(self, index: int) -> tuple[Any, Target]:
+        """A (3, size, size) uint8 scene and its target."""
+        index = range(self.num_scenes)[index]
+        rng = generator_at(self.seed, 0, index)
+        boxes, labels = self._place(rng)
+        target = {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels), "image_id": index}
+        image = torch.from_numpy(self._draw(rng, boxes, labels))
+        return (image, target) if self.transform is None else self.transform(image, target)
+
+    def ground_truth(self) -> dict[str, Any]:
+        """All scenes' objects as a COCO dict, for evaluation."""
+        placed = [(index, *self._place(generator_at(self.seed, 0, index))) for index in range(self.num_scenes)]
+        objects = [(i, box, label) for i, boxes, labels in placed for box, label in zip(boxes, labels, strict=True)]
+        return {
+            "images": [{"id": i, "width": self.size, "height": self.size} for i in range(self.num_scenes)],
+            "categories": [{"id": i, "name": name} for i, name in zip(self.category_ids, CLASS_NAMES, strict=True)],
+            "annotations": [_annotation(row, *found) for row, found in enumerate(objects, start=1)],
+        }
+
+    def _place(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes (N, 4) float32 and labels (N,) of a scene, back to front; later shapes cover earlier ones."""
+        boxes: list[np.ndarray] = []
+        for _ in range(rng.integers(1, self.max_objects + 1)):
+            for _ in range(_ATTEMPTS):
+                box = self._random_box(rng)
+                if all(_covered_share(other, box) <= _MAX_COVERED for other in boxes):
+                    boxes.append(box)
+                    break
+        labels = rng.integers(1, len(CLASS_NAMES) + 1, len(boxes))
+        return np.array(boxes, np.float32), labels
+
+    def _random_box(self, rng: np.random.Generator) -> np.ndarray:
+        extent = rng.integers(*self.extents, endpoint=True)
+        corner = rng.integers(_EDGE, self.size - _EDGE - extent, size=2, endpoint=True)
+        return np.concatenate([corner, corner + extent])
+
+    def _draw(self, rng: np.random.Generator, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        scene = _texture(rng, self.size)
+        for (x1, y1, x2, y2), label in zip(boxes.astype(int), labels, strict=True):
+            patch = scene[:, y1:y2, x1:x2]
+            np.copyto(patch, _texture(rng, x2 - x1), where=_silhouette(CLASS_NAMES[label - 1], x2 - x1))
+        return scene
+
+
+def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
+    """(3, size, size) uint8: one colour with coarse and fine noise."""
+    colour = rng.integers(30, 226, (3, 1, 1))
+    coarse = cv2.resize(rng.normal(0, 20, (8, 8)).astype(np.float32), (size, size))
+    fine = rng.normal(0, 8, (size, size))
+    return np.clip(colour + coarse + fine, 0, 255).astype(np.uint8)
+
+
+def _silhouette(name: str, extent: int) -> np.ndarray:
+    """(extent, extent) bool: the pixels of a shape that touches all four sides of its box."""
+    last = extent - 1
+    if name == "square":
+        return np.ones((extent, extent), bool)
+    if name == "triangle":
+        points = np.array([(last // 2, 0), (last, last), (0, last)])
+    else:
+        angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+        points = np.rint((np.stack([np.cos(angles), np.sin(angles)], axis=1) + 1) * last / 2)
+    return cv2.fillPoly(np.zeros((extent, extent), np.uint8), [points.astype(np.int32)], 1) > 0
+
+
+def _covered_share(box: np.ndarray, cover: np.ndarray) -> float:
+    """Share of a box's area that another box covers."""
+    width, height = np.clip(np.minimum(box[2:], cover[2:]) - np.maximum(box[:2], cover[:2]), 0, None)
+    return float(width * height / np.prod(box[2:] - box[:2]))
+
+
+def _annotation(row: int, image_id: int, box: np.ndarray, label: int) -> dict[str, Any]:
+    x1, y1, x2, y2 = box.tolist()
+    bbox = [x1, y1, x2 - x1, y2 - y1]
+    return {
+        "id": row,
+        "image_id": image_id,
+        "category_id": int(label),
+        "bbox": bbox,
+        "area": bbox[2] * bbox[3],
+        "iscrowd": 0,
+    }

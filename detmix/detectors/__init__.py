@@ -1,0 +1,4 @@
+"""Adapters that make the training losses of torchvision's detectors honour object weights."""
+
+from .adapter import unweight_losses as unweight_losses
+from .adapter import weight_losses as weight_losses

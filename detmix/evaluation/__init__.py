@@ -1,0 +1,9 @@
+"""Evaluation by the COCO and VOC rules: predictions and ground truth in, numbers and curves out."""
+
+from .coco import CocoResult as CocoResult
+from .coco import evaluate_coco as evaluate_coco
+from .curves import NO_OBJECTS as NO_OBJECTS
+from .curves import Curve as Curve
+from .results import coco_results as coco_results
+from .voc import VocResult as VocResult
+from .voc import evaluate_voc as evaluate_voc

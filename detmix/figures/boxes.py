@@ -1,0 +1,137 @@
+"""Boxes over their image. Letters: C channels, H and W height and width in pixels, N boxes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ..targets import Target
+from .style import PALETTE, font_of, line_height
+
+Place: TypeAlias = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels of the picture
+Font: TypeAlias = ImageFont.FreeTypeFont
+
+_READABLE = 480  # pixels: a picture whose longer side is shorter is magnified
+_FAINTEST = 0.15  # opacity at which a box can still be found
+
+
+def draw_boxes(image: Tensor, target: Target, class_names: Sequence[str] | None = None) -> Image.Image:
+    """Draw the boxes of a target, or of detections, over their image.
+
+    Outline and caption are as opaque as the object's weight (but never below 0.15), and the caption tells
+    the weight ("RBC 0.37") or the score ("RBC 93%"). Small images are magnified by a whole number.
+
+    Args:
+        image: (C, H, W) with C 1 or 3; uint8, or float in [0, 1] (values outside are clipped).
+        target: ``boxes`` (N, 4) xyxy in pixels of the image and ``labels`` (N,) in 1 ... K-1; ``weights``
+            (N,) where it is mixed, ``scores`` (N,) where it is a detection. N may be 0.
+        class_names: name of label l at ``[l - 1]``; without it the label's number is written.
+
+    Raises:
+        ValueError: the image is of another shape, or a label has no name.
+    """
+    photo = to_picture(image)
+    scale = max(1, math.ceil(_READABLE / max(photo.size)))
+    canvas = photo.resize((photo.width * scale, photo.height * scale), Image.Resampling.BICUBIC).convert("RGBA")
+    font = font_of(max(18, max(canvas.size) / 36))
+    boxes: list[Place] = [(x1, y1, x2, y2) for x1, y1, x2, y2 in (target["boxes"].cpu().double() * scale).tolist()]
+    opacities, captions = _opacities(target), _captions(target, class_names)
+    faint_first = sorted(range(len(boxes)), key=lambda n: opacities[n])
+    places = _place_captions(boxes, captions, font, canvas.size, faint_first[::-1])
+    for n in faint_first:
+        layer = Image.new("RGBA", canvas.size)
+        _draw_outline(layer, boxes[n], PALETTE[(int(target["labels"][n]) - 1) % len(PALETTE)], max(2, scale))
+        _draw_caption(layer, captions[n], places[n], font)
+        layer.putalpha(layer.getchannel("A").point(_faded(opacities[n])))
+        canvas.alpha_composite(layer)
+    return canvas.convert("RGB")
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """A (C, H, W) tensor, uint8 or float in [0, 1], C 1 or 3, as an RGB PIL image.
+
+    Raises:
+        ValueError: the shape is another.
+    """
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise ValueError(f"image must have shape (C, H, W) with C 1 or 3, got {tuple(image.shape)}")
+    planes = image.detach().as_subclass(Tensor).cpu()
+    if planes.is_floating_point():
+        planes = (planes.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(planes.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+
+
+def _opacities(target: Target) -> list[float]:
+    weights = target.get("weights")
+    return [1.0] * len(target["boxes"]) if weights is None else weights.clamp(_FAINTEST, 1).tolist()
+
+
+def _captions(target: Target, class_names: Sequence[str] | None) -> list[str]:
+    captions = [_name(label, class_names) for label in target["labels"].tolist()]
+    for key, form in (("weights", "{} {:.2f}"), ("scores", "{} {:.0%}")):
+        if key in target:
+            captions = [form.format(*pair) for pair in zip(captions, target[key].tolist(), strict=True)]
+    return captions
+
+
+def _name(label: int, class_names: Sequence[str] | None) -> str:
+    if class_names is None:
+        return str(label)
+    if not 1 <= label <= len(class_names):
+        raise ValueError(f"labels must lie in [1, {len(class_names)}], one for each class name, got {label}")
+    return class_names[label - 1]
+
+
+def _faded(opacity: float) -> list[int]:
+    return [round(alpha * opacity) for alpha in range(256)]
+
+
+def _draw_outline(layer: Image.Image, box: Place, color: str, width: int) -> None:
+    """The outermost pixels of the box, between two dark lines, so that it shows on any background."""
+    draw = ImageDraw.Draw(layer)
+    x1, x2 = (min(max(round(x), 0), layer.width) for x in box[::2])
+    y1, y2 = (min(max(round(y), 0), layer.height) for y in box[1::2])
+    for margin, ink, thickness in ((0, "black", width + 2), (1, color, width)):
+        low = (x1 + margin, y1 + margin)
+        draw.rectangle((*low, max(low[0], x2 - 1 - margin), max(low[1], y2 - 1 - margin)), outline=ink, width=thickness)
+
+
+def _draw_caption(layer: Image.Image, caption: str, place: Place, font: Font) -> None:
+    stroke = _stroke(font)
+    corner = (place[0] + stroke, place[1] + stroke)
+    ImageDraw.Draw(layer).text(corner, caption, fill="white", font=font, stroke_width=stroke, stroke_fill="black")
+
+
+def _place_captions(
+    boxes: list[Place], captions: list[str], font: Font, size: tuple[int, int], order: list[int]
+) -> dict[int, Place]:
+    """Where each caption goes: at a corner of its box, in the picture, off those placed before where it can."""
+    places: dict[int, Place] = {}
+    stroke = _stroke(font)
+    height = line_height(font) + 2 * stroke
+    for n in order:
+        width = font.getlength(captions[n]) + 2 * stroke
+        x1, y1, x2, y2 = boxes[n]
+        corners = [(x, y) for y in (y1 - height, y1, y2, y2 - height) for x in (x1, x2 - width)]
+        spots = [_inside(corner, width, height, size) for corner in corners]
+        places[n] = min(spots, key=lambda spot: sum(_shared_area(spot, taken) for taken in places.values()))
+    return places
+
+
+def _inside(corner: tuple[float, float], width: float, height: float, size: tuple[int, int]) -> Place:
+    x = max(0.0, min(corner[0], size[0] - width))
+    y = max(0.0, min(corner[1], size[1] - height))
+    return x, y, x + width, y + height
+
+
+def _shared_area(a: Place, b: Place) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _stroke(font: Font) -> int:
+    return max(1, round(font.size / 8))

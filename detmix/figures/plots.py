@@ -1,0 +1,148 @@
+"""Plots in small multiples. Made with matplotlib's objects, never with pyplot. Letter: P points of a line."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..evaluation.curves import NO_OBJECTS, Curve
+from .style import PALETTE
+
+_DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 3)))
+_AXES = ("step", "epoch")
+_BY_CLASS = " by class"
+_AVERAGE = re.compile(r"(?:.*?/)?(A[PR])(?:\d*|[sml])(?:_\w+)?(/.+)?")  # val/AP50, val/voc/AP50_11point, val/AP/<class>
+
+
+def precision_recall_figure(curves: Mapping[str, Curve], title: str | None = None) -> Figure:
+    """Precision against recall by class: in one plot up to six classes, in a small plot each beyond.
+
+    Args:
+        curves: by class name, as the evaluators return them; may be empty.
+        title: written above.
+    """
+    together = len(curves) <= len(PALETTE)
+    columns = 1 if together else min(5, math.ceil(math.sqrt(len(curves))))
+    figure, axes = _panels(1 if together else len(curves), columns, (6.4, 4.2) if together else (2.2, 2.2))
+    for n, (name, curve) in enumerate(curves.items()):
+        axis = axes[0 if together else n]
+        axis.plot(curve.recall, curve.precision, label=name, **_line(n if together else 0))
+        if not together:
+            axis.set_title(name, fontsize="medium", parse_math=False)
+            axis.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+    for axis in axes:
+        axis.set(xlim=(0, 1.02), ylim=(0, 1.04))
+    if together and curves:
+        _legend(axes[0], loc="center left", bbox_to_anchor=(1.01, 0.5))
+    figure.supxlabel("recall (share of the objects found)", fontsize="medium")
+    figure.supylabel("precision (share of the detections right)", fontsize="medium")
+    if title:
+        figure.suptitle(title, parse_math=False)
+    return figure
+
+
+def history_series(rows: Iterable[Mapping[str, Any]]) -> tuple[str, dict[str, np.ndarray]]:
+    """Sort logged rows, as Lightning's CSV logger writes them, into one series for each quantity.
+
+    Args:
+        rows: dicts with ``step`` or ``epoch`` and any quantities; a value that is missing, empty, not
+            finite, or -1 for an AP or AR (COCO's "no such objects") is left out.
+
+    Returns:
+        What the x axis counts ("step", "epoch" or "row"), and by name (P, 2) float64: x and value. Only
+        quantities that have a value are there, in the order in which they first come.
+    """
+    rows = list(rows)
+    axis = next((k for k in _AXES if any(_number(row.get(k)) is not None for row in rows)), "row")
+    points: dict[str, list[tuple[float, float]]] = {}
+    for n, row in enumerate(rows):
+        x = float(n) if axis == "row" else _number(row.get(axis))
+        for key, value in row.items():
+            y = _number(value)
+            unmeasured = y == NO_OBJECTS and _AVERAGE.fullmatch(key)
+            if key not in _AXES and x is not None and y is not None and not unmeasured:
+                points.setdefault(key, []).append((x, y))
+    return axis, {key: np.array(series, dtype=np.float64) for key, series in points.items()}
+
+
+def history_figure(rows: Iterable[Mapping[str, Any]]) -> Figure:
+    """Training curves in small plots: one for each loss term, average precision, and whatever else was logged.
+
+    ``train/loss`` and ``val/loss`` share a plot, as do AP, AP50, AP75 and the other averages. Those of single
+    classes, ``val/AP/<class>``, are drawn up to six classes, and left out beyond.
+
+    Args:
+        rows: as in ``history_series``.
+
+    Raises:
+        ValueError: the rows have no values.
+    """
+    x_label, series = history_series(rows)
+    if not series:
+        raise ValueError("there is no history to draw: the rows have no values")
+    panels = _grouped(series)
+    figure, axes = _panels(len(panels), min(3, len(panels)), (3.9, 3.0))
+    for axis, (title, keys) in zip(axes, panels.items(), strict=True):
+        for n, key in enumerate(keys):
+            marker = "o" if len(series[key]) <= 30 else None
+            axis.plot(*series[key].T, label=key, marker=marker, markersize=3.5, **_line(n))
+        axis.set_title(title, fontsize="medium", parse_math=False)
+        axis.set_xlabel(x_label)
+        _legend(axis)
+    return figure
+
+
+def _panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """A figure of ``count`` plots of a size in inches, row by row."""
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    axes = [figure.add_subplot(rows, columns, n + 1) for n in range(count)]
+    for axis in axes:
+        axis.grid(color="0.88", linewidth=0.8)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _line(number: int) -> dict[str, Any]:
+    """Colour and dashes of a line, blue first: the first 6 differ in both, the first 36 in one of them."""
+    turn, place = divmod(number, len(PALETTE))
+    return {"color": PALETTE[4 - place], "linestyle": _DASHES[(place + turn) % len(_DASHES)], "linewidth": 1.8}
+
+
+def _legend(axis: Axes, **options: Any) -> None:
+    for text in axis.legend(fontsize="small", frameon=False, handlelength=3, **options).get_texts():
+        text.set_parse_math(False)
+
+
+def _grouped(keys: Iterable[str]) -> dict[str, list[str]]:
+    """The quantities of each plot by its title: losses first, otherwise in the order they come."""
+    panels: dict[str, list[str]] = {}
+    for key in sorted(keys, key=lambda k: "loss" not in k):
+        panels.setdefault(_panel(key), []).append(key)
+    legible = {k: v for k, v in panels.items() if len(v) <= len(PALETTE) or not k.endswith(_BY_CLASS)}
+    return legible or panels
+
+
+def _panel(key: str) -> str:
+    average = _AVERAGE.fullmatch(key)
+    name = key.partition("/")[2] or key  # without train/ or val/
+    if average is None:
+        return name
+    kind, of_class = average.groups()
+    if of_class:
+        return name.removesuffix(of_class) + _BY_CLASS
+    return "average precision" if kind == "AP" else "average recall"
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

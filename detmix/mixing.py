@@ -1,0 +1,109 @@
+"""Mixing of samples: pure functions, the random draw passed in by the caller.
+
+Letters: H, W height and width in pixels; C channels; N objects of one image. ``lam`` is the weight
+of image A; image B has ``1 - lam``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, overload
+
+import numpy as np
+
+from .canvas import Image, blend, image_size, require_same_kind
+from .targets import Target, check_target, concatenate, select_objects, visible_shares
+
+
+@overload
+def sample_lambda(alpha: float, generator: np.random.Generator, size: None = None) -> float: ...
+
+
+@overload
+def sample_lambda(alpha: float, generator: np.random.Generator, size: int) -> np.ndarray: ...
+
+
+def sample_lambda(alpha: float, generator: np.random.Generator, size: int | None = None) -> float | np.ndarray:
+    """Draw mixing ratios from Beta(alpha, alpha).
+
+    Args:
+        alpha: shape of the distribution, 0 or more. Large values mix most pairs half and half, values
+            near 0 leave most images almost alone, and 0 means no mixing at all.
+        generator: where the randomness comes from; the caller owns it.
+        size: None for one ratio, or how many.
+
+    Returns:
+        One float in [0, 1], or (size,) float64. Ones where alpha is 0.
+
+    Raises:
+        ValueError: alpha is negative or not finite.
+
+    Source: Zhang et al., mixup: Beyond Empirical Risk Minimization, arXiv:1710.09412.
+    """
+    check_alpha(alpha)
+    if alpha == 0:
+        return 1.0 if size is None else np.ones(size)
+    return generator.beta(alpha, alpha, size)
+
+
+def check_alpha(alpha: float) -> None:
+    """Raise ValueError unless alpha is a finite number of 0 or more."""
+    if not (alpha >= 0 and np.isfinite(alpha)):
+        raise ValueError(f"alpha must be a finite number of 0 or more, got {alpha}")
+
+
+def mix_pair(
+    image_a: Image,
+    target_a: Target,
+    image_b: Image,
+    target_b: Target,
+    *,
+    lam: float,
+    min_weight: float = 0.0,
+) -> tuple[Any, Target]:
+    """Blend two images and keep every box, weighted by the share of its image.
+
+    Both images sit at the top left of a zero canvas that holds them, so no box moves.
+
+    Args:
+        image_a: (C, Ha, Wa) tensor, uint8 or float, plain or ``tv_tensors.Image``; (Ha, Wa, C) or (Ha, Wa)
+            numpy array, uint8 or float; or PIL image.
+        target_a: boxes (Na, 4) xyxy in pixels of image A; labels (Na,). Na may be 0.
+        image_b: as image_a: same kind, dtype, device and C; any size.
+        target_b: as target_a, with Nb boxes.
+        lam: weight of image A, in [0, 1].
+        min_weight: objects whose weight comes out below this are left out, with all their keys.
+
+    Returns:
+        The canvas, max(Ha, Hb) by max(Wa, Wb), of the kind and dtype given, and a new target: A's
+        objects, then B's, their weights times lam, then 1 - lam; ``sources`` says which image each
+        came from, and ``lam``, a float, repeats the ratio. uint8 is rounded to nearest.
+        Keys that belong to the image, such as image_id, are A's. Inputs are left untouched.
+
+    Raises:
+        ValueError: lam or min_weight outside [0, 1]; channel counts differ; a target is malformed.
+        TypeError: the images differ in kind or dtype, or are of a kind that is not supported.
+
+    Source: Zhang et al., Bag of Freebies for Training Object Detection Neural Networks, arXiv:1902.04103.
+    """
+    check_share("lam", lam)
+    check_share("min_weight", min_weight)
+    require_same_kind(image_a, image_b)
+    size_a, size_b = image_size(image_a), image_size(image_b)
+    check_target(target_a, size=size_a)
+    check_target(target_b, size=size_b)
+    size = max(size_a[0], size_b[0]), max(size_a[1], size_b[1])
+    target = concatenate(_faded(target_a, lam), _faded(target_b, 1.0 - lam), size=size)
+    target["lam"] = float(lam)
+    if min_weight > 0:
+        target = select_objects(target, target["weights"] >= min_weight)
+    return blend(image_a, image_b, lam), target
+
+
+def _faded(target: Target, share: float) -> Target:
+    return {**target, "weights": visible_shares(target) * share}
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise ValueError unless a value lies in [0, 1]."""
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} must lie in [0, 1], got {value}")

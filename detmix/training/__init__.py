@@ -1,0 +1,12 @@
+"""Training with Lightning; the only part of detmix that imports it."""
+
+from .artifacts import RunFiles as RunFiles
+from .callbacks import MixupSchedule as MixupSchedule
+from .callbacks import Throughput as Throughput
+from .cli import DetmixCLI as DetmixCLI
+from .cli import cli_main as cli_main
+from .data import DetectionData as DetectionData
+from .data import MixupOptions as MixupOptions
+from .data import ShapesOptions as ShapesOptions
+from .models import build_detector as build_detector
+from .module import DetectionModule as DetectionModule

@@ -1,0 +1,60 @@
+"""Callbacks that follow the training: the mixing schedule and the throughput."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning as L
+
+from .data import is_mixed
+
+
+class MixupSchedule(L.Callback):
+    """Tells the training set which epoch it is, and switches mixing off for the last epochs.
+
+    Always on in ``tools/train.py``; ``data.mixup.no_mixup_epochs`` says how many epochs go unmixed.
+    """
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse a schedule under which nothing would be mixed, or whose end is unknown."""
+        options = _data(trainer).mixup
+        if not is_mixed(options) or options.no_mixup_epochs == 0:
+            return
+        epochs = trainer.max_epochs
+        if epochs is None or epochs < 0:
+            raise ValueError("mixup.no_mixup_epochs counts from the last epoch: set trainer.max_epochs")
+        if not 0 <= options.no_mixup_epochs < epochs:
+            raise ValueError(
+                f"mixup.no_mixup_epochs must lie in 0 ... {epochs - 1}, below trainer.max_epochs={epochs}, "
+                f"got {options.no_mixup_epochs}. To train without mixing pass --data.mixup null"
+            )
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Pass the epoch on, also to data-loading workers that are already running."""
+        _data(trainer).start_epoch(trainer.current_epoch, trainer.max_epochs)
+
+
+class Throughput(L.Callback):
+    """Logs how many images a second one device trains on, and shows it in the progress bar."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The time between epochs is not the training's."""
+        self._last = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the batch's images over the time since the batch before."""
+        now = time.perf_counter()
+        if self._last is not None:
+            images = len(batch[0])
+            pl_module.log("images/s", images / (now - self._last), prog_bar=True, batch_size=images)
+        self._last = now
+
+
+def _data(trainer: L.Trainer) -> Any:
+    return trainer.datamodule  # type: ignore[attr-defined]  # Lightning attaches it at run time

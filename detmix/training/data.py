@@ -1,0 +1,227 @@
+"""The Lightning data module: COCO, VOC or made-up shapes, mixed for training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import lightning as L
+import torch
+from torch import nn
+from torch.utils.data import ConcatDataset, DataLoader
+from torchvision.transforms.v2.functional import to_dtype
+
+from ..batch import collate
+from ..data import DetectionDataset, Shapes, read_coco, read_voc
+from ..data.augment import Augment
+from ..dataset import MixupDataset
+
+Stage = Literal["train", "val", "test"]
+
+
+@dataclass
+class MixupOptions:
+    """How training samples are mixed.
+
+    Attributes:
+        alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off.
+        p: probability that a sample is mixed at all.
+        min_weight: objects fainter than this are left out.
+        no_mixup_epochs: epochs at the end that train without mixing.
+    """
+
+    alpha: float = 1.5
+    p: float = 1.0
+    min_weight: float = 0.0
+    no_mixup_epochs: int = 0
+
+
+@dataclass
+class ShapesOptions:
+    """Made-up scenes; see ``detmix.data.Shapes``. Each split has scenes of its own.
+
+    Attributes:
+        train: number of training scenes.
+        val: number of validation scenes.
+        test: number of test scenes.
+        size: height and width of a scene in pixels.
+        max_objects: most objects in a scene.
+        min_extent: smallest width and height of an object in pixels.
+        max_extent: largest one.
+    """
+
+    train: int = 800
+    val: int = 200
+    test: int = 200
+    size: int = 128
+    max_objects: int = 6
+    min_extent: int = 16
+    max_extent: int = 56
+
+
+class DetectionData(L.LightningDataModule):
+    """Training, validation and test data in COCO or VOC layout, or made-up shapes."""
+
+    def __init__(
+        self,
+        format: Literal["coco", "voc", "shapes"] = "shapes",
+        *,
+        root: str = "data",
+        train: Sequence[str] = ("train",),
+        val: str = "val",
+        test: str = "test",
+        annotations: str = "annotations/instances_{split}.json",
+        images: str = "{split}",
+        class_names: Sequence[str] | None = None,
+        shapes: ShapesOptions | None = None,
+        mixup: MixupOptions | None = None,
+        augment: list[nn.Module] | None = None,
+        batch_size: int = 2,
+        num_workers: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Read the annotations; images are read when a sample is asked for.
+
+        Args:
+            format: ``coco``, ``voc``, or ``shapes``, which needs no files.
+            root: folder of the data set.
+            train: names of the training splits; several are joined. For VOC a split is an image set, such as
+                ``train``, with the folder before it where the root holds several: ``VOC2007/trainval``.
+            val: name of the validation split.
+            test: name of the test split.
+            annotations: COCO annotation file of a split, below the root.
+            images: COCO image folder of a split, below the root.
+            class_names: VOC: classes in the order of their labels, instead of the training data's in
+                alphabetical order. COCO: checked against the file.
+            shapes: settings of the made-up scenes.
+            mixup: how training samples are mixed; null does not mix.
+            augment: torchvision v2 transforms for each training image, before mixing; a horizontal flip
+                half of the time unless given.
+            batch_size: images in a batch of one device.
+            num_workers: processes that load data; null takes up to 8 with a GPU, and none without, where
+                they would take the cores from the training.
+            seed: of the mixing and of the made-up scenes.
+
+        Raises:
+            ValueError: the data is malformed, empty, or of other classes; the file is named.
+            FileNotFoundError: a file is missing.
+        """
+        super().__init__()
+        self.format = format
+        self.root = Path(root)
+        self.splits = {"train": tuple(train), "val": (val,), "test": (test,)}
+        self.annotations = annotations
+        self.images = images
+        self.shapes = shapes or ShapesOptions()
+        self.mixup = mixup
+        self.augment = Augment(augment)
+        self.batch_size = batch_size
+        self.num_workers = _default_workers() if num_workers is None else num_workers
+        self.seed = seed
+        self._class_names = None if class_names is None else tuple(class_names)
+        self._evaluated: dict[str, Any] = {}
+        sources = [self._open(split, "train", self.augment) for split in self.splits["train"]]
+        self.class_names: tuple[str, ...] = sources[0].class_names
+        self.category_ids: tuple[int, ...] = sources[0].category_ids
+        self.train_set = self._mixed(sources)
+
+    def evaluated_set(self, stage: str) -> Any:
+        """The data set behind a stage, ``val`` or ``test``."""
+        if stage not in self._evaluated:
+            self._evaluated[stage] = self._open(self.splits[stage][0], stage)
+        return self._evaluated[stage]
+
+    def ground_truth(self, stage: str) -> dict[str, Any]:
+        """Ground truth of a stage, ``val`` or ``test``, as a COCO dict."""
+        return self.evaluated_set(stage).ground_truth()
+
+    def setup(self, stage: str) -> None:
+        """Open what the stage evaluates on, so that a mistake in it shows before the training."""
+        if stage in ("fit", "validate"):
+            self.evaluated_set("val")
+        elif stage == "test":
+            self.evaluated_set("test")
+
+    def start_epoch(self, epoch: int, max_epochs: int | None) -> None:
+        """Tell the training set which epoch it is; mixing is off in the last ``no_mixup_epochs``."""
+        unmixed = self.mixup.no_mixup_epochs if self.mixup else 0
+        self.train_set.set_epoch(epoch)
+        self.train_set.enable(unmixed == 0 or max_epochs is None or epoch < max_epochs - unmixed)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled, mixed batches."""
+        if self.trainer is not None:  # workers load ahead before the first epoch begins
+            self.start_epoch(self.trainer.current_epoch, self.trainer.max_epochs)
+        return self._loader(self.train_set, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Validation images as they are."""
+        return self._loader(self.evaluated_set("val"), shuffle=False)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Test images as they are."""
+        return self._loader(self.evaluated_set("test"), shuffle=False)
+
+    def on_after_batch_transfer(self, batch: tuple[Any, Any], dataloader_idx: int) -> tuple[Any, Any]:
+        """Make uint8 images float in [0, 1], on the device: a quarter of the bytes travel."""
+        images, targets = batch
+        return [to_dtype(image, torch.float32, scale=True) for image in images], targets
+
+    def _mixed(self, sources: list[Any]) -> Any:
+        source = sources[0] if len(sources) == 1 else ConcatDataset(sources)
+        options = self.mixup or MixupOptions(alpha=0.0)
+        return MixupDataset(source, alpha=options.alpha, p=options.p, min_weight=options.min_weight, seed=self.seed)
+
+    def _open(self, split: str, stage: str, transform: Any = None) -> Any:
+        if self.format == "shapes":
+            return self._draw(stage, transform)
+        names = getattr(self, "class_names", self._class_names)
+        if self.format == "coco":
+            file = self.root / self.annotations.format(split=split)
+            found = read_coco(file, self.root / self.images.format(split=split), class_names=names)
+        else:
+            folder, _, image_set = split.rpartition("/")
+            found = read_voc(self.root / folder, image_set, class_names=names)
+        return DetectionDataset(found, transform=transform)
+
+    def _draw(self, stage: str, transform: Any) -> Shapes:
+        return Shapes(
+            getattr(self.shapes, stage),
+            size=self.shapes.size,
+            max_objects=self.shapes.max_objects,
+            min_extent=self.shapes.min_extent,
+            max_extent=self.shapes.max_extent,
+            seed=3 * self.seed + ("train", "val", "test").index(stage),
+            transform=transform,
+        )
+
+    def _loader(self, dataset: Any, *, shuffle: bool) -> DataLoader[Any]:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            drop_last=False,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            worker_init_fn=_one_thread,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def _one_thread(worker: int) -> None:
+    """Workers stand beside each other: threads of their own would only take turns."""
+    cv2.setNumThreads(0)
+
+
+def _default_workers() -> int:
+    return min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0
+
+
+def is_mixed(options: MixupOptions | None) -> bool:
+    """Whether these options mix anything."""
+    return options is not None and options.alpha > 0 and options.p > 0

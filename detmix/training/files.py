@@ -1,0 +1,61 @@
+"""The folder of a run: where it is, how files get into it whole, and what earlier runs left there."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file under a temporary name and move it into place, so that no reader meets half of it.
+
+    Args:
+        path: where the file is to be; its folder is made if need be.
+        write: called with the temporary path.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def set_aside(run_dir: Path) -> Path | None:
+    """Rename the folder of an earlier run to the first free ``<name>-1``, ``<name>-2`` ...
+
+    Args:
+        run_dir: where the next run is to write.
+
+    Returns:
+        The new name; None where there was no such folder, or an empty one.
+    """
+    if not run_dir.is_dir() or not any(run_dir.iterdir()):
+        return None
+    names = (run_dir.with_name(f"{run_dir.name}-{number}") for number in itertools.count(1))
+    free = next(name for name in names if not name.exists())
+    return run_dir.rename(free)
+
+
+def read_history(run_dir: Path) -> list[dict[str, str]]:
+    """The logged rows of a run, in order, those from before an interruption included.
+
+    Args:
+        run_dir: the run's folder; the rows are in ``csv/version_*/metrics.csv``.
+
+    Returns:
+        One dict for each row; a quantity that was not logged in it is an empty string.
+    """
+    versions = sorted((run_dir / "csv").glob("version_*"), key=lambda folder: int(folder.name.split("_")[1]))
+    rows: list[dict[str, str]] = []
+    for folder in versions:
+        file = folder / "metrics.csv"
+        if file.exists():
+            with file.open(newline="") as lines:
+                rows += csv.DictReader(lines)
+    return rows

@@ -1,0 +1,219 @@
+"""The Lightning module: a torchvision detector with weighted losses, and its COCO and VOC evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+
+from ..detectors import weight_losses
+from ..detectors.adapter import Objective
+from ..evaluation import CocoResult, VocResult, coco_results, evaluate_coco, evaluate_voc
+from ..losses import Normalizer
+from ..targets import Target
+from .models import Weights, build_detector
+
+Batch = tuple[Sequence[Tensor], Sequence[Target]]
+Schedule = Literal["cosine", "multistep", "constant"]
+
+
+class Evaluation(NamedTuple):
+    """What one pass over a validation or test set gave."""
+
+    coco: CocoResult
+    voc: VocResult  # area measure, IoU 0.5
+    voc_11_point: VocResult  # the measure of 2007, IoU 0.5
+    predictions: list[dict[str, Any]]  # COCO results
+    ground_truth: dict[str, Any]  # COCO dict of the images that were visited
+
+    def metrics(self) -> dict[str, float]:
+        """All numbers under flat keys: ``AP`` ... ``ARl``, ``AP/<class>``, ``voc/AP50``, ``voc/AP50/<class>``."""
+        return {
+            **self.coco.metrics,
+            "voc/AP50": self.voc.ap,
+            "voc/AP50_11point": self.voc_11_point.ap,
+            **{f"AP/{name}": value for name, value in self.coco.ap_by_class.items()},
+            **{f"AP50/{name}": value for name, value in self.coco.ap50_by_class.items()},
+            **{f"voc/AP50/{name}": value for name, value in self.voc.ap_by_class.items()},
+        }
+
+    def by_class(self) -> dict[str, dict[str, float]]:
+        """The numbers of each class, by class name."""
+        return {
+            name: {"AP": ap, "AP50": self.coco.ap50_by_class[name], "VOC AP50": self.voc.ap_by_class[name]}
+            for name, ap in self.coco.ap_by_class.items()
+        }
+
+
+class DetectionModule(L.LightningModule):
+    """Trains a torchvision detector on batches of (images, targets) and evaluates it."""
+
+    def __init__(
+        self,
+        detector: str = "fasterrcnn_resnet50_fpn",
+        *,
+        weights: Weights | None = "backbone",
+        num_classes: int | None = None,
+        objective: Objective = "weighted",
+        normalizer: Normalizer = "count",
+        lr: float = 0.02,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        schedule: Schedule = "cosine",
+        milestones: tuple[float, ...] = (0.67, 0.92),
+        warmup_steps: int = 500,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        """Keep the settings; the detector is built when the data is known.
+
+        Args:
+            detector: name of one of torchvision's Faster R-CNN builders, or ``fasterrcnn_resnet18_small``,
+                which a CPU can train.
+            weights: where to start: ``backbone`` (torchvision's ImageNet backbone), ``coco`` (its detector
+                trained on COCO), or null, from nothing.
+            num_classes: background included. It comes from the data; a number here is checked against it.
+            objective: ``weighted`` multiplies an object's losses by its visible share, ``unweighted`` ignores it.
+            normalizer: ``count`` divides by the number of sampled rows as torchvision does, ``weight`` by
+                the sum of their weights.
+            lr: learning rate of SGD after the warm-up, for the whole batch of all devices.
+            momentum: of SGD.
+            weight_decay: of SGD.
+            schedule: of the learning rate after the warm-up: ``cosine`` to zero, ``multistep`` (a tenth at
+                each milestone), or ``constant``.
+            milestones: of ``multistep``, as shares of all steps.
+            warmup_steps: steps in which the learning rate grows from nothing.
+            options: keyword arguments for the torchvision builder, such as min_size and max_size.
+        """
+        super().__init__()
+        self.save_hyperparameters()
+        self.detector_name = detector
+        self.weights = weights
+        self.num_classes = num_classes
+        self.objective = objective
+        self.normalizer = normalizer
+        self.lr = lr
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.milestones = milestones
+        self.warmup_steps = warmup_steps
+        self.options = options or {}
+        self.detector: nn.Module | None = None
+        self.evaluation: Evaluation | None = None
+        self._predictions: dict[int, list[dict[str, Any]]] = {}
+
+    def setup(self, stage: str) -> None:
+        """Build the detector for the classes of the data."""
+        names = self._data().class_names
+        if self.num_classes not in (None, len(names) + 1):
+            raise ValueError(
+                f"model.num_classes is {self.num_classes}, but the data has {len(names)} classes and background, "
+                f"{len(names) + 1} in all: {', '.join(names)}. Leave it out and it comes from the data"
+            )
+        if self.detector is None:
+            model = build_detector(self.detector_name, len(names) + 1, self.weights, **self.options)
+            self.detector = weight_losses(model, self.objective, self.normalizer)
+
+    def forward(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """Detections of a list of (3, H, W) float images in [0, 1], as torchvision's detectors give them."""
+        assert self.detector is not None
+        return self.detector(list(images))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sum of the detector's losses on one batch."""
+        assert self.detector is not None
+        images, targets = batch
+        losses: dict[str, Tensor] = self.detector(list(images), list(targets))
+        total = torch.stack(list(losses.values())).sum()
+        rows = {f"train/{name}": loss for name, loss in losses.items()} | _mixing_numbers(targets)
+        self.log_dict(rows, batch_size=len(images))
+        self.log("train/loss", total, prog_bar=True, batch_size=len(images))
+        return total
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect the detections of one batch."""
+        images, targets = batch
+        for target, detection in zip(targets, self(images), strict=True):
+            image_id = int(target["image_id"])
+            self._predictions[image_id] = coco_results([image_id], [detection], self._data().category_ids)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect the detections of one batch."""
+        self.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Evaluate what was detected, by the rules of COCO and of VOC."""
+        if not self.trainer.sanity_checking:
+            self._evaluate("val")
+        self._predictions = {}
+
+    def on_test_epoch_end(self) -> None:
+        """Evaluate what was detected, by the rules of COCO and of VOC."""
+        self._evaluate("test")
+        self._predictions = {}
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """SGD with warm-up and the schedule chosen."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+
+    def lr_factor(self, step: int, steps: int) -> float:
+        """Learning rate of a step out of `steps`, as a multiple of ``lr``."""
+        warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        if self.schedule == "cosine":
+            return warmup * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
+        if self.schedule == "multistep":
+            return float(warmup * 0.1 ** sum(step >= share * steps for share in self.milestones))
+        return warmup
+
+    def _data(self) -> Any:
+        return self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning attaches it at run time
+
+    def _evaluate(self, stage: str) -> None:
+        predictions = _gather(self._predictions)
+        truth = _restrict(self._data().ground_truth(stage), predictions)
+        rows = [row for rows in predictions.values() for row in rows]
+        self.evaluation = Evaluation(
+            evaluate_coco(truth, rows),
+            evaluate_voc(truth, rows),
+            evaluate_voc(truth, rows, use_07_metric=True),
+            rows,
+            truth,
+        )
+        metrics = {f"{stage}/{name}": value for name, value in self.evaluation.metrics().items()}
+        shown = f"{stage}/AP50"
+        self.log(shown, metrics.pop(shown), prog_bar=True, batch_size=1)
+        self.log_dict(metrics, batch_size=1)
+
+
+def _mixing_numbers(targets: Sequence[Target]) -> dict[str, float]:
+    """Mean weight of the first image over the mixed ones of a batch, and their share of the batch."""
+    ratios = [target["lam"] for target in targets if "lam" in target]
+    numbers = {"train/mixed_fraction": len(ratios) / len(targets)}
+    return numbers | ({"train/lambda": sum(ratios) / len(ratios)} if ratios else {})
+
+
+def _gather(predictions: dict[int, list[dict[str, Any]]]) -> dict[int, list[dict[str, Any]]]:
+    """The predictions of all processes by image id, each image once whatever the sampler's padding."""
+    if not torch.distributed.is_initialized():
+        return predictions
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, predictions)
+    merged = {image_id: rows for part in parts for image_id, rows in part.items()}
+    return dict(sorted(merged.items()))
+
+
+def _restrict(truth: dict[str, Any], visited: dict[int, Any]) -> dict[str, Any]:
+    """The ground truth of the visited images: fewer than all under ``limit_val_batches``."""
+    return truth | {
+        "images": [image for image in truth["images"] if image["id"] in visited],
+        "annotations": [row for row in truth["annotations"] if row["image_id"] in visited],
+    }

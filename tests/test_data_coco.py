@@ -1,0 +1,182 @@
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detmix.data import read_coco
+
+
+def content(**changes):
+    """Three images, the second without objects, two categories whose ids are neither dense nor in order."""
+    return {
+        "info": {"year": 2024},
+        "images": [
+            {"id": 30, "file_name": "c.jpg", "height": 40, "width": 60, "license": 1},
+            {"id": 10, "file_name": "a.jpg", "height": 50, "width": 50},
+            {"id": 20, "file_name": "sub/b.jpg", "height": 30, "width": 20},
+        ],
+        "categories": [{"id": 18, "name": "dog", "supercategory": "animal"}, {"id": 3, "name": "car"}],
+        "annotations": [
+            {"id": 7, "image_id": 20, "category_id": 18, "bbox": [1, 2, 10, 20], "area": 150.5, "iscrowd": 0},
+            {"id": 5, "image_id": 30, "category_id": 3, "bbox": [0.5, 1.25, 8, 9.5], "segmentation": [[0, 0, 8, 9]]},
+            {"id": 6, "image_id": 20, "category_id": 3, "bbox": [3, 3, 4, 4], "area": 9, "iscrowd": 1, "score": "x"},
+        ],
+    } | changes
+
+
+def write(tmp_path, data, name="set.json"):
+    path = tmp_path / name
+    path.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
+    return path
+
+
+def read(tmp_path, data, **options):
+    return read_coco(write(tmp_path, data), tmp_path / "images", **options)
+
+
+def changed(section, row, **changes):
+    data = content()
+    data[section][row] |= changes
+    return data
+
+
+def without(section, row, key):
+    data = content()
+    del data[section][row][key]
+    return data
+
+
+def test_a_file_read_by_hand(tmp_path):
+    found = read(tmp_path, content())
+    assert [found.image_path(i) for i in range(3)] == [tmp_path / "images" / n for n in ("c.jpg", "a.jpg", "sub/b.jpg")]
+    assert found.image_ids.tolist() == [30, 10, 20]
+    assert found.sizes.tolist() == [[40, 60], [50, 50], [30, 20]]
+    assert (found.class_names, found.category_ids) == (("car", "dog"), (3, 18))
+    assert found.offsets.tolist() == [0, 1, 1, 3]
+    assert found.boxes.tolist() == [[0.5, 1.25, 8.5, 10.75], [1, 2, 11, 22], [3, 3, 7, 7]]
+    assert found.labels.tolist() == [1, 2, 1]
+    assert found.ids.tolist() == [5, 7, 6]
+    assert found.area.tolist() == [76, 150.5, 9]
+    assert found.iscrowd.tolist() == [False, False, True]
+
+
+def same(a, b):
+    return all((getattr(a, key) == getattr(b, key)).all() for key in ("boxes", "labels", "area", "iscrowd", "offsets"))
+
+
+def test_the_ground_truth_written_out_reads_back_the_same(tmp_path):
+    first = read(tmp_path, content())
+    truth = first.ground_truth()
+    truth["annotations"][0]["difficult"] = 1
+    second = read(tmp_path, truth)
+    assert same(first, second)
+    assert second.difficult.tolist() == [True, False, False]
+    assert (second.class_names, second.category_ids) == (first.class_names, first.category_ids)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_the_order_of_categories_and_of_unlike_annotations_does_not_matter(tmp_path_factory, random):
+    tmp_path = tmp_path_factory.mktemp("coco")
+    data = content()
+    expected = read(tmp_path, data)
+    random.shuffle(data["categories"])
+    data["annotations"][1:1] = [data["annotations"].pop(1 if random.random() < 0.5 else 0)]
+    assert same(read(tmp_path, data), expected)
+
+
+def test_class_names_set_the_order_of_the_labels(tmp_path):
+    found = read(tmp_path, content(), class_names=("dog", "car"))
+    assert (found.class_names, found.category_ids) == (("dog", "car"), (18, 3))
+    assert found.labels.tolist() == [2, 1, 2]
+    assert read(tmp_path, content(), class_names=("car", "dog")).labels.tolist() == [1, 2, 1]
+
+
+@pytest.mark.parametrize("names", [("car",), ("car", "cat"), ("car", "dog", "cat"), ("car", "car", "dog")])
+def test_class_names_that_are_not_the_files_are_stated_beside_them(names, tmp_path):
+    with pytest.raises(
+        ValueError, match=rf"set\.json: .* {len(names)} given, .*car.*; 2 in the file, \['car', 'dog'\]"
+    ):
+        read(tmp_path, content(), class_names=names)
+
+
+WRONG = {
+    "not JSON": ("{", "not JSON"),
+    "an empty file": ("", "not JSON"),
+    "a picture": ("\x89PNG", "not JSON"),
+    "a list": ([], r"not a COCO annotation file: Expected `object`"),
+    "no annotations": ({"images": [], "categories": []}, "missing required field `annotations`"),
+    "images no list": (content(images={}), r"Expected `array`, got `object` - at `\$.images`"),
+    "no images": (content(images=[], annotations=[]), "no image"),
+    "no file name": (without("images", 1, "file_name"), r"images\[1\]: .*`file_name`"),
+    "no bbox": (without("annotations", 2, "bbox"), r"annotations\[2\]: .*`bbox`"),
+    "a short bbox": (changed("annotations", 2, bbox=[1, 2, 3]), r"annotations\[2\]: .*length 4.*\$.bbox"),
+    "a word in the bbox": (changed("annotations", 2, bbox=[1, 2, "3", 4]), r"annotations\[2\]: .*\$.bbox\[2\]"),
+    "null in the bbox": (changed("annotations", 0, bbox=[1, None, 3, 4]), r"annotations\[0\]: .*finite.* nan"),
+    "a word as id": (changed("images", 0, id="30"), r"images\[0\]: Expected `int`, got `str` - at `\$.id`"),
+    "no height": (changed("images", 2, height=0), r"images\[2\]: .*>= 1 - at `\$.height`"),
+    "a huge id": (changed("annotations", 1, id=2**70), r"annotations\[1\]: .*\$.id"),
+    "NaN in a box": (changed("annotations", 2, bbox=[1, float("nan"), 3, 4]), r"annotations\[2\]: .*finite.* nan"),
+    "infinity in a box": (changed("annotations", 2, bbox=[1, 2, float("inf"), 4]), r"annotations\[2\]: .*finite.* nan"),
+    "NaN and a word": (changed("annotations", 2, bbox=[float("nan"), 2, "", 4]), r"annotations\[2\]: .*\$.bbox\[2\]"),
+    "unknown image": (changed("annotations", 1, image_id=31), r"annotations\[1\]: image_id must be .*, got 31"),
+    "unknown category": (
+        changed("annotations", 1, category_id=4),
+        r"annotations\[1\]: category_id must be one of 3 \(car\), 18 \(dog\), got 4",
+    ),
+    "image id twice": (changed("images", 2, id=30), r"images\[2\]: ids must be unique, got 30 in row 0 too"),
+    "annotation id twice": (changed("annotations", 2, id=5), r"annotations\[2\]: ids must be unique, got 5 in row 1"),
+    "category id twice": (changed("categories", 1, id=18), r"categories\[1\]: ids must be unique, got 18"),
+    "category name twice": (changed("categories", 1, name="dog"), "class names must be unique, got 'dog'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_named_with_the_file_and_the_row(case, tmp_path):
+    data, message = WRONG[case]
+    with pytest.raises(ValueError, match=r"set\.json: " if case != "images no list" else "set") as caught:
+        read(tmp_path, data)
+    caught.match(message)
+
+
+def test_bytes_that_are_not_text_are_not_json(tmp_path):
+    path = tmp_path / "set.json"
+    path.write_bytes(b'{"images": [{"id": 1, "file_name": "\xff\xfe"}]}')
+    with pytest.raises(ValueError, match=r"set\.json: not JSON"):
+        read_coco(path, tmp_path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.json"):
+        read_coco(tmp_path / "none.json", tmp_path)
+
+
+def test_what_other_tools_write_is_understood(tmp_path):
+    data = changed("annotations", 0, iscrowd=False, area=None, bbox=[1.0, 2, 1e1, 20], segmentation=[float("nan")])
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(data), encoding="utf-8-sig")
+    found = read_coco(path, tmp_path)
+    assert found.boxes[1].tolist() == [1, 2, 11, 22]
+    assert found.area[1] == 200
+
+
+def test_invalid_boxes_are_dropped_with_one_warning_or_raised(tmp_path, caplog):
+    data = changed("annotations", 1, bbox=[5, 5, 0, 10])
+    data["annotations"][2]["bbox"] = [15, 3, 30, 4]
+    found = read(tmp_path, data)
+    assert found.ids.tolist() == [7, 6]
+    assert found.boxes[1].tolist() == [15, 3, 20, 7]
+    ((_, level, message),) = caplog.record_tuples
+    assert level == logging.WARNING
+    assert "set.json: annotations[1] has xyxy [5.0, 5.0, 5.0, 15.0]" in message
+    assert "set.json: annotations[2] has xyxy [15.0, 3.0, 45.0, 7.0]" in message
+    with pytest.raises(ValueError, match=r"set\.json: annotations\[1\]"):
+        read(tmp_path, data, on_invalid="raise")
+
+
+def test_paths_may_be_strings(tmp_path):
+    found = read_coco(str(write(tmp_path, content())), "pictures")
+    assert found.image_path(1) == Path("pictures/a.jpg")

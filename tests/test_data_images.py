@@ -1,0 +1,188 @@
+import io
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detmix.data import read_image
+from detmix.data.images import image_size
+
+# four flat quarters, so that lossy formats keep them and every orientation shows
+QUARTERS = np.zeros((48, 64, 3), dtype=np.uint8)
+QUARTERS[:24, :32], QUARTERS[:24, 32:] = (200, 40, 40), (40, 200, 40)
+QUARTERS[24:, :32], QUARTERS[24:, 32:] = (40, 40, 200), (230, 230, 230)
+
+EXIF_ORIENTATION = 0x0112
+# what a viewer does to the stored pixels, EXIF 2.32, 4.6.4 A
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a),
+}
+
+
+def save(path, image=None, **options):
+    (Image.fromarray(QUARTERS) if image is None else image).save(path, **options)
+    return path
+
+
+def assert_shows(image, expected, tolerance=8):
+    assert (image.dtype, image.shape) == (torch.uint8, (3, *expected.shape[:2]))
+    assert image.is_contiguous()
+    difference = np.abs(image.permute(1, 2, 0).numpy().astype(int) - expected)
+    assert np.median(difference) <= tolerance
+    assert np.mean(difference > tolerance) < 0.1
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "ppm", "tga"])
+def test_lossless_files_come_back_exactly(suffix, tmp_path):
+    image = read_image(save(tmp_path / f"image.{suffix}"))
+    assert torch.equal(image, torch.from_numpy(QUARTERS).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_lossy_files_show_the_picture(suffix, options, tmp_path):
+    assert_shows(read_image(save(tmp_path / f"image.{suffix}", quality=95, **options)), QUARTERS)
+
+
+STORED = {
+    "png": ["L", "LA", "RGBA", "P", "1"],
+    "tif": ["L", "LA", "RGBA", "P", "PA", "1", "CMYK", "YCbCr"],
+    "jpg": ["L", "CMYK", "YCbCr"],
+    "webp": ["RGBA"],
+    "gif": ["L", "P", "1"],
+}
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [(suffix, mode) for suffix, modes in STORED.items() for mode in modes])
+def test_every_mode_that_a_format_stores_becomes_rgb(suffix, mode, tmp_path):
+    stored = Image.fromarray(QUARTERS).convert(mode)
+    assert_shows(read_image(save(tmp_path / f"image.{suffix}", stored)), np.asarray(stored.convert("RGB")).astype(int))
+
+
+def test_alpha_is_dropped_not_blended(tmp_path):
+    rgba = np.dstack([QUARTERS, np.zeros((48, 64), np.uint8)])
+    image = read_image(save(tmp_path / "image.png", Image.fromarray(rgba)))
+    assert torch.equal(image, torch.from_numpy(QUARTERS).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("transparency", [3, bytes(range(200))])
+def test_a_palette_with_transparency_keeps_its_colours_without_a_warning(transparency, tmp_path):
+    palette = Image.fromarray(QUARTERS).convert("P", palette=Image.Palette.ADAPTIVE)
+    path = save(tmp_path / "image.png", palette, transparency=transparency)
+    assert_shows(read_image(path), QUARTERS)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_grey_is_scaled_not_clipped(suffix, tmp_path):
+    grey = np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16)
+    assert cv2.imwrite(str(tmp_path / f"image.{suffix}"), grey)
+    image = read_image(tmp_path / f"image.{suffix}")
+    assert image.shape == (3, 48, 64)
+    np.testing.assert_allclose(image[0].numpy(), grey / 257, atol=1)
+    assert torch.equal(image[0], image[2])
+
+
+def test_sixteen_bit_colour_is_scaled(tmp_path):
+    assert cv2.imwrite(str(tmp_path / "image.png"), QUARTERS[..., ::-1].astype(np.uint16) * 257)
+    assert_shows(read_image(tmp_path / "image.png"), QUARTERS, tolerance=1)
+
+
+def test_pixels_without_a_known_range_are_refused_by_name(tmp_path):
+    path = save(tmp_path / "depth.tif", Image.fromarray(np.ones((4, 4), np.float32)))
+    with pytest.raises(ValueError, match=r"depth\.tif: .*integers of 8 or 16 bits"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_is_applied(orientation, suffix, tmp_path):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    path = save(tmp_path / f"image.{suffix}", exif=exif)
+    expected = UPRIGHT[orientation](QUARTERS)
+    assert_shows(read_image(path), expected)
+    assert_shows(read_image(path, expected.shape[:2]), expected)
+    assert image_size(path) == expected.shape[:2]
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_an_image_annotated_as_stored_is_left_as_stored(orientation, tmp_path):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    path = save(tmp_path / "image.jpg", exif=exif)
+    assert_shows(read_image(path, (48, 64)), QUARTERS)
+
+
+def test_sixteen_bit_grey_is_turned_too(tmp_path):
+    grey = (QUARTERS[..., 0].astype(np.uint16)) * 257
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    path = save(tmp_path / "image.png", Image.fromarray(grey), exif=exif)
+    assert_shows(read_image(path), np.rot90(np.repeat(QUARTERS[..., :1], 3, axis=2), -1), tolerance=1)
+
+
+def test_another_size_than_annotated_names_the_file_and_both_sizes(tmp_path):
+    path = save(tmp_path / "image.png")
+    with pytest.raises(
+        ValueError, match=r"image\.png: the annotations say 64 high and 48 wide, the image is 48 high and"
+    ):
+        read_image(path, (64, 48))
+
+
+@pytest.mark.parametrize("read", [read_image, image_size])
+def test_a_missing_file_is_named(read, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"missing\.jpg"):
+        read(tmp_path / "missing.jpg")
+
+
+@pytest.mark.parametrize("read", [read_image, image_size])
+@pytest.mark.parametrize("content", [b"", b"\xff", b"not an image at all", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
+def test_a_file_that_is_no_image_is_named(read, content, tmp_path):
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken\.jpg: corrupt, truncated or not an image"):
+        read(path)
+
+
+@pytest.mark.parametrize("options", [{"format": "JPEG"}, {"format": "JPEG", "progressive": True}, {"format": "PNG"}])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_truncated_file_is_an_error_not_a_grey_half_image(share, options, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    whole = io.BytesIO()
+    Image.fromarray(noise).save(whole, **options)
+    path = tmp_path / "half.img"
+    path.write_bytes(whole.getvalue()[: int(share * len(whole.getvalue()))])
+    with pytest.raises(ValueError, match=r"half\.img: corrupt, truncated"):
+        read_image(path)
+
+
+def test_a_jpeg_cut_two_bytes_short_is_noticed_and_bytes_after_its_end_are_not(tmp_path):
+    whole = save(tmp_path / "image.jpg").read_bytes()
+    (tmp_path / "short.jpg").write_bytes(whole[:-2])
+    (tmp_path / "long.jpg").write_bytes(whole + b"\0" * 100)
+    with pytest.raises(ValueError, match=r"short\.jpg"):
+        read_image(tmp_path / "short.jpg")
+    assert torch.equal(read_image(tmp_path / "long.jpg"), read_image(tmp_path / "image.jpg"))
+
+
+def test_a_flipped_bit_in_a_png_is_noticed(tmp_path):
+    data = bytearray(save(tmp_path / "image.png").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "image.png").write_bytes(data)
+    with pytest.raises(ValueError, match=r"image\.png"):
+        read_image(tmp_path / "image.png")
+
+
+def test_the_smallest_image_is_writable(tmp_path):
+    image = read_image(save(tmp_path / "dot.png", Image.new("RGB", (1, 1), (1, 2, 3))))
+    image += 1
+    assert image.flatten().tolist() == [2, 3, 4]

@@ -1,0 +1,191 @@
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from detmix import MixupDataset, collate, mix_pair
+
+from .factories import ListDataset, make_sample
+
+COUNT = 12
+
+
+def make_dataset(count=COUNT):
+    return ListDataset([make_sample(index % 3, seed=index, size=(16 + index, 32)) for index in range(count)])
+
+
+def assert_same(samples, others):
+    for (image, target), (other, other_target) in zip(samples, others, strict=True):
+        assert torch.equal(image, other)
+        assert target.keys() == other_target.keys()
+        assert all(torch.equal(torch.as_tensor(target[k]), torch.as_tensor(other_target[k])) for k in target)
+
+
+def epochs(loader, dataset, numbers=(0, 1)):
+    """All samples of some epochs, by epoch."""
+    samples = []
+    for epoch in numbers:
+        dataset.set_epoch(epoch)
+        samples.append([sample for batch in loader for sample in zip(*batch, strict=True)])
+    return samples
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """Two epochs, sample by sample, without a loader."""
+    dataset = MixupDataset(make_dataset(), seed=3)
+    found = []
+    for epoch in (0, 1):
+        dataset.set_epoch(epoch)
+        found.append([dataset[index] for index in range(COUNT)])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("workers", "method"),
+    [(0, None), (1, "fork"), (3, "fork"), (1, "spawn"), (3, "spawn"), (1, "forkserver")],
+)
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")  # more than this machine has cores
+def test_samples_are_the_same_for_any_number_of_persistent_workers(reference, workers, method):
+    dataset = MixupDataset(make_dataset(), seed=3)
+    loader = DataLoader(
+        dataset,
+        batch_size=2,
+        collate_fn=collate,
+        num_workers=workers,
+        multiprocessing_context=method,
+        persistent_workers=workers > 0,
+    )
+    for samples, expected in zip(epochs(loader, dataset), reference, strict=True):
+        assert_same(samples, expected)
+    dataset.enable(False)
+    [plain] = epochs(loader, dataset, numbers=(2,))
+    assert_same(plain, make_dataset().samples)
+
+
+def test_the_order_of_visits_does_not_matter(reference):
+    dataset = MixupDataset(make_dataset(), seed=3)
+    visited = {index: dataset[index] for index in (7, 2, 11, 2, 0)}
+    assert_same(visited.values(), [reference[0][index] for index in visited])
+    assert_same([dataset[-1]], [reference[0][COUNT - 1]])
+
+
+def test_epochs_and_seeds_draw_differently():
+    dataset = MixupDataset(make_dataset(), seed=0)
+    first = [dataset.draw(index) for index in range(COUNT)]
+    dataset.set_epoch(1)
+    assert [dataset.draw(index) for index in range(COUNT)] != first
+    assert [MixupDataset(make_dataset(), seed=1).draw(index) for index in range(COUNT)] != first
+
+
+def test_a_sample_is_the_mix_of_what_was_drawn():
+    source = make_dataset()
+    dataset = MixupDataset(source, alpha=0.7, seed=1)
+    for index in range(COUNT):
+        draw = dataset.draw(index)
+        assert_same([dataset[index]], [mix_pair(*source[index], *source[draw.partner], lam=draw.lam)])
+
+
+def test_partners_are_all_others_equally_often_and_never_the_sample_itself():
+    dataset = MixupDataset(make_dataset(5))
+    partners = np.zeros((5, 5), int)
+    for epoch in range(1000):
+        dataset.set_epoch(epoch)
+        for index in range(5):
+            partners[index, dataset.draw(index).partner] += 1
+    assert (partners.diagonal() == 0).all()
+    others = partners[~np.eye(5, dtype=bool)]
+    assert abs(others - 250).max() < 5 * np.sqrt(250 * 0.75)  # five standard deviations of a binomial count
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_p_is_the_share_of_samples_that_are_mixed(p):
+    dataset = MixupDataset(make_dataset(2), p=p)
+    mixed = 0
+    for epoch in range(1000):
+        dataset.set_epoch(epoch)
+        mixed += dataset.draw(0) is not None
+    assert abs(mixed - 1000 * p) <= 5 * np.sqrt(1000 * p * (1 - p))
+
+
+@pytest.mark.parametrize("options", [{"alpha": 0.0}, {"p": 0.0}])
+def test_switched_off_samples_are_the_data_sets_own(options):
+    dataset = MixupDataset(make_dataset(), **options)
+    assert dataset[4][0] is dataset.dataset[4][0]
+
+
+def test_source_samples_are_never_written_to():
+    source = make_dataset()
+    before = copy.deepcopy(source.samples)
+    dataset = MixupDataset(source)
+    for index in range(COUNT):
+        image, target = dataset[index]
+        image.zero_()
+        target["boxes"].zero_()
+    assert_same(source.samples, before)
+
+
+def test_transform_sees_the_mixed_sample():
+    def shout(image, target):
+        return image, {**target, "count": len(target["weights"])}
+
+    _, target = MixupDataset(make_dataset(), transform=shout)[5]
+    assert target["count"] == len(target["boxes"])
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda d: pickle.loads(pickle.dumps(d))])
+def test_copies_have_switches_of_their_own(duplicate):
+    dataset = MixupDataset(make_dataset())
+    other = duplicate(dataset)
+    other.enable(False)
+    other.set_epoch(5)
+    assert (dataset.enabled, dataset.epoch) == (True, 0)
+    assert other._shared.is_shared()
+
+
+class Broken(ListDataset):
+    def __getitem__(self, index):
+        if index == 1:
+            raise OSError("cannot decode")
+        return super().__getitem__(index)
+
+    def image_path(self, index):
+        return f"image_{index}.jpg"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_partner_that_fails_is_named_with_both_indices_and_files(workers):
+    dataset = MixupDataset(Broken(make_dataset(2).samples))
+    loader = DataLoader(dataset, batch_size=1, collate_fn=collate, num_workers=workers)
+    wanted = r"sample 0 \(image_0.jpg\) with its partner sample 1 \(image_1.jpg\) failed: cannot decode"
+    with pytest.raises(RuntimeError, match=wanted):
+        next(iter(loader))
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "wanted"),
+    [
+        (0, {}, "data set is empty"),
+        (1, {}, "single image: mixing needs a partner"),
+        (3, {"alpha": -1}, "alpha must be"),
+        (3, {"p": 1.5}, r"p must lie in \[0, 1\]"),
+        (3, {"min_weight": -0.5}, "min_weight must lie"),
+    ],
+)
+def test_bad_settings_are_refused(count, options, wanted):
+    with pytest.raises(ValueError, match=wanted):
+        MixupDataset(make_dataset(count), **options)
+
+
+def test_a_single_image_may_train_without_mixing():
+    assert len(MixupDataset(make_dataset(1), alpha=0)) == 1
+
+
+def test_an_index_out_of_range_ends_iteration():
+    dataset = MixupDataset(make_dataset())
+    with pytest.raises(IndexError, match="index 12 is out of range"):
+        dataset[COUNT]
+    assert len(list(dataset)) == COUNT

@@ -1,0 +1,258 @@
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image, ImageChops
+
+from detmix.evaluation import Curve
+from detmix.figures import (
+    draw_boxes,
+    history_figure,
+    history_series,
+    image_grid,
+    lambda_grid,
+    precision_recall_figure,
+    to_picture,
+)
+
+GREY = torch.full((3, 128, 96), 100, dtype=torch.uint8)
+
+
+def make_target(boxes=((20.0, 40.0, 80.0, 100.0),), **keys):
+    boxes = torch.tensor(boxes).reshape(-1, 4)
+    return {"boxes": boxes, "labels": torch.ones(len(boxes), dtype=torch.int64), **keys}
+
+
+def drawn(target, **options):
+    """How far each pixel of the drawing is from the image without boxes: (H, W) float."""
+    plain = draw_boxes(GREY, make_target(()))
+    difference = ImageChops.difference(draw_boxes(GREY, target, **options), plain)
+    return np.asarray(difference, dtype=float).sum(-1)
+
+
+def make_curve(seed=0):
+    recall = np.linspace(0, 0.8, 20)
+    return Curve(recall, np.linspace(1, 0.5, 20) - 0.01 * seed, np.linspace(1, 0, 20))
+
+
+def lines_of(figure):
+    return [line for axis in figure.axes for line in axis.get_lines()]
+
+
+def render(figure, tmp_path):
+    figure.savefig(tmp_path / "figure.png", dpi=60)
+    with Image.open(tmp_path / "figure.png") as picture:
+        return picture.size
+
+
+def test_float_and_uint8_and_one_channel_give_the_same_picture():
+    image = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16)
+    picture = to_picture(image.expand(3, -1, -1))
+    assert np.array_equal(np.asarray(picture)[..., 0], image[0].numpy())
+    for same in (image, image / 255, (image / 255).requires_grad_()):
+        assert to_picture(same).tobytes() == picture.tobytes()
+    assert to_picture(torch.tensor([-0.5, 1.5]).reshape(1, 1, 2)).getpixel((1, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (4, 8, 8), (2, 3, 8, 8)])
+def test_refuses_what_is_no_image(shape):
+    with pytest.raises(ValueError, match=r"\(C, H, W\) with C 1 or 3, got"):
+        draw_boxes(torch.zeros(shape), make_target())
+
+
+@pytest.mark.parametrize(("size", "scale"), [((128, 96), 4), ((479, 3), 2), ((600, 900), 1)])
+def test_small_images_are_magnified_by_a_whole_number(size, scale):
+    picture = draw_boxes(torch.zeros(3, *size), make_target([[0.0, 0, 2, 2]]))
+    assert (picture.height, picture.width) == (size[0] * scale, size[1] * scale)
+
+
+def test_the_outline_lies_on_the_boxs_outermost_pixels():
+    changed = drawn(make_target()) > 0
+    middle = changed[300, :]  # a row through the box, below its caption; the picture is magnified by 4
+    assert (np.flatnonzero(middle)[0], np.flatnonzero(middle)[-1]) == (20 * 4, 80 * 4 - 1)
+    assert not middle[100:300].any()
+    assert np.flatnonzero(changed[:, 200])[-1] == 100 * 4 - 1
+
+
+def test_opacity_follows_the_weight_with_a_floor():
+    strength = {w: drawn(make_target(weights=torch.tensor([w])))[300].sum() for w in (0.0, 0.15, 0.5, 1.0)}
+    full = drawn(make_target())[300].sum()
+    assert strength[1.0] == full
+    assert strength[0.5] == pytest.approx(full / 2, rel=0.02)
+    assert strength[0.0] == strength[0.15] == pytest.approx(0.15 * full, rel=0.1)
+
+
+@pytest.mark.parametrize("key", ["weights", "scores"])
+def test_the_number_is_written_and_not_only_shown_by_opacity(key):
+    one, other = (drawn(make_target(**{key: torch.tensor([value])})) for value in (0.71, 0.77))
+    assert ((one > 0) != (other > 0)).any()
+
+
+def test_captions_tell_class_weight_and_score():
+    from detmix.figures.boxes import _captions
+
+    numbers = {"weights": torch.tensor([0.37])}, {"scores": torch.tensor([0.934])}
+    assert _captions(make_target(), None) == ["1"]
+    assert _captions(make_target(), ["RBC"]) == ["RBC"]
+    assert [_captions(make_target(**n), ["RBC"]) for n in numbers] == [["RBC 0.37"], ["RBC 93%"]]
+
+
+@pytest.mark.parametrize("label", [0, 2])
+def test_a_label_without_a_name_is_refused(label):
+    with pytest.raises(ValueError, match=rf"labels must lie in \[1, 1\], one for each class name, got {label}"):
+        draw_boxes(GREY, make_target() | {"labels": torch.tensor([label])}, ["RBC"])
+
+
+def test_captions_stay_in_the_picture_and_apart():
+    from detmix.figures.boxes import _place_captions, _shared_area
+    from detmix.figures.style import font_of
+
+    box = (380.0, 0.0, 400.0, 30.0)  # in the upper right corner
+    places = _place_captions([box] * 3, ["a long name 0.50"] * 3, font_of(18), (400, 300), [0, 1, 2])
+    assert all(0 <= x1 < x2 <= 400 and 0 <= y1 < y2 <= 300 for x1, y1, x2, y2 in places.values())
+    assert _shared_area(places[0], places[1]) == 0
+
+
+@pytest.mark.parametrize("boxes", [(), [[-5.0, -5, 200, 200]], [[10.0, 10, 10.4, 10.4]], [[0.0, 0, 96, 128]] * 40])
+def test_odd_boxes_are_drawn_without_complaint(boxes):
+    assert draw_boxes(GREY, make_target(boxes)).size == (384, 512)
+
+
+def test_inputs_are_not_changed():
+    image, target = GREY.clone(), make_target(weights=torch.tensor([0.01]))
+    draw_boxes(image, target)
+    assert torch.equal(image, GREY)
+    assert target["weights"].item() == pytest.approx(0.01)
+
+
+def test_grid_holds_every_image_with_its_caption():
+    colors = ["red", "lime", "blue", "yellow", "cyan"]
+    images = [Image.new("RGB", (60 + 10 * n, 50), color) for n, color in enumerate(colors)]
+    grid = image_grid(images, colors, columns=2, title="Five colours")
+    counts = {color: count for count, color in grid.getcolors(maxcolors=100_000)}
+    for image in images:
+        assert counts[image.getpixel((0, 0))] >= image.width * image.height
+    bare = image_grid(images, columns=2)
+    assert grid.width == bare.width
+    assert grid.height > bare.height
+
+
+def test_grid_shrinks_large_pictures_and_takes_tensors():
+    grid = image_grid([torch.zeros(3, 1000, 500), torch.zeros(3, 10, 10)], columns=1, cell=200)
+    black = grid.getcolors(maxcolors=100_000)
+    assert (200 * 100 + 10 * 10, (0, 0, 0)) in black
+
+
+def test_grid_breaks_long_captions_into_lines():
+    image = Image.new("RGB", (200, 50))
+    heights = [image_grid([image], [caption]).height for caption in ("word", "word " * 30, "word" * 30)]
+    assert heights[1] > heights[0] == heights[2]
+
+
+@pytest.mark.parametrize(("count", "captions", "columns"), [(0, None, 4), (2, ["one"], 4), (2, None, 0)])
+def test_grid_refuses_what_cannot_be_laid_out(count, captions, columns):
+    with pytest.raises(ValueError, match="got"):
+        image_grid([Image.new("RGB", (8, 8))] * count, captions, columns)
+
+
+def test_lambda_grid_blends_at_each_ratio():
+    asked = []
+
+    def mix(image_a, target_a, image_b, target_b, *, lam):
+        asked.append(lam)
+        weights = torch.tensor([lam] * len(target_a["boxes"]))
+        return (lam * image_a + (1 - lam) * image_b).to(torch.uint8), {**target_a, "weights": weights}
+
+    samples = (GREY, make_target()), (GREY // 2, make_target())
+    grid = lambda_grid(*samples, mix, class_names=["RBC"])
+    assert asked == pytest.approx(np.arange(1, 10) / 10)
+    assert {100, 50 + 25} <= set(np.asarray(lambda_grid(*samples, mix, lams=[0.5, 1.0])).flatten().tolist())
+    assert grid.width > 3 * 384
+
+
+@pytest.mark.parametrize(("classes", "plots"), [(0, 1), (1, 1), (6, 1), (7, 7), (20, 20)])
+def test_precision_recall_curves_are_told_apart(tmp_path, classes, plots):
+    curves = {f"class ${n}": make_curve(n) for n in range(classes)}
+    figure = precision_recall_figure(curves, title="$5 and $")
+    assert isinstance(figure, Figure)
+    assert len(figure.axes) == plots
+    np.testing.assert_array_equal(
+        [line.get_ydata() for line in lines_of(figure)], [c.precision for c in curves.values()]
+    )
+    if plots == 1:
+        styles = [
+            (line.get_color(), line.get_linestyle(), tuple(line._dash_pattern[1] or ())) for line in lines_of(figure)
+        ]
+        assert len({color for color, *_ in styles}) == len({tuple(dash) for _, *dash in styles}) == classes
+        shown = figure.axes[0].get_legend().get_texts() if classes else []
+        assert [text.get_text() for text in shown] == list(curves)
+    else:
+        assert [axis.get_title() for axis in figure.axes] == list(curves)
+    assert render(figure, tmp_path) > (0, 0)
+
+
+ROWS = [
+    {"step": 0, "epoch": 0, "train/loss": 2.0, "lr": 0.1},
+    {"step": 10, "epoch": 0, "train/loss": "1.5", "val/loss": "", "lr": None},
+    {"step": 19, "epoch": 0, "val/loss": 1.8, "val/AP": 0.25, "val/AP50": 0.5, "val/APs": -1, "train/delta": -1},
+    {"step": 20, "epoch": 1, "train/loss": float("nan"), "train/loss_box_reg": 0.5, "note": "text"},
+]
+
+
+def test_history_is_sorted_into_series_without_its_gaps():
+    axis, series = history_series(ROWS)
+    assert axis == "step"
+    assert {name: points.tolist() for name, points in series.items()} == {
+        "train/loss": [[0, 2.0], [10, 1.5]],
+        "lr": [[0, 0.1]],
+        "val/loss": [[19, 1.8]],
+        "val/AP": [[19, 0.25]],
+        "val/AP50": [[19, 0.5]],
+        "train/delta": [[19, -1.0]],
+        "train/loss_box_reg": [[20, 0.5]],
+    }
+
+
+@pytest.mark.parametrize(("keys", "axis"), [({"epoch": 3}, "epoch"), ({}, "row"), ({"step": "", "epoch": 3}, "epoch")])
+def test_history_counts_what_there_is(keys, axis):
+    name, series = history_series([{**keys, "train/loss": 1.0}])
+    assert (name, series["train/loss"].tolist()) == (axis, [[3.0 if axis == "epoch" else 0.0, 1.0]])
+
+
+def test_history_figure_has_a_plot_for_each_quantity(tmp_path):
+    figure = history_figure(ROWS)
+    shown = {axis.get_title(): [line.get_label() for line in axis.get_lines()] for axis in figure.axes}
+    assert shown == {
+        "loss": ["train/loss", "val/loss"],
+        "loss_box_reg": ["train/loss_box_reg"],
+        "lr": ["lr"],
+        "average precision": ["val/AP", "val/AP50"],
+        "delta": ["train/delta"],
+    }
+    assert all(axis.get_xlabel() == "step" for axis in figure.axes)
+    assert render(figure, tmp_path) > (0, 0)
+
+
+@pytest.mark.parametrize("rows", [[], [{"step": 1, "epoch": 0}], [{"step": 1, "train/loss": ""}]])
+def test_history_figure_refuses_rows_without_values(rows):
+    with pytest.raises(ValueError, match="no history to draw"):
+        history_figure(rows)
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(3, True), (6, True), (7, False)])
+def test_history_of_single_classes_is_drawn_while_it_can_be_told_apart(classes, shown):
+    row = {"step": 1, "val/AP": 0.5, "val/voc/AP50": 0.6, "val/voc/AP50_11point": 0.6}
+    row |= {f"val/AP/cat/{n}": -1 if n == 0 else 0.1 * n for n in range(classes + 1)}
+    figure = history_figure([row])
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["average precision", "AP by class"][: 1 + shown]
+    assert len(figure.axes[0].get_lines()) == 3
+    assert len(lines_of(figure)) == 3 + classes * shown
+
+
+def test_figures_leave_pyplot_alone():
+    from matplotlib import pyplot
+
+    precision_recall_figure({"cat": make_curve()})
+    history_figure(ROWS)
+    assert pyplot.get_fignums() == []

@@ -1,0 +1,74 @@
+import pytest
+import torch
+from torchvision import tv_tensors
+
+from detmix import check_target, object_keys
+from detmix.targets import select_objects
+
+from .factories import make_target
+
+
+def test_good_targets_pass():
+    check_target(make_target(3, seed=0), size=(48, 64), num_classes=4)
+    check_target(make_target(0, seed=0), size=(48, 64), num_classes=4)
+    check_target({**make_target(2, seed=0), "weights": torch.tensor([0.0, 1.0]), "sources": torch.tensor([0, 1])})
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "wanted"),
+    [
+        (
+            {"boxes": torch.tensor([[0, 0, 5, 5], [1, 1, 1, 9.0]])},
+            ValueError,
+            r"y2 > y1, got \[1.0, 1.0, 1.0, 9.0\] in row 1",
+        ),
+        ({"boxes": torch.tensor([[0, 0, 5, 5], [4, 1, 2, 9.0]])}, ValueError, "boxes must have x2 > x1 .* row 1"),
+        ({"boxes": torch.tensor([[0, 0, 5, torch.nan], [1, 1, 2, 9.0]])}, ValueError, "boxes must be finite, .* row 0"),
+        (
+            {"boxes": torch.tensor([[0, 0, 5, 5], [1, 1, 70, 9.0]])},
+            ValueError,
+            "must lie in the image of 64x48 .* row 1",
+        ),
+        ({"boxes": torch.tensor([[0, -2, 5, 5], [1, 1, 7, 9.0]])}, ValueError, "must lie in the image .* row 0"),
+        ({"boxes": torch.zeros(2, 5)}, ValueError, r"shape \(N, 4\), got \(2, 5\)"),
+        ({"boxes": torch.zeros(2, 4, dtype=torch.int64)}, TypeError, "floating dtype, got torch.int64"),
+        ({"boxes": [[0, 0, 1, 1]]}, TypeError, "boxes must be a torch.Tensor, got list"),
+        ({"labels": torch.tensor([1, 0])}, ValueError, "labels must be 1 or more .* got 0 in row 1"),
+        ({"labels": torch.tensor([4, 1])}, ValueError, "below the number of classes, 4, got 4 in row 0"),
+        ({"labels": torch.tensor([1])}, ValueError, "labels has 1 rows and boxes has 2"),
+        ({"labels": torch.tensor([1.0, 2.0])}, TypeError, "labels must be int64"),
+        ({"weights": torch.tensor([0.5, 1.5])}, ValueError, r"weights must lie in \[0, 1\], got 1.5 in row 1"),
+        ({"weights": torch.tensor([torch.nan, 1])}, ValueError, "weights must lie"),
+        ({"weights": torch.tensor([1, 1])}, TypeError, "weights must be of a floating dtype"),
+        ({"weights": torch.tensor([1.0])}, ValueError, "weights has 1 rows"),
+        ({"sources": torch.tensor([0.0, 1.0])}, TypeError, "sources must be int64"),
+        ({"masks": torch.zeros(1, 48, 64)}, ValueError, "masks has 1 rows"),
+    ],
+)
+def test_what_is_wrong_is_named_with_image_key_and_row(change, error, wanted):
+    with pytest.raises(error, match=f"target of image 7: .*{wanted}"):
+        check_target({**make_target(2, seed=0), "image_id": 7, **change}, size=(48, 64), num_classes=4)
+
+
+def test_a_missing_key_is_named():
+    with pytest.raises(ValueError, match=r"the key 'labels' is missing; it has \['boxes'\]"):
+        check_target({"boxes": torch.zeros(0, 4)})
+
+
+def test_select_objects_keeps_every_key_in_step():
+    target = make_target(4, seed=0)
+    target |= {"weights": torch.rand(4), "mine": torch.arange(4), "image_id": torch.tensor([9]), "name": "cat"}
+    target["boxes"] = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=(48, 64))
+    rows = torch.tensor([True, False, False, True])
+    chosen = select_objects(target, rows)
+    assert isinstance(chosen["boxes"], tv_tensors.BoundingBoxes)
+    for key in ("boxes", "labels", "weights", "mine"):
+        assert torch.equal(chosen[key], target[key][rows])
+    assert (chosen["image_id"].tolist(), chosen["name"]) == ([9], "cat")
+
+
+def test_object_keys_gives_all_per_object_tensors_but_the_boxes():
+    target = make_target(2, seed=0) | {"weights": torch.rand(2), "lam": 0.5}
+    image = torch.zeros(3, 48, 64)
+    for sample in (target, (image, target)):
+        assert [id(tensor) for tensor in object_keys(sample)] == [id(target["labels"]), id(target["weights"])]
