@@ -131,11 +131,18 @@ WRONG = {
     "no ymax": (document(thing().replace("ymax", "ymid")), r"object\[1\]: bndbox: the tag <ymax> is missing"),
     "a word in a box": (
         document(thing(box=(1, "two", 3, 4))),
-        r"object\[1\]: bndbox: <ymin> must be a number, got 'two'",
+        r"object\[1\]: bndbox: <ymin> must be a finite number, got 'two'",
     ),
-    "NaN in a box": (document(thing(), thing(box=(1, "nan", 3, 4))), r"object\[2\]: box coordinates must be finite"),
-    "infinity in a box": (document(thing(box=(1, 2, "inf", 4))), r"object\[1\]: box coordinates must be finite"),
-    "a word in difficult": (document(thing(difficult="very")), r"object\[1\]: <difficult> must be a number"),
+    "NaN in a box": (
+        document(thing(), thing(box=(1, "nan", 3, 4))),
+        r"object\[2\]: bndbox: <ymin> must be a finite number, got 'nan'",
+    ),
+    "infinity in a box": (
+        document(thing(box=(1, 2, "inf", 4))),
+        r"object\[1\]: bndbox: <xmax> must be a finite number, got 'inf'",
+    ),
+    "a word in difficult": (document(thing(difficult="very")), r"object\[1\]: <difficult> must be a finite number"),
+    "NaN in a size": (document(size=SIZE.replace("80", "nan")), "size: <height> must be a finite number, got 'nan'"),
     "half a size": (document(size="<size><width>9</width></size>"), "size: the tag <height> is missing"),
     "unknown class": (
         document(thing(), thing("yak")),

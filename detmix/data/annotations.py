@@ -96,7 +96,7 @@ class Annotations:
     def _coco_objects(self) -> list[dict[str, Any]]:
         corners = self.boxes.astype(np.float64)
         columns = {
-            "id": self.ids + max(0, 1 - self.ids.min(initial=1)),
+            "id": self.ids + (1 - self.ids.min(initial=1)),
             "image_id": np.repeat(self.image_ids, np.diff(self.offsets)),
             "category_id": np.array(self.category_ids, dtype=np.int64)[self.labels - 1],
             "bbox": np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]]),

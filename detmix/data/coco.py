@@ -156,9 +156,9 @@ def _bad_row(data: bytes) -> str | None:
 
 
 def _refuse_repeated_ids(what: str, ids: list[int]) -> None:
-    first: dict[int, int] = {}
     if len(set(ids)) == len(ids):
         return
+    first: dict[int, int] = {}
     for row, i in enumerate(ids):
         if i in first:
             raise ValueError(f"{what}[{row}]: ids must be unique, got {i} in row {first[i]} too")

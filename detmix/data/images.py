@@ -1,7 +1,7 @@
 """Image files into tensors, whatever their format and mode.
 
-Pillow reads them all. torchvision's own decoder is deprecated since 0.29, and OpenCV's, a fifth faster
-on 640x480 JPEGs, returns half an image for a truncated file in some of its releases.
+Pillow reads them all, and tells a truncated file from a whole one. On 640x480 JPEGs torchvision's decoder
+is a third faster, but deprecated since 0.29; OpenCV's is a fifth faster, but knows fewer modes.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from ..targets import Target, select_objects
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # a look-up on the network at every import
 import albumentations as A  # noqa: E402  it reads that variable when imported
 
-# pixels; without it a box that left the image lives on as a line as wide as a rounding error, to be widened by a rotation
+# pixels; without it a box that left the image lives on as a line, a rounding error wide, for a rotation to widen
 _SLIVER = 1e-3
 
 

@@ -5,6 +5,7 @@ Format: Everingham and Winn, The PASCAL Visual Object Classes Challenge 2012 Dev
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -45,7 +46,8 @@ def read_voc(
     The folder holds ``Annotations/*.xml``, ``ImageSets/Main/<image_set>.txt`` and ``JPEGImages/``. VOC's
     coordinates, which count from 1 and include xmax and ymax, become 0-based and exclusive; a box with
     xmax = xmin or ymax = ymin is taken to be empty. Image ids are 1 ... I, in the order of the set. A size
-    that the XML lacks is read from the image. Messages count objects from 1, as in ``object[3]``.
+    that the XML lacks is read from the image. An image is ``<name>.jpg``, or has the suffix that the XML's
+    ``<filename>`` has. Messages count objects from 1, as in ``object[3]``.
 
     Args:
         root: the folder, ``VOC2007`` for example.
@@ -170,9 +172,12 @@ def _read_object(where: str, element: Element) -> _Object:
 def _number(where: str, parent: Element, tag: str) -> float:
     text = _text(where, parent, tag)
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise ValueError(f"{where}: <{tag}> must be a number, got {text!r}") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{where}: <{tag}> must be a finite number, got {text!r}")
+    return number
 
 
 def _text(where: str, parent: Element, tag: str) -> str:

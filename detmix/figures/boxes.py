@@ -45,7 +45,7 @@ def draw_boxes(image: Tensor, target: Target, class_names: Sequence[str] | None 
     places = _place_captions(boxes, captions, font, canvas.size, faint_first[::-1])
     for n in faint_first:
         layer = Image.new("RGBA", canvas.size)
-        _draw_outline(layer, boxes[n], PALETTE[(int(target["labels"][n]) - 1) % len(PALETTE)], max(2, scale))
+        _draw_outline(layer, boxes[n], PALETTE[(int(target["labels"][n]) - 1) % len(PALETTE)], round(font.size / 5))
         _draw_caption(layer, captions[n], places[n], font)
         layer.putalpha(layer.getchannel("A").point(_faded(opacities[n])))
         canvas.alpha_composite(layer)

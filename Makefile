@@ -1,0 +1,35 @@
+# The first command typed on a machine with CPython 3.10 or newer, make and pip sets everything up in .venv.
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.PHONY: help demo test lint format clean
+help:
+	@echo "make demo    train the quickstart and name its report (about 4 minutes on two CPU cores)"
+	@echo "make test    run the tests"
+	@echo "make lint    ruff and mypy"
+	@echo "make format  let ruff format the code"
+	@echo "make clean   remove the virtual environment and caches; runs/ and data/ stay"
+
+demo: .venv/installed
+	$(PY) tools/train.py fit --config configs/quickstart.yaml
+
+test: .venv/installed
+	$(PY) -m pytest
+
+lint: .venv/installed
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: .venv/installed
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "detmix needs Python 3.10 or newer: make PYTHON=python3.11 ...")'
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch .venv/installed
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
