@@ -7,7 +7,7 @@ The kind that comes is the kind that leaves.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -46,7 +46,7 @@ def require_same_kind(image_a: Image, image_b: Image) -> None:
         raise ValueError(f"both images must have the same channels, got {channels_a} and {channels_b}")
 
 
-def blend(image_a: Image, image_b: Image, lam: float) -> Image:
+def blend(image_a: Image, image_b: Image, lam: float) -> Any:
     """``lam * A + (1 - lam) * B`` on a zero canvas that holds both, each at the top left.
 
     Args:

@@ -13,7 +13,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import detmix
-from detmix.data.transforms import Albumentations, to_tv_tensors
+from detmix.data import to_tv_tensors
+from detmix.data.transforms import Albumentations
 
 HEIGHT, WIDTH = 60, 90
 

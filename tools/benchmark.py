@@ -24,7 +24,8 @@ from rich.table import Table
 from torch import nn
 from torchvision.models import detection
 
-from detmix import mix_pair, weight_losses
+from detmix import weight_losses
+from detmix.canvas import blend
 
 Action = Callable[[], Any]
 
@@ -53,14 +54,16 @@ def blend_table(repeats: int) -> Table:
     rng = np.random.default_rng(0)
     table = Table("images", "blend", "copy", "blend / copy", title="Blend of two uint8 images, 3 channels")
     for size_a, size_b in (((480, 640), (480, 640)), ((480, 640), (640, 427)), ((1080, 1920), (1080, 1920))):
-        a, b = (torch.from_numpy(rng.integers(0, 256, (3, *size), dtype=np.uint8)) for size in (size_a, size_b))
-        empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-        canvas = mix_pair(a, empty, b, empty, lam=0.3)[0]
-        target = torch.empty_like(canvas)
-        sides = [lambda a=a, b=b: mix_pair(a, empty, b, empty, lam=0.3), lambda c=canvas, t=target: t.copy_(c)]
+        images = [torch.from_numpy(rng.integers(0, 256, (3, *size), dtype=np.uint8)) for size in (size_a, size_b)]
         name = " + ".join(f"{width}x{height}" for height, width in (size_a, size_b))
-        table.add_row(name, *_cells(sides, repeats, lambda: None))
+        table.add_row(name, *_cells(_blend_and_copy(*images), repeats, lambda: None))
     return table
+
+
+def _blend_and_copy(image_a: torch.Tensor, image_b: torch.Tensor) -> list[Action]:
+    canvas = blend(image_a, image_b, 0.3)
+    target = torch.empty_like(canvas)
+    return [lambda: blend(image_a, image_b, 0.3), lambda: target.copy_(canvas)]
 
 
 def step_table(options: argparse.Namespace) -> Table:

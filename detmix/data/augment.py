@@ -9,21 +9,28 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ..canvas import image_size
 from ..targets import Target, object_keys
 
 
-def to_tv_tensors(image: Tensor, target: Target) -> tuple[Tensor, Target]:
-    """Tell torchvision's v2 transforms what is an image, what are boxes and what are masks.
+def to_tv_tensors(image: Tensor, target: Target) -> tuple[tv_tensors.Image, Target]:
+    """Wrap a sample so that torchvision's v2 transforms know what is what.
 
     Args:
         image: (C, H, W) tensor.
-        target: see ``detmix.targets``.
+        target: the dict described in :mod:`detmix.targets`.
 
     Returns:
-        The same values: the image as ``tv_tensors.Image``, boxes as ``BoundingBoxes`` in xyxy, masks as ``Mask``.
+        The image as ``tv_tensors.Image`` and a target with ``boxes`` as ``tv_tensors.BoundingBoxes``, and
+        ``masks``, if any, as ``tv_tensors.Mask``; the other keys as they are. Memory is shared.
+
+    Raises:
+        ValueError: the target has keypoints, which v2 would leave where they are.
     """
-    size = image_size(image)
+    if "keypoints" in target:
+        raise ValueError(
+            "v2 transforms do not move keypoints of shape (N, P, 3): use detmix.data.transforms.Albumentations instead"
+        )
+    size = (image.shape[-2], image.shape[-1])
     wrapped = {**target, "boxes": tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=size)}
     if "masks" in target:
         wrapped["masks"] = tv_tensors.Mask(target["masks"])

@@ -1,7 +1,7 @@
 """Bridges to augmentation libraries that keep every per-object key in step with its box.
 
 :class:`Albumentations` runs albumentations transforms on a sample. For torchvision's v2 transforms, wrap a
-sample with :func:`to_tv_tensors` and let ``SanitizeBoundingBoxes`` know of all keys:
+sample with :func:`detmix.data.to_tv_tensors` and let ``SanitizeBoundingBoxes`` know of all keys:
 
     pipeline = v2.Compose([
         v2.RandomIoUCrop(),
@@ -117,29 +117,6 @@ class Albumentations:
 
     def _draw_from(self, generator: np.random.Generator) -> None:
         self._compose.set_random_state(generator, random.Random(int(generator.integers(2**63))))
-
-
-def to_tv_tensors(image: Tensor, target: Target) -> tuple[tv_tensors.Image, Target]:
-    """Wrap a sample so that torchvision's v2 transforms know what is what.
-
-    Args:
-        image: (C, H, W) tensor.
-        target: the dict described in :mod:`detmix.targets`.
-
-    Returns:
-        The image as ``tv_tensors.Image`` and a target with ``boxes`` as ``tv_tensors.BoundingBoxes``, and
-        ``masks``, if any, as ``tv_tensors.Mask``; the other keys as they are. Memory is shared.
-
-    Raises:
-        ValueError: the target has keypoints, which v2 would leave where they are.
-    """
-    if "keypoints" in target:
-        raise ValueError("v2 transforms do not move keypoints of shape (N, P, 3): use Albumentations instead")
-    size = (image.shape[-2], image.shape[-1])
-    wrapped = {**target, "boxes": tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=size)}
-    if "masks" in target:
-        wrapped["masks"] = tv_tensors.Mask(target["masks"])
-    return tv_tensors.Image(image), wrapped
 
 
 def _to_array(image: Any) -> NDArray[Any]:
