@@ -6,7 +6,12 @@ python tools/train.py fit --config configs/bccd.yaml --ckpt_path runs/bccd/check
 python tools/train.py test --config configs/bccd.yaml
 """
 
-from detmix.training import cli_main
+import os
+
+# threads that wait for each other by spinning make a step several times slower as soon as a core is shared
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from detmix.training import cli_main  # noqa: E402  OpenMP reads its setting when torch is imported
 
 if __name__ == "__main__":
     cli_main()

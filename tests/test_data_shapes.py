@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+
+from detmix import check_target
+from detmix.data import Shapes
+
+
+def test_scenes_are_a_function_of_seed_and_index():
+    scenes, again, others = Shapes(4), Shapes(9), Shapes(4, seed=1)
+    for index in (2, 0, 3):
+        assert torch.equal(scenes[index][0], again[index][0])
+        assert not torch.equal(scenes[index][0], others[index][0])
+
+
+def test_every_scene_has_objects_inside_it_and_one_covers_no_more_than_half_of_another():
+    for index in range(50):
+        image, target = Shapes(50, size=96, max_objects=5, max_extent=40)[index]
+        assert image.shape == (3, 96, 96)
+        assert image.dtype == torch.uint8
+        check_target(target, size=(96, 96), num_classes=4)
+        assert 1 <= len(target["boxes"]) <= 5
+        for row, box in enumerate(target["boxes"].numpy()):
+            for cover in target["boxes"].numpy()[row + 1 :]:
+                shared = np.clip(np.minimum(box[2:], cover[2:]) - np.maximum(box[:2], cover[:2]), 0, None).prod()
+                assert shared <= 0.5 * (box[2:] - box[:2]).prod()
+
+
+def test_a_lone_shape_fills_its_box_and_nothing_else(monkeypatch):
+    monkeypatch.setattr("detmix.data.shapes._texture", textures := Textures())
+    image, target = Shapes(1, max_objects=1)[0]
+    assert textures.calls == 2
+    rows, columns = np.nonzero(image[0].numpy() == 2)
+    box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert target["boxes"].tolist() == [box]
+
+
+class Textures:
+    """Stands in for the noise: the first texture is all 1, the second all 2 ..."""
+
+    calls = 0
+
+    def __call__(self, rng, size):
+        self.calls += 1
+        return np.full((3, size, size), self.calls, np.uint8)
+
+
+def test_ground_truth_has_the_objects_of_the_scenes():
+    scenes = Shapes(5)
+    truth = scenes.ground_truth()
+    assert [image["id"] for image in truth["images"]] == list(range(5))
+    for index in range(5):
+        rows = [row for row in truth["annotations"] if row["image_id"] == index]
+        x, y, width, height = torch.tensor([row["bbox"] for row in rows]).T
+        assert torch.equal(torch.stack([x, y, x + width, y + height], 1), scenes[index][1]["boxes"])
+        assert [row["category_id"] for row in rows] == scenes[index][1]["labels"].tolist()
+        assert [row["area"] for row in rows] == (width * height).tolist()
+
+
+def test_iteration_ends():
+    assert len(list(Shapes(3))) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"num_scenes": 0}, "num_scenes and max_objects must be 1 or more, got 0"),
+        ({"num_scenes": 1, "max_objects": 0}, "got 1 and 0"),
+        ({"num_scenes": 1, "min_extent": 60}, "min_extent=60, max_extent=56"),
+        ({"num_scenes": 1, "size": 50}, "size=50"),
+    ],
+)
+def test_impossible_settings_are_refused(options, wanted):
+    with pytest.raises(ValueError, match=wanted):
+        Shapes(**options)
