@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -16,7 +14,6 @@ from typing import Any
 import lightning as L
 import torch
 from PIL import Image
-from rich.console import Console
 from torch import Tensor
 
 from ..figures import draw_boxes, image_grid, precision_recall_figure
@@ -38,14 +35,16 @@ class RunFiles(L.Callback):
     that name inside it. Every file is written under a temporary name and moved into place.
     """
 
-    def __init__(self, run_dir: Path, config_text: str) -> None:
+    def __init__(self, run_dir: Path, command: str, config_text: str) -> None:
         """Remember where to write.
 
         Args:
             run_dir: the run's folder.
-            config_text: the resolved config, for the report.
+            command: how the run was started, for the report.
+            config_text: the resolved config.
         """
         self.run_dir = run_dir
+        self.command = command
         self.config_text = config_text
         self._start = time.time()
         self._samples: list[Image.Image] = []
@@ -79,7 +78,7 @@ class RunFiles(L.Callback):
             self._write_evaluation(trainer, _module(pl_module), self.run_dir / "test", "test")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the weights and the report, and say where they are."""
+        """Write the weights and the report."""
         if not trainer.is_global_zero:
             return
         module = _module(pl_module)
@@ -90,7 +89,6 @@ class RunFiles(L.Callback):
             self._picture(trainer, "train_samples", self._samples)
         if module.evaluation is not None:
             self._report(trainer, module)
-            _say_result(self.run_dir, module.evaluation.metrics())
 
     def _write_evaluation(self, trainer: L.Trainer, module: DetectionModule, folder: Path, stage: str) -> None:
         assert module.evaluation is not None
@@ -99,8 +97,6 @@ class RunFiles(L.Callback):
         write_whole(folder / "metrics.json", lambda path: path.write_text(json.dumps(metrics, indent=2) + "\n"))
         write_whole(folder / "predictions.json", lambda path: path.write_text(json.dumps(evaluation.predictions)))
         self._picture(trainer, "detections", self._detections(trainer, module, stage), folder)
-        if trainer.state.fn != "fit":
-            _say_result(folder, metrics)
 
     def _detections(self, trainer: L.Trainer, module: DetectionModule, stage: str) -> list[Image.Image]:
         assert module.evaluation is not None
@@ -147,14 +143,15 @@ class RunFiles(L.Callback):
         for name, title, alt, caption in _GRIDS:
             file = self.run_dir / f"{name}.png"
             if file.exists():
-                pictures.append((title, alt, caption, Image.open(file)))
+                with Image.open(file) as picture:
+                    pictures.append((title, alt, caption, picture.copy()))
         curves = precision_recall_figure(module.evaluation.coco.curves)
         return [*pictures, ("Precision and recall", "Precision against recall by class", "At IoU 0.5.", curves)]
 
     def _summary(self, trainer: L.Trainer, module: DetectionModule) -> dict[str, str]:
         seconds = round(time.time() - self._start)
         return {
-            "Command": shlex.join([Path(sys.executable).name, *sys.argv]),
+            "Command": self.command,
             "Detector": f"{module.detector_name}, starting from {module.weights or 'nothing'}",
             "Mixing": str(_data(trainer).mixup or "none"),
             "Objective": f"{module.objective}, normalizer {module.normalizer}",
@@ -178,15 +175,6 @@ _GRIDS = (
         f"Detections with a score of at least {_MIN_SCORE}.",
     ),
 )
-
-
-def _say_result(folder: Path, metrics: Mapping[str, float]) -> None:
-    names = "report.html" if (folder / "report.html").exists() else "metrics.json"
-    Console().print(
-        f"[bold]AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}[/bold]  (COCO)   VOC AP50 {metrics['voc/AP50']:.3f}"
-        f"\nSee [bold]{folder / names}[/bold]",
-        soft_wrap=True,
-    )
 
 
 def _as_detections(rows: Sequence[dict[str, Any]], label_of: Mapping[int, int]) -> Target:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,14 @@ from .data import DetectionData, is_mixed
 from .files import set_aside
 from .module import DetectionModule
 
+_UNHELPFUL = (
+    ".*does not have many workers",  # chosen so: see DetectionData's num_workers
+    ".*is smaller than the logging interval",  # true of a small data set, and harmless
+    ".*exists and is not empty",  # a run that goes on writes to its own folder
+    ".*callbacks used to create the checkpoint",  # those that save are of no use to validate and test
+    ".*args parameter is intended to run from within Python",  # cli_main takes them from nowhere else
+)
+
 
 class DetmixCLI(LightningCLI):
     """LightningCLI with a run folder: ``runs/<config name>``, or ``..._nomix`` where nothing is mixed."""
@@ -31,6 +42,11 @@ class DetmixCLI(LightningCLI):
             "--name", type=str | None, default=None, help="Name of the run; the config file's by default."
         )
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Keep the command, for the report."""
+        self.command = shlex.join(["tools/train.py", *(sys.argv[1:] if args is None else args)])
+        super().parse_arguments(parser, args)
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; bad data ends with its own message, not a traceback."""
@@ -77,6 +93,25 @@ class DetmixCLI(LightningCLI):
         """Take the run's last checkpoint unless another is given."""
         self._default_checkpoint()
 
+    def after_fit(self) -> None:
+        """Say what came out, and where to look."""
+        self._say_result(self.run_dir / "report.html")
+
+    def after_validate(self) -> None:
+        """Say what came out, and where to look."""
+        self._say_result(self.run_dir / "validate" / "metrics.json")
+
+    def after_test(self) -> None:
+        """Say what came out, and where to look."""
+        self._say_result(self.run_dir / "test" / "metrics.json")
+
+    @rank_zero_only
+    def _say_result(self, file: Path) -> None:
+        if self.model.evaluation is not None:
+            numbers = self.model.evaluation.metrics()
+            line = f"AP {numbers['AP']:.3f}  AP50 {numbers['AP50']:.3f} (COCO)  AP50 {numbers['voc/AP50']:.3f} (VOC)"
+            Console().print(f"[bold]{line}[/bold]\nSee {file}", soft_wrap=True)
+
     def _default_checkpoint(self) -> None:
         settings = self.config_init[self.subcommand]
         if settings["ckpt_path"] is not None:
@@ -88,7 +123,9 @@ class DetmixCLI(LightningCLI):
 
     def _callbacks(self, run_dir: Path, fitting: bool) -> list[L.Callback]:
         config_text = self._parser(self.subcommand).dump(self._get_config(), skip_none=False)
-        files: list[L.Callback] = [RichProgressBar(), RunFiles(run_dir, config_text)]
+        shown = self._get(self.config_init, "trainer.enable_progress_bar") is not False
+        bar: list[L.Callback] = [RichProgressBar()] if shown else []
+        files: list[L.Callback] = [*bar, RunFiles(run_dir, f"python {self.command}", config_text)]
         if not fitting:
             return files
         folder = run_dir / "checkpoints"
@@ -115,14 +152,19 @@ def cli_main(args: Sequence[str] | None = None) -> DetmixCLI:
     Args:
         args: the arguments, without the program's name; those of the process unless given.
     """
-    return DetmixCLI(
-        DetectionModule,
-        DetectionData,
-        args=None if args is None else list(args),
-        save_config_callback=None,
-        seed_everything_default=0,
-        parser_kwargs={"parser_mode": "yaml"},
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # between Lightning, jsonargparse and torch
+        warnings.filterwarnings("ignore", ".*treespec, LeafSpec", FutureWarning)
+        for message in _UNHELPFUL:
+            warnings.filterwarnings("ignore", message)
+        return DetmixCLI(
+            DetectionModule,
+            DetectionData,
+            args=None if args is None else list(args),
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults={"log_every_n_steps": 10},
+        )
 
 
 @rank_zero_only

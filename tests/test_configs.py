@@ -1,0 +1,124 @@
+"""Every config in the repository builds and trains two steps, on the real data or on a tiny copy of its layout."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detmix.training import cli_main
+
+from .conftest import ROOT
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+TWO_STEPS = [
+    "--trainer.max_epochs=1",
+    "--trainer.check_val_every_n_epoch=1",
+    "--trainer.limit_train_batches=2",
+    "--trainer.limit_val_batches=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.devices=1",
+    "--data.mixup.no_mixup_epochs=0",
+    "--data.num_workers=0",
+    "--data.batch_size=2",
+    "--model.weights=null",
+    "--model.options.min_size=64",
+    "--model.options.max_size=96",
+]
+OBJECT = "<object><name>{}</name><bndbox><xmin>5</xmin><ymin>6</ymin><xmax>40</xmax><ymax>30</ymax></bndbox></object>"
+
+SIZE = "<size><width>64</width><height>48</height><depth>3</depth></size>"
+
+
+def write_image(path: Path, seed: int):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def write_voc(root: Path, image_sets: tuple[str, ...]):
+    for number, image_set in enumerate(image_sets):
+        names = [f"{image_set}_{n}" for n in range(4)]
+        for n, name in enumerate(names):
+            write_image(root / "JPEGImages" / f"{name}.jpg", 10 * number + n)
+            size = "<size><width>64</width><height>48</height><depth>3</depth></size>"
+            xml = (
+                f"<annotation><filename>{name}.jpg</filename>{size}{OBJECT.format(('cat', 'dog')[n % 2])}</annotation>"
+            )
+            (root / "Annotations").mkdir(exist_ok=True)
+            (root / "Annotations" / f"{name}.xml").write_text(xml)
+        main = root / "ImageSets" / "Main"
+        main.mkdir(parents=True, exist_ok=True)
+        (main / f"{image_set}.txt").write_text("\n".join(names) + "\n")
+
+
+def write_coco(root: Path):
+    for number, split in enumerate(("train2017", "val2017")):
+        images = [{"id": n, "file_name": f"{n}.jpg", "width": 64, "height": 48} for n in range(4)]
+        for n in range(4):
+            write_image(root / split / f"{n}.jpg", 10 * number + n)
+        objects = [
+            {
+                "id": n + 1,
+                "image_id": n,
+                "category_id": 3 + 4 * (n % 2),
+                "bbox": [5, 6, 30, 20],
+                "area": 600,
+                "iscrowd": 0,
+            }
+            for n in range(4)
+        ]
+        categories = [{"id": 3, "name": "car"}, {"id": 7, "name": "train"}]
+        file = root / "annotations" / f"instances_{split}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"images": images, "annotations": objects, "categories": categories}))
+
+
+@pytest.fixture
+def made_up_root(tmp_path):
+    """Folders laid out as the configs expect them, by config name."""
+    write_voc(tmp_path / "voc" / "VOC2007", ("trainval", "test"))
+    write_voc(tmp_path / "voc" / "VOC2012", ("trainval",))
+    write_coco(tmp_path / "coco")
+    return {"coco_fasterrcnn_r50": tmp_path / "coco", "voc0712_fasterrcnn_r50": tmp_path / "voc"}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_config_trains_two_steps(config, made_up_root, tmp_path, in_repository):
+    if config.stem == "bccd" and not Path("data/bccd").exists():
+        pytest.skip("data/bccd is absent: the README says where to get it")
+    arguments = ["--config", f"configs/{config.name}", "--runs", str(tmp_path / "runs"), *TWO_STEPS]
+    if config.stem in made_up_root:
+        arguments.append(f"--data.root={made_up_root[config.stem]}")
+    cli_main(["fit", *arguments])
+    folder = tmp_path / "runs" / config.stem
+    assert "AP50" in json.loads((folder / "metrics.json").read_text())
+    assert (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_config_tells_its_cost_its_command_and_what_to_expect(config):
+    text = config.read_text()
+    head = text[: text.index("seed_everything")]
+    assert f"python tools/train.py fit --config configs/{config.name}" in head
+    assert "--data.mixup null" in head
+    assert "seed_everything" in text
+
+
+def test_a_missing_annotation_file_is_named(tmp_path, in_repository, capsys):
+    arguments = ["--config", "configs/coco_fasterrcnn_r50.yaml", "--runs", str(tmp_path), "--data.root", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        cli_main(["fit", *arguments])
+    assert "instances_train2017.json" in capsys.readouterr().err
+
+
+def test_an_unknown_class_is_named_with_its_file(made_up_root, tmp_path, in_repository, capsys):
+    root = made_up_root["voc0712_fasterrcnn_r50"]
+    file = root / "VOC2007" / "Annotations" / "test_1.xml"
+    file.write_text(file.read_text().replace("dog", "horse"))
+    arguments = ["--config", "configs/voc0712_fasterrcnn_r50.yaml", "--runs", str(tmp_path), f"--data.root={root}"]
+    with pytest.raises(ValueError, match=r"test_1\.xml.*horse"):
+        cli_main(["fit", *arguments, *TWO_STEPS])
+    shutil.rmtree(root)

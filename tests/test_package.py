@@ -1,0 +1,31 @@
+import subprocess
+import sys
+
+import detmix
+
+PUBLIC = {
+    "MixupDataset",
+    "check_target",
+    "collate",
+    "mix_pair",
+    "object_keys",
+    "sample_lambda",
+    "unweight_losses",
+    "weight_losses",
+}
+
+
+def test_public_names():
+    import types
+
+    names = {n for n, v in vars(detmix).items() if not n.startswith("_") and not isinstance(v, types.ModuleType)}
+    assert names == PUBLIC
+
+
+def test_import_is_light():
+    code = (
+        "import sys, detmix, detmix.data, detmix.evaluation;"
+        "print([m for m in ('lightning', 'matplotlib.pyplot', 'albumentations') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

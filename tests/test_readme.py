@@ -1,0 +1,38 @@
+import re
+
+import torch
+
+from .conftest import ROOT
+
+
+def code_blocks():
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
+def test_the_twelve_lines_train():
+    [script] = [block for block in code_blocks() if "optimizer" in block]
+    assert len([line for line in script.splitlines() if line]) == 12
+    torch.manual_seed(0)
+    names = {}
+    exec(script, names)
+    moved = [not torch.equal(a, b) for a, b in zip(names["model"].parameters(), fresh_parameters(), strict=True)]
+    assert sum(moved) > len(moved) / 2
+    assert names["loss"].isfinite()
+
+
+def fresh_parameters():
+    """What the script's model starts from: the same seed, and the same draws before it."""
+    import torchvision
+
+    torch.manual_seed(0)
+    return torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights_backbone=None, num_classes=4
+    ).parameters()
+
+
+def test_files_that_the_readme_names_exist():
+    text = (ROOT / "README.md").read_text()
+    for name in re.findall(r"\]\(((?!http)[^)]+)\)", text) + re.findall(r"(?:configs|tools)/\w+\.\w+", text):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"`(\w+\.yaml)`", text):
+        assert name == "config.yaml" or (ROOT / "configs" / name).exists(), name

@@ -1,0 +1,201 @@
+"""The trainer from its command line: what it writes, how it goes on, what it refuses."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from detmix.data import Shapes
+from detmix.evaluation import evaluate_coco, evaluate_voc
+from detmix.training import Throughput, build_detector, cli_main
+from detmix.training.files import read_history
+
+TINY = [
+    "--data.shapes.train=8",
+    "--data.shapes.val=4",
+    "--data.shapes.test=4",
+    "--data.shapes.size=64",
+    "--data.shapes.max_extent=32",
+    "--data.batch_size=4",
+    "--model.options.min_size=64",
+    "--trainer.check_val_every_n_epoch=1",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
+
+
+@pytest.fixture
+def run(tmp_path, in_repository):
+    """Call the command line on a tiny version of the quickstart, writing to a folder of the test's own."""
+
+    def call(subcommand, *arguments, config="configs/quickstart.yaml"):
+        common = ["--config", config, "--runs", str(tmp_path), *TINY]
+        return cli_main([subcommand, *common, *arguments])
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a finished fit of two epochs, the second without mixing."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = "configs/quickstart.yaml"
+    cli_main(["fit", "--config", config, "--runs", str(folder), *TINY, "--trainer.max_epochs=2"])
+    return folder / "quickstart"
+
+
+def test_a_fit_leaves_every_artifact(finished):
+    found = {path.name for path in finished.iterdir()}
+    pictures = {"train_samples.png", "detections.png"}
+    assert found == pictures | {
+        "metrics.json",
+        "predictions.json",
+        "model.pt",
+        "report.html",
+        "config.yaml",
+        "checkpoints",
+        "csv",
+        "tensorboard",
+    }
+    assert {path.name for path in (finished / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    for name in pictures:
+        with Image.open(finished / name) as picture:
+            assert min(picture.size) > 100
+    report = (finished / "report.html").read_text()
+    assert "triangle" in report
+    assert report.count("<img") == 4  # samples, detections, precision and recall, training curves
+
+
+def test_metrics_are_those_of_the_predictions(finished):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    predictions = json.loads((finished / "predictions.json").read_text())
+    truth = Shapes(4, size=64, max_extent=32, seed=1).ground_truth()
+    coco = evaluate_coco(truth, predictions)
+    assert {name: metrics[name] for name in coco.metrics} == pytest.approx(coco.metrics)
+    assert metrics["voc/AP50"] == pytest.approx(evaluate_voc(truth, predictions).ap)
+    assert metrics["voc/AP50_11point"] == pytest.approx(evaluate_voc(truth, predictions, use_07_metric=True).ap)
+    assert {name for name in metrics if name.startswith("AP/")} == {"AP/circle", "AP/square", "AP/triangle"}
+    assert (metrics["epoch"], metrics["step"]) == (1, 4)
+
+
+def test_model_pt_loads_safely_into_plain_torchvision_and_gives_the_predictions(finished):
+    model = build_detector("fasterrcnn_resnet18_small", 4, None, min_size=64, max_size=96).eval()
+    model.load_state_dict(torch.load(finished / "model.pt", weights_only=True))
+    image, target = Shapes(4, size=64, max_extent=32, seed=1)[0]
+    with torch.no_grad():
+        [detection] = model([image / 255])
+    rows = [row for row in json.loads((finished / "predictions.json").read_text()) if row["image_id"] == 0]
+    torch.testing.assert_close(detection["scores"], torch.tensor([row["score"] for row in rows]))
+
+
+def test_everything_worth_following_is_logged(finished):
+    rows = read_history(finished)
+    logged = {name for row in rows for name, value in row.items() if value}
+    terms = {"loss", "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
+    assert logged >= {f"train/{name}" for name in terms | {"mixed_fraction", "lambda"}}
+    assert logged >= {"val/AP", "val/AP50", "val/voc/AP50", "val/AP/circle", "images/s", "epoch", "step"}
+    assert any(name.startswith("lr-") for name in logged)
+
+
+def test_mixing_is_off_in_the_last_epochs(run, monkeypatch):
+    fractions = {}
+
+    class Recording(Throughput):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            mixed = sum("lam" in target for target in batch[1]) / len(batch[1])
+            fractions.setdefault(trainer.current_epoch, []).append(mixed)
+            super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+
+    monkeypatch.setattr("detmix.training.cli.Throughput", Recording)
+    run("fit", "--trainer.max_epochs=4", "--data.mixup.no_mixup_epochs=2")
+    assert fractions == {0: [1, 1], 1: [1, 1], 2: [0, 0], 3: [0, 0]}
+
+
+def test_without_mixing_the_run_has_a_name_of_its_own(run, tmp_path):
+    run("fit", "--trainer.max_epochs=1", "--data.mixup=null")
+    assert (tmp_path / "quickstart_nomix" / "report.html").exists()
+
+
+def test_validate_and_test_take_the_last_checkpoint_and_write_beside_the_fit(run, tmp_path):
+    run("fit", "--trainer.max_epochs=2", "--name=mine")
+    run("validate", "--name=mine")
+    run("test", "--name=mine")
+    fitted, validated, tested = (
+        json.loads((tmp_path / "mine" / folder / "metrics.json").read_text()) for folder in (".", "validate", "test")
+    )
+    assert validated["AP50"] == pytest.approx(fitted["AP50"])
+    assert tested.keys() == fitted.keys()
+
+
+def test_a_run_goes_on_from_its_checkpoint_and_an_earlier_one_is_kept(run, tmp_path):
+    run("fit", "--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0")
+    last = tmp_path / "quickstart" / "checkpoints" / "last.ckpt"
+    cli = run("fit", "--trainer.max_epochs=3", f"--ckpt_path={last}")
+    assert cli.trainer.current_epoch == 3
+    assert cli.trainer.global_step == 6
+    epochs = [int(row["epoch"]) for row in read_history(tmp_path / "quickstart") if row["val/AP"]]
+    assert epochs == [0, 1, 2]
+    assert not (tmp_path / "quickstart-1").exists()
+    run("fit", "--trainer.max_epochs=2")
+    assert (tmp_path / "quickstart-1" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_two_processes_train_together_and_count_each_image_once(tmp_path, in_repository):
+    arguments = ["--runs", str(tmp_path), *TINY, "--data.shapes.val=5", "--trainer.max_epochs=2"]
+    devices = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    command = [sys.executable, "tools/train.py", "fit", "--config", "configs/quickstart.yaml", *arguments, *devices]
+    subprocess.run(command, check=True, timeout=300)
+    folder = tmp_path / "quickstart"
+    assert json.loads((folder / "metrics.json").read_text())["step"] == 2  # 8 scenes, 2 processes, batches of 4
+    cli_main(["validate", "--config", "configs/quickstart.yaml", *arguments])
+    alone, together = (json.loads((folder / name / "metrics.json").read_text()) for name in ("validate", "."))
+    numbers = [name for name in alone if name not in ("epoch", "step")]
+    assert {n: alone[n] for n in numbers} == pytest.approx({n: together[n] for n in numbers}, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("argument", "wanted"),
+    [
+        ("--data.mixup.alhpa=1", "alhpa"),
+        ("--data.mixup.alpha=-1", "alpha must be a finite number of 0 or more, got -1"),
+        ("--data.format=yolo", "yolo"),
+        ("--model.objective=heavy", "heavy"),
+        ("--data.shapes.train=0", "num_scenes and max_objects must be 1 or more, got 0"),
+        ("--data.shapes.train=1", "single image: mixing needs a partner"),
+    ],
+)
+def test_a_wrong_setting_is_named(run, capsys, argument, wanted):
+    with pytest.raises(SystemExit):
+        run("fit", argument)
+    assert wanted in capsys.readouterr().err
+
+
+def test_a_misspelt_key_in_a_config_is_named(run, capsys, tmp_path):
+    config = tmp_path / "typo.yaml"
+    config.write_text("data: {format: shapes, batchsize: 4}\n")
+    with pytest.raises(SystemExit):
+        run("fit", config=str(config))
+    assert "batchsize" in capsys.readouterr().err
+
+
+def test_a_class_count_that_disagrees_with_the_data_is_named(run):
+    wanted = "num_classes is 3, but the data has 3 classes and background, 4 in all: circle, square, triangle"
+    with pytest.raises(ValueError, match=wanted):
+        run("fit", "--model.num_classes=3")
+
+
+@pytest.mark.parametrize(("epochs", "wanted"), [(4, r"must lie in 0 ... 3"), (-1, "must lie in")])
+def test_a_schedule_that_mixes_nothing_is_refused(run, epochs, wanted):
+    with pytest.raises(ValueError, match=wanted):
+        run("fit", f"--data.mixup.no_mixup_epochs={epochs}", "--trainer.max_epochs=4")
+
+
+def test_test_without_a_checkpoint_says_what_to_do(run, capsys):
+    with pytest.raises(SystemExit):
+        run("test")
+    assert re.search(r"there is no .*last\.ckpt: run 'fit' first, or pass --ckpt_path", capsys.readouterr().err)

@@ -1,0 +1,35 @@
+import pytest
+
+from detmix.training.files import read_history, set_aside, write_whole
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    file = tmp_path / "metrics.json"
+    write_whole(file, lambda path: path.write_text("old"))
+
+    def fail(path):
+        path.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(file, fail)
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_earlier_runs_are_numbered_and_none_is_lost(tmp_path):
+    run = tmp_path / "bccd"
+    assert set_aside(run) is None
+    for number in (1, 2, 3):
+        write_whole(run / "metrics.json", lambda path, text=str(number): path.write_text(text))
+        assert set_aside(run) == tmp_path / f"bccd-{number}"
+    assert [(tmp_path / f"bccd-{n}" / "metrics.json").read_text() for n in (1, 2, 3)] == ["1", "2", "3"]
+
+
+def test_history_joins_the_parts_of_an_interrupted_run_in_order(tmp_path):
+    for version, step in ((10, 3), (0, 1), (2, 2)):
+        write_whole(
+            tmp_path / "csv" / f"version_{version}" / "metrics.csv", lambda p, s=step: p.write_text(f"step\n{s}\n")
+        )
+    assert read_history(tmp_path) == [{"step": "1"}, {"step": "2"}, {"step": "3"}]
+    assert read_history(tmp_path / "nothing") == []
