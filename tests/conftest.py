@@ -1,6 +1,10 @@
+import os
 from pathlib import Path
 
 import pytest
+
+# read when torch is imported: threads that wait by spinning make the suite several times slower on a busy machine
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ROOT = Path(__file__).resolve().parent.parent
 
