@@ -98,7 +98,7 @@ def test_everything_worth_following_is_logged(finished):
     logged = {name for row in rows for name, value in row.items() if value}
     terms = {"loss", "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
     assert logged >= {f"train/{name}" for name in terms | {"mixed_fraction", "lambda"}}
-    assert logged >= {"val/AP", "val/AP50", "val/voc/AP50", "val/AP/circle", "images/s", "epoch", "step"}
+    assert logged >= {"val/AP", "val/AP50", "val/voc/AP50", "val/AP/circle", "images_per_s", "epoch", "step"}
     assert any(name.startswith("lr-") for name in logged)
 
 

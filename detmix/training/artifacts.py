@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..figures import draw_boxes, image_grid, precision_recall_figure
 from ..targets import Target
+from .data import data_of
 from .files import read_history, write_whole
 from .module import DetectionModule
 from .report import write_report
@@ -60,7 +61,7 @@ class RunFiles(L.Callback):
     ) -> None:
         """Draw the first training images as the model gets them."""
         if trainer.is_global_zero and len(self._samples) < _PICTURES:
-            names = _data(trainer).class_names
+            names = data_of(trainer).class_names
             for image, target in zip(*batch, strict=True):
                 self._samples.append(draw_boxes(image, _on_cpu(target), names))
             if len(self._samples) >= _PICTURES:
@@ -100,7 +101,7 @@ class RunFiles(L.Callback):
 
     def _detections(self, trainer: L.Trainer, module: DetectionModule, stage: str) -> list[Image.Image]:
         assert module.evaluation is not None
-        data = _data(trainer)
+        data = data_of(trainer)
         dataset = data.evaluated_set(stage)
         label_of = {category: label for label, category in enumerate(data.category_ids, start=1)}
         found = [row for row in module.evaluation.predictions if row["score"] >= _MIN_SCORE]
@@ -153,7 +154,7 @@ class RunFiles(L.Callback):
         return {
             "Command": self.command,
             "Detector": f"{module.detector_name}, starting from {module.weights or 'nothing'}",
-            "Mixing": str(_data(trainer).mixup or "none"),
+            "Mixing": str(data_of(trainer).mixup or "none"),
             "Objective": f"{module.objective}, normalizer {module.normalizer}",
             "Epochs": f"{trainer.current_epoch} ({trainer.global_step} steps)",
             "Duration": f"{seconds // 60} min {seconds % 60} s",
@@ -195,10 +196,6 @@ def _environment() -> dict[str, str]:
     packages = ("detmix", "torch", "torchvision", "lightning", "pycocotools", "numpy")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
     return {name: version(name) for name in packages} | {"Python": platform.python_version(), "Device": device}
-
-
-def _data(trainer: L.Trainer) -> Any:
-    return trainer.datamodule  # type: ignore[attr-defined]  # Lightning attaches it at run time
 
 
 def _module(module: L.LightningModule) -> DetectionModule:

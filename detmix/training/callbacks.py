@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 
-from .data import is_mixed
+from .data import data_of
 
 
 class MixupSchedule(L.Callback):
@@ -18,21 +18,22 @@ class MixupSchedule(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a schedule under which nothing would be mixed, or whose end is unknown."""
-        options = _data(trainer).mixup
-        if not is_mixed(options) or options.no_mixup_epochs == 0:
+        data = data_of(trainer)
+        unmixed = data.mixup.no_mixup_epochs if data.mixup else 0
+        if not data.mixes or unmixed == 0:
             return
         epochs = trainer.max_epochs
         if epochs is None or epochs < 0:
             raise ValueError("mixup.no_mixup_epochs counts from the last epoch: set trainer.max_epochs")
-        if not 0 <= options.no_mixup_epochs < epochs:
+        if not 0 <= unmixed < epochs:
             raise ValueError(
                 f"mixup.no_mixup_epochs must lie in 0 ... {epochs - 1}, below trainer.max_epochs={epochs}, "
-                f"got {options.no_mixup_epochs}. To train without mixing pass --data.mixup null"
+                f"got {unmixed}. To train without mixing pass --data.mixup null"
             )
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Pass the epoch on, also to data-loading workers that are already running."""
-        _data(trainer).start_epoch(trainer.current_epoch, trainer.max_epochs)
+        data_of(trainer).start_epoch(trainer.current_epoch, trainer.max_epochs)
 
 
 class Throughput(L.Callback):
@@ -52,9 +53,5 @@ class Throughput(L.Callback):
         now = time.perf_counter()
         if self._last is not None:
             images = len(batch[0])
-            pl_module.log("images/s", images / (now - self._last), prog_bar=True, batch_size=images)
+            pl_module.log("images_per_s", images / (now - self._last), prog_bar=True, batch_size=images)
         self._last = now
-
-
-def _data(trainer: L.Trainer) -> Any:
-    return trainer.datamodule  # type: ignore[attr-defined]  # Lightning attaches it at run time

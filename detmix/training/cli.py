@@ -20,13 +20,14 @@ from rich.console import Console
 
 from .artifacts import RunFiles
 from .callbacks import MixupSchedule, Throughput
-from .data import DetectionData, is_mixed
+from .data import DetectionData
 from .files import set_aside
 from .module import DetectionModule
 
 _UNHELPFUL = (
     ".*does not have many workers",  # chosen so: see DetectionData's num_workers
     ".*is smaller than the logging interval",  # true of a small data set, and harmless
+    ".*recommended to use `self.log.*sync_dist",  # every process has evaluated all images already
     ".*exists and is not empty",  # a run that goes on writes to its own folder
     ".*callbacks used to create the checkpoint",  # those that save are of no use to validate and test
     ".*args parameter is intended to run from within Python",  # cli_main takes them from nowhere else
@@ -77,7 +78,7 @@ class DetmixCLI(LightningCLI):
     def run_dir(self) -> Path:
         """Folder of this run."""
         name = self._get(self.config, "name") or self._config_name()
-        suffix = "" if is_mixed(self.datamodule.mixup) else "_nomix"
+        suffix = "" if self.datamodule.mixes else "_nomix"
         return Path(self._get(self.config, "runs")) / f"{name}{suffix}"
 
     def before_fit(self) -> None:

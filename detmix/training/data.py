@@ -122,17 +122,23 @@ class DetectionData(L.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = _default_workers() if num_workers is None else num_workers
         self.seed = seed
-        self._class_names = None if class_names is None else tuple(class_names)
         self._evaluated: dict[str, Any] = {}
-        sources = [self._open(split, "train", self.augment) for split in self.splits["train"]]
-        self.class_names: tuple[str, ...] = sources[0].class_names
-        self.category_ids: tuple[int, ...] = sources[0].category_ids
+        first, *others = self.splits["train"]
+        source = self._open(first, "train", class_names, self.augment)
+        self.class_names: tuple[str, ...] = source.class_names
+        self.category_ids: tuple[int, ...] = source.category_ids
+        sources = [source, *(self._open(split, "train", self.class_names, self.augment) for split in others)]
         self.train_set = self._mixed(sources)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training samples are mixed at all."""
+        return self.mixup is not None and self.mixup.alpha > 0 and self.mixup.p > 0
 
     def evaluated_set(self, stage: str) -> Any:
         """The data set behind a stage, ``val`` or ``test``."""
         if stage not in self._evaluated:
-            self._evaluated[stage] = self._open(self.splits[stage][0], stage)
+            self._evaluated[stage] = self._open(self.splits[stage][0], stage, self.class_names)
         return self._evaluated[stage]
 
     def ground_truth(self, stage: str) -> dict[str, Any]:
@@ -176,10 +182,9 @@ class DetectionData(L.LightningDataModule):
         options = self.mixup or MixupOptions(alpha=0.0)
         return MixupDataset(source, alpha=options.alpha, p=options.p, min_weight=options.min_weight, seed=self.seed)
 
-    def _open(self, split: str, stage: str, transform: Any = None) -> Any:
+    def _open(self, split: str, stage: str, names: Sequence[str] | None, transform: Any = None) -> Any:
         if self.format == "shapes":
             return self._draw(stage, transform)
-        names = getattr(self, "class_names", self._class_names)
         if self.format == "coco":
             file = self.root / self.annotations.format(split=split)
             found = read_coco(file, self.root / self.images.format(split=split), class_names=names)
@@ -213,6 +218,11 @@ class DetectionData(L.LightningDataModule):
         )
 
 
+def data_of(trainer: Any) -> DetectionData:
+    """The data module that a trainer runs on; Lightning attaches it at run time."""
+    return trainer.datamodule
+
+
 def _one_thread(worker: int) -> None:
     """Workers stand beside each other: threads of their own would only take turns."""
     cv2.setNumThreads(0)
@@ -220,8 +230,3 @@ def _one_thread(worker: int) -> None:
 
 def _default_workers() -> int:
     return min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0
-
-
-def is_mixed(options: MixupOptions | None) -> bool:
-    """Whether these options mix anything."""
-    return options is not None and options.alpha > 0 and options.p > 0

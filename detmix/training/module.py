@@ -16,6 +16,7 @@ from ..detectors.adapter import Objective
 from ..evaluation import CocoResult, VocResult, coco_results, evaluate_coco, evaluate_voc
 from ..losses import Normalizer
 from ..targets import Target
+from .data import data_of
 from .models import Weights, build_detector
 
 Batch = tuple[Sequence[Tensor], Sequence[Target]]
@@ -113,7 +114,7 @@ class DetectionModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Build the detector for the classes of the data."""
-        names = self._data().class_names
+        names = data_of(self.trainer).class_names
         if self.num_classes not in (None, len(names) + 1):
             raise ValueError(
                 f"model.num_classes is {self.num_classes}, but the data has {len(names)} classes and background, "
@@ -144,7 +145,7 @@ class DetectionModule(L.LightningModule):
         images, targets = batch
         for target, detection in zip(targets, self(images), strict=True):
             image_id = int(target["image_id"])
-            self._predictions[image_id] = coco_results([image_id], [detection], self._data().category_ids)
+            self._predictions[image_id] = coco_results([image_id], [detection], data_of(self.trainer).category_ids)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the detections of one batch."""
@@ -182,12 +183,9 @@ class DetectionModule(L.LightningModule):
             return float(warmup * 0.1 ** sum(step >= share * steps for share in self.milestones))
         return warmup
 
-    def _data(self) -> Any:
-        return self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning attaches it at run time
-
     def _evaluate(self, stage: str) -> None:
         predictions = _gather(self._predictions)
-        truth = _restrict(self._data().ground_truth(stage), predictions)
+        truth = _restrict(data_of(self.trainer).ground_truth(stage), predictions)
         rows = [row for rows in predictions.values() for row in rows]
         self.evaluation = Evaluation(
             evaluate_coco(truth, rows),
