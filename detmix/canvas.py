@@ -130,7 +130,7 @@ def _kind(image: Image) -> str:
     if isinstance(image, PILImage.Image):
         return f"PIL image of mode {image.mode}"
     if isinstance(image, np.ndarray):
-        return f"numpy array of {image.dtype}"
+        return f"numpy array of {image.dtype} in {image.ndim} dimensions"
     return f"{type(image).__name__} of {image.dtype} on {image.device}"
 
 

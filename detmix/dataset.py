@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sized
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.utils.data import Dataset
 
+from .canvas import image_size
 from .draws import generator_at
 from .mixing import check_alpha, check_share, mix_pair, sample_lambda
-from .targets import Target
+from .targets import Target, check_target
 
 Sample = tuple[Any, Target]
+
+_STREAM = 2  # of the draws; a data set that mixes what is mixed already takes the next
 
 
 class MapDataset(Protocol):
@@ -59,10 +63,13 @@ class MixupDataset(Dataset[Sample]):
                 the Bag of Freebies.
             p: probability that a sample is mixed at all.
             min_weight: objects fainter than this are left out of a blended sample.
-            transform: ``image, target -> image, target``, applied to every sample after mixing.
-            seed: of the draws.
+            transform: ``image, target -> image, target``, applied to every sample after mixing. For
+                torchvision's v2 transforms pass ``detmix.data.Augment([...])``: on plain tensors they
+                would move the pixels and leave the boxes.
+            seed: of the draws; an integer.
 
         Raises:
+            TypeError: the seed is not an integer.
             ValueError: alpha is negative, p or min_weight outside [0, 1], the data set is empty, or it has
                 a single image and so no partner.
         """
@@ -75,7 +82,8 @@ class MixupDataset(Dataset[Sample]):
         self.p = p
         self.min_weight = min_weight
         self.transform = transform
-        self.seed = seed
+        self.seed = operator.index(seed)
+        self._stream: int = dataset._stream + 1 if isinstance(dataset, MixupDataset) else _STREAM
         self._shared = torch.tensor([0, 1]).share_memory_()  # epoch, enabled
 
     def set_epoch(self, epoch: int) -> None:
@@ -97,10 +105,10 @@ class MixupDataset(Dataset[Sample]):
         return bool(self._shared[1])
 
     def draw(self, index: int) -> Draw | None:
-        """What is drawn for a sample in this epoch; None if it stays as it is."""
+        """What is drawn for sample 0 ... len - 1 in this epoch; None if it stays as it is."""
         if not self.enabled or self.alpha == 0:
             return None
-        generator = generator_at(self.seed, self.epoch, index)
+        generator = generator_at(self.seed, self.epoch, index, self._stream)
         if generator.random() >= self.p:
             return None
         lam = sample_lambda(self.alpha, generator)
@@ -114,8 +122,13 @@ class MixupDataset(Dataset[Sample]):
         """The blended sample; the data set's own where nothing is mixed."""
         index = _absolute(index, len(self.dataset))
         draw = self.draw(index)
-        image, target = self.dataset[index] if draw is None else self._mix(index, draw)
+        image, target = self._plain(index) if draw is None else self._mix(index, draw)
         return (image, target) if self.transform is None else self.transform(image, target)
+
+    def _plain(self, index: int) -> Sample:
+        image, target = self.dataset[index]
+        check_target(target, size=image_size(image))
+        return image, target
 
     def _mix(self, index: int, draw: Draw) -> Sample:
         image, target = self.dataset[index]
@@ -136,6 +149,7 @@ class MixupDataset(Dataset[Sample]):
 
 
 def _absolute(index: int, length: int) -> int:
+    index = operator.index(index)
     if not -length <= index < length:
         raise IndexError(f"index {index} is out of range for a data set of {length}")
     return index % length

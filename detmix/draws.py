@@ -8,21 +8,34 @@ Source: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011 (Phi
 
 from __future__ import annotations
 
+import operator
+from typing import SupportsIndex
+
 import numpy as np
 
 _WORD = (1 << 64) - 1
 
 
-def generator_at(seed: int, epoch: int, index: int) -> np.random.Generator:
+def generator_at(
+    seed: SupportsIndex, epoch: SupportsIndex, index: SupportsIndex, stream: int = 0
+) -> np.random.Generator:
     """The generator that belongs to one sample of one epoch.
 
     Args:
-        seed: any integer; taken modulo 2**64.
+        seed: any integer, Python's or numpy's; taken modulo 2**64.
         epoch: 0 or more.
         index: 0 or more.
+        stream: what the draws are for: 0 for made-up scenes, 1 for augmentation, 2 and up for mixing. Two
+            purposes with one seed are so kept from drawing the same numbers.
 
     Returns:
-        A numpy generator over Philox with key (seed, epoch) and the index in the counter's highest
-        word, so two streams overlap only after 2**192 blocks.
+        A numpy generator over Philox with key (seed, epoch) and (index, stream) in the counter's upper
+        words, so two streams overlap only after 2**128 blocks.
+
+    Raises:
+        TypeError: a number is not an integer.
     """
-    return np.random.Generator(np.random.Philox(key=(seed & _WORD) | (epoch & _WORD) << 64, counter=index << 192))
+    # numpy's integers would overflow below
+    seed, epoch, index = (operator.index(number) for number in (seed, epoch, index))
+    key = (seed & _WORD) | (epoch & _WORD) << 64
+    return np.random.Generator(np.random.Philox(key=key, counter=index << 192 | stream << 128))

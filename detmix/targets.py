@@ -36,6 +36,7 @@ Target = dict[str, Any]
 OBJECT_KEYS = ("boxes", "labels", "weights", "sources", "masks", "keypoints", "area", "iscrowd", "difficult")
 IMAGE_KEYS = ("image_id", "size", "orig_size", "lam")
 
+_RANKS = {"boxes": 2, "masks": 3, "keypoints": 3}  # number of dimensions; 1 for the rest
 _OVERHANG = 1.0  # pixels a box may reach past the image: rounding of annotation tools
 
 
@@ -52,6 +53,8 @@ def check_target(target: Target, *, size: tuple[int, int] | None = None, num_cla
         ValueError: a value is wrong (missing key, wrong length, NaN, empty box, label or weight out of range).
         TypeError: a dtype or type is wrong. Both name the image id, the key and the row.
     """
+    if not isinstance(target, dict):
+        raise TypeError(f"a target must be a dict with boxes and labels, got {type(target).__name__}")
     name = _name(target)
     boxes = _tensor(target, "boxes", name)
     labels = _tensor(target, "labels", name)
@@ -59,6 +62,7 @@ def check_target(target: Target, *, size: tuple[int, int] | None = None, num_cla
         raise ValueError(f"{name}: boxes must have shape (N, 4), got {tuple(boxes.shape)}")
     if not boxes.is_floating_point():
         raise TypeError(f"{name}: boxes must be of a floating dtype, got {boxes.dtype}")
+    require_xyxy(boxes)
     if labels.dtype != torch.int64:
         raise TypeError(f"{name}: labels must be int64, got {labels.dtype}")
     _check_lengths(target, len(boxes), name)
@@ -74,6 +78,13 @@ def check_target(target: Target, *, size: tuple[int, int] | None = None, num_cla
         _refuse(~((weights >= 0) & (weights <= 1)), weights, "weights", "must lie in [0, 1]", name)
     if "sources" in target and target["sources"].dtype != torch.int64:
         raise TypeError(f"{name}: sources must be int64, got {target['sources'].dtype}")
+
+
+def require_xyxy(boxes: Tensor) -> None:
+    """Raise ValueError if boxes are ``tv_tensors.BoundingBoxes`` of another format than xyxy."""
+    form = getattr(boxes, "format", tv_tensors.BoundingBoxFormat.XYXY)
+    if form != tv_tensors.BoundingBoxFormat.XYXY:
+        raise ValueError(f"boxes must be in the format XYXY, got {form.value}: convert them first")
 
 
 def object_keys(sample: Any) -> tuple[Tensor, ...]:
@@ -166,7 +177,11 @@ def _shared_object_keys(first: Target, second: Target) -> list[str]:
                 f"{_name(owner)} has the per-object key {missing[0]!r} and {_name(other)} has not: "
                 "both must carry the same keys to be mixed"
             )
-    return [k for k in firsts if k in seconds]
+    shared = [k for k in firsts if k in seconds]
+    for key in {*firsts, *seconds}.difference(shared):
+        if len(first[key]) != len(second[key]):
+            raise ValueError(f"{key} has one row for each box in one of the two targets and not in the other")
+    return shared
 
 
 def _join(key: str, first: Tensor, second: Tensor, size: tuple[int, int]) -> Tensor:
@@ -180,8 +195,8 @@ def _join(key: str, first: Tensor, second: Tensor, size: tuple[int, int]) -> Ten
             f"and of {tuple(second_rows.shape[1:])}"
         )
     rows = torch.cat([first_rows, second_rows.to(first_rows.dtype)])
-    if isinstance(first, tv_tensors.BoundingBoxes):
-        return tv_tensors.BoundingBoxes(rows, format=first.format, canvas_size=size)
+    if hasattr(first, "canvas_size"):  # tv_tensors.BoundingBoxes and, where there are any, KeyPoints
+        return tv_tensors.wrap(rows, like=first, canvas_size=size)
     return _wrap(rows, first)
 
 
@@ -216,9 +231,12 @@ def _tensor(target: Target, key: str, name: str) -> Tensor:
 
 
 def _check_lengths(target: Target, count: int, name: str) -> None:
-    for key in OBJECT_KEYS:
-        if key in target and len(_tensor(target, key, name)) != count:
-            raise ValueError(f"{name}: {key} has {len(target[key])} rows and boxes has {count}")
+    for key in (k for k in OBJECT_KEYS if k in target):
+        value, ranks = _tensor(target, key, name), _RANKS.get(key, 1)
+        if value.ndim != ranks:
+            raise ValueError(f"{name}: {key} must have {ranks} dimensions, got the shape {tuple(value.shape)}")
+        if len(value) != count:
+            raise ValueError(f"{name}: {key} has {len(value)} rows and boxes has {count}")
 
 
 def _check_boxes(boxes: Tensor, size: tuple[int, int] | None, name: str) -> None:

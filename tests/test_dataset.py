@@ -73,6 +73,27 @@ def test_the_order_of_visits_does_not_matter(reference):
     assert_same([dataset[-1]], [reference[0][COUNT - 1]])
 
 
+@pytest.mark.parametrize("integer", [np.int64, torch.tensor])
+def test_indices_of_every_kind_give_the_same_samples(reference, integer):
+    dataset = MixupDataset(make_dataset(), seed=np.int64(3))
+    assert_same([dataset[integer(index)] for index in range(COUNT)], reference[0])
+
+
+def test_mixing_what_is_mixed_draws_anew():
+    inner = MixupDataset(make_dataset())
+    outer = MixupDataset(inner)
+    assert [outer.draw(index) for index in range(COUNT)] != [inner.draw(index) for index in range(COUNT)]
+    _, target = outer[1]
+    assert len(target["boxes"].unique(dim=0)) == len(target["boxes"])
+
+
+def test_samples_that_stay_as_they_are_are_checked_too():
+    source = make_dataset()
+    source.samples[4][1]["labels"] = source.samples[4][1]["labels"].int()
+    with pytest.raises(TypeError, match="target of image 4: labels must be int64"):
+        MixupDataset(source, alpha=0)[4]
+
+
 def test_epochs_and_seeds_draw_differently():
     dataset = MixupDataset(make_dataset(), seed=0)
     first = [dataset.draw(index) for index in range(COUNT)]
@@ -178,6 +199,11 @@ def test_a_partner_that_fails_is_named_with_both_indices_and_files(workers):
 def test_bad_settings_are_refused(count, options, wanted):
     with pytest.raises(ValueError, match=wanted):
         MixupDataset(make_dataset(count), **options)
+
+
+def test_a_seed_that_is_no_integer_is_refused():
+    with pytest.raises(TypeError, match="integer"):
+        MixupDataset(make_dataset(), seed=None)
 
 
 def test_a_single_image_may_train_without_mixing():

@@ -1,6 +1,7 @@
 """Laws of the weighted losses, over torchvision's Faster R-CNN builders."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -169,7 +170,7 @@ def test_parameters_state_dict_and_inference_are_untouched():
     make_detector("fasterrcnn_mobilenet_v3_large_320_fpn", seed=1).load_state_dict(model.state_dict())
 
 
-def test_unweight_losses_gives_plain_torchvision_back_and_scripts():
+def test_unweight_losses_gives_plain_torchvision_back():
     model = unweight_losses(weight_losses(make_detector("fasterrcnn_mobilenet_v3_large_320_fpn")))
     assert type(model.rpn) is RegionProposalNetwork
     assert type(model.roi_heads) is RoIHeads
@@ -177,6 +178,16 @@ def test_unweight_losses_gives_plain_torchvision_back_and_scripts():
     batch = make_batch(COUNTS, weights=same_weights(0.1))
     plain = make_batch(COUNTS)
     assert losses_of(model, batch)[0] == losses_of(model, plain)[0]
+
+
+def test_unweighted_models_can_be_scripted():
+    model = unweight_losses(weight_losses(make_detector("fasterrcnn_mobilenet_v3_large_320_fpn"))).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about scripting at large
+        scripted = torch.jit.script(model)
+        images, _ = make_batch((1,))
+        _, found = scripted(images)
+    torch.testing.assert_close(found, model(images))
 
 
 def test_weight_losses_again_changes_the_settings():
@@ -233,3 +244,24 @@ def test_autocast_is_finite(dtype):
     with torch.autocast("cpu", dtype=dtype):
         losses, _ = losses_of(model, make_batch(COUNTS, weights=same_weights(0.5)))
     assert all(loss.isfinite() for loss in losses.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        (
+            {"weights": torch.tensor([1, 1])},
+            "weights of target 0 must be a tensor of a floating dtype, got torch.int64",
+        ),
+        ({"weights": [0.5, 0.5]}, "weights of target 0 must be a tensor of a floating dtype, got list"),
+        (
+            {"labels": torch.tensor([1, 2], dtype=torch.int32)},
+            "labels of target 0 must be an int64 tensor, got torch.int32",
+        ),
+    ],
+)
+def test_targets_of_the_wrong_dtype_are_refused(change, wanted):
+    images, targets = make_batch((2,), weights=((0.5, 0.5),))
+    targets[0].update(change)
+    with pytest.raises(TypeError, match=wanted):
+        weight_losses(make_detector())(images, targets)

@@ -1,4 +1,6 @@
 import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +21,18 @@ def test_neighbouring_draws_differ_and_are_uniform():
     assert abs(counts - 1000).max() < 5 * np.sqrt(900)  # five standard deviations of a binomial count
 
 
-def test_global_random_state_is_untouched():
-    state = np.random.get_state()[1].copy()
-    generator_at(0, 0, 0).random()
-    assert np.array_equal(np.random.get_state()[1], state)
+@pytest.mark.parametrize("integer", [np.int64, np.uint8, torch.tensor])
+def test_integers_of_every_kind_draw_what_pythons_draw(integer):
+    for index in (0, 1, 5):
+        drawn = generator_at(integer(3), integer(2), integer(index)).random()
+        assert drawn == generator_at(3, 2, index).random()
+
+
+def test_streams_of_one_key_differ():
+    assert len({generator_at(1, 2, 3, stream).random() for stream in range(20)}) == 20
+
+
+@pytest.mark.parametrize("key", [(None, 0, 0), (0, 1.5, 0), (0, 0, "1")])
+def test_what_is_no_integer_is_refused(key):
+    with pytest.raises(TypeError, match="integer"):
+        generator_at(*key)

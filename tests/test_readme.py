@@ -36,3 +36,7 @@ def test_files_that_the_readme_names_exist():
         assert (ROOT / name).exists(), name
     for name in re.findall(r"`(\w+\.yaml)`", text):
         assert name == "config.yaml" or (ROOT / "configs" / name).exists(), name
+
+
+def test_no_placeholder_is_left():
+    assert not re.search(r"^[A-Z_]+$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)

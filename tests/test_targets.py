@@ -3,7 +3,7 @@ import torch
 from torchvision import tv_tensors
 
 from detmix import check_target, object_keys
-from detmix.targets import select_objects
+from detmix.targets import concatenate, select_objects
 
 from .factories import make_target
 
@@ -35,6 +35,9 @@ def test_good_targets_pass():
         ({"boxes": [[0, 0, 1, 1]]}, TypeError, "boxes must be a torch.Tensor, got list"),
         ({"labels": torch.tensor([1, 0])}, ValueError, "labels must be 1 or more .* got 0 in row 1"),
         ({"labels": torch.tensor([4, 1])}, ValueError, "below the number of classes, 4, got 4 in row 0"),
+        ({"labels": torch.tensor([[1], [2]])}, ValueError, r"labels must have 1 dimensions, got the shape \(2, 1\)"),
+        ({"weights": torch.tensor(0.5)}, ValueError, r"weights must have 1 dimensions, got the shape \(\)"),
+        ({"masks": torch.zeros(2)}, ValueError, "masks must have 3 dimensions"),
         ({"labels": torch.tensor([1])}, ValueError, "labels has 1 rows and boxes has 2"),
         ({"labels": torch.tensor([1.0, 2.0])}, TypeError, "labels must be int64"),
         ({"weights": torch.tensor([0.5, 1.5])}, ValueError, r"weights must lie in \[0, 1\], got 1.5 in row 1"),
@@ -72,3 +75,38 @@ def test_object_keys_gives_all_per_object_tensors_but_the_boxes():
     image = torch.zeros(3, 48, 64)
     for sample in (target, (image, target)):
         assert [id(tensor) for tensor in object_keys(sample)] == [id(target["labels"]), id(target["weights"])]
+
+
+@pytest.mark.parametrize("target", [None, [], "cat"])
+def test_what_is_no_dict_is_refused(target):
+    with pytest.raises(TypeError, match="a target must be a dict with boxes and labels, got"):
+        check_target(target)
+
+
+def test_boxes_of_another_format_are_refused():
+    target = make_target(2, seed=0)
+    target["boxes"] = tv_tensors.BoundingBoxes(target["boxes"], format="XYWH", canvas_size=(48, 64))
+    with pytest.raises(ValueError, match="must be in the format XYXY, got XYWH"):
+        check_target(target)
+
+
+def test_a_key_that_follows_the_boxes_in_one_target_only_is_refused():
+    first, second = (
+        make_target(2, seed=0) | {"depth": torch.zeros(2)},
+        make_target(2, seed=1) | {"depth": torch.zeros(3)},
+    )
+    with pytest.raises(ValueError, match="depth has one row for each box in one of the two"):
+        concatenate(first, second, size=(48, 64))
+    with pytest.raises(ValueError, match="image 0 has the per-object key 'depth' and target of image 1 has not"):
+        concatenate(first, make_target(2, seed=1), size=(48, 64))
+
+
+@pytest.mark.skipif(not hasattr(tv_tensors, "KeyPoints"), reason="this torchvision has no KeyPoints")
+def test_keypoints_of_torchvision_get_the_new_canvas():
+    def target(seed, size):
+        points = tv_tensors.KeyPoints(torch.zeros(1, 3, 2), canvas_size=size)
+        return make_target(1, seed=seed, size=size) | {"keypoints": points}
+
+    joined = concatenate(target(0, (50, 60)), target(1, (80, 90)), size=(80, 90))
+    assert joined["keypoints"].canvas_size == (80, 90)
+    assert joined["keypoints"].shape == (2, 3, 2)

@@ -12,6 +12,7 @@ from PIL import Image
 from detmix.data import Shapes
 from detmix.evaluation import evaluate_coco, evaluate_voc
 from detmix.training import Throughput, build_detector, cli_main
+from detmix.training.cli import _has_bf16
 from detmix.training.files import read_history
 
 TINY = [
@@ -183,16 +184,56 @@ def test_a_misspelt_key_in_a_config_is_named(run, capsys, tmp_path):
     assert "batchsize" in capsys.readouterr().err
 
 
-def test_a_class_count_that_disagrees_with_the_data_is_named(run):
-    wanted = "num_classes is 3, but the data has 3 classes and background, 4 in all: circle, square, triangle"
-    with pytest.raises(ValueError, match=wanted):
-        run("fit", "--model.num_classes=3")
+@pytest.mark.parametrize(
+    ("argument", "wanted"),
+    [
+        ("--model.num_classes=3", "num_classes is 3, but the data has 3 classes and background, 4 in all"),
+        ("--model.detector=yolo", "there is no detector 'yolo'"),
+        ("--model.detector=retinanet_resnet50_fpn", "RetinaNet"),
+        ("--model.options.min_sizee=64", "model.options has no min_sizee"),
+        ("--data.mixup.no_mixup_epochs=4", "must lie in 0 ... 3, below trainer.max_epochs=4, got 4"),
+        ("--data.mixup.no_mixup_epochs=-1", "must lie in 0 ... 3"),
+        ("--ckpt_path=nothing.ckpt", "nothing.ckpt: no such checkpoint"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named_before_an_earlier_run_is_moved(run, capsys, tmp_path, argument, wanted):
+    earlier = tmp_path / "quickstart" / "model.pt"
+    earlier.parent.mkdir()
+    earlier.write_text("precious")
+    with pytest.raises(SystemExit):
+        run("fit", "--trainer.max_epochs=4", argument)
+    assert wanted in capsys.readouterr().err
+    assert earlier.read_text() == "precious"
 
 
-@pytest.mark.parametrize(("epochs", "wanted"), [(4, r"must lie in 0 ... 3"), (-1, "must lie in")])
-def test_a_schedule_that_mixes_nothing_is_refused(run, epochs, wanted):
-    with pytest.raises(ValueError, match=wanted):
-        run("fit", f"--data.mixup.no_mixup_epochs={epochs}", "--trainer.max_epochs=4")
+def test_the_last_epoch_is_validated_whatever_the_interval(run, tmp_path):
+    run("fit", "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2")
+    metrics = json.loads((tmp_path / "quickstart" / "metrics.json").read_text())
+    assert (metrics["epoch"], metrics["step"]) == (2, 6)
+
+
+def test_going_on_from_a_finished_run_says_that_nothing_was_done(run, tmp_path, capsys):
+    run("fit", "--trainer.max_epochs=2")
+    last = tmp_path / "quickstart" / "checkpoints" / "last.ckpt"
+    capsys.readouterr()
+    run("fit", "--trainer.max_epochs=2", f"--ckpt_path={last}")
+    assert "Nothing was evaluated: training stopped at epoch 2" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_saved_config_writes_to_the_same_folder_and_previews(finished, tmp_path, in_repository):
+    config = str(finished / "config.yaml")
+    cli = cli_main(["fit", "--config", config, "--runs", str(tmp_path), "--trainer.max_epochs=2"])
+    assert cli.run_dir == tmp_path / "quickstart"
+    same = json.loads((tmp_path / "quickstart" / "metrics.json").read_text())
+    assert same == pytest.approx(json.loads((finished / "metrics.json").read_text()))
+    command = [sys.executable, "tools/preview.py", "--config", config, "--output", str(tmp_path / "previews")]
+    subprocess.run(command, check=True, timeout=300)
+
+
+def test_a_cpu_run_stays_in_float32_on_a_machine_with_a_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: True)
+    assert [_has_bf16(name) for name in ("cpu", "auto", "cuda", None)] == [False, True, True, True]
 
 
 def test_test_without_a_checkpoint_says_what_to_do(run, capsys):

@@ -33,3 +33,11 @@ def test_history_joins_the_parts_of_an_interrupted_run_in_order(tmp_path):
         )
     assert read_history(tmp_path) == [{"step": "1"}, {"step": "2"}, {"step": "3"}]
     assert read_history(tmp_path / "nothing") == []
+
+
+def test_steps_done_again_after_an_interruption_are_there_once(tmp_path):
+    for version, text in ((0, "step,loss\n1,a\n2,a\n3,a\n"), (1, "step,loss\n3,b\n4,b\n")):
+        write_whole(
+            tmp_path / "csv" / f"version_{version}" / "metrics.csv", lambda path, text=text: path.write_text(text)
+        )
+    assert [row["step"] + row["loss"] for row in read_history(tmp_path)] == ["1a", "2a", "3b", "4b"]

@@ -51,3 +51,8 @@ def test_coco_weights_get_a_fresh_predictor(monkeypatch):
     assert asked == {"weights": "COCO_V1"}
     assert model.roi_heads.box_predictor.cls_score.out_features == 3
     assert model.roi_heads.box_predictor.bbox_pred.out_features == 12
+
+
+def test_a_misspelt_option_is_named():
+    with pytest.raises(ValueError, match=r"model\.options has no min_sizee; there are .*min_size"):
+        build_detector("fasterrcnn_resnet50_fpn", 2, None, min_sizee=3)

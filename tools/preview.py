@@ -18,7 +18,7 @@ from lightning import seed_everything
 from detmix.training import DetectionData
 from detmix.training.preview import write_preview
 
-OTHER_SECTIONS = ("model", "trainer", "name", "runs", "ckpt_path")
+OTHER_SECTIONS = ("model", "trainer", "name", "runs", "ckpt_path", "weights_only", "verbose")
 
 
 def main() -> None:

@@ -117,6 +117,8 @@ def read_coco(
 
 
 def _decode(path: Path) -> _File:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such COCO annotation file")
     data = path.read_bytes()
     try:
         return _decode_typed(path, data)

@@ -26,7 +26,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from ..draws import generator_at
-from ..targets import Target, select_objects
+from ..targets import Target, require_xyxy, select_objects
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # a look-up on the network at every import
 import albumentations as A  # noqa: E402  it reads that variable when imported
@@ -92,8 +92,9 @@ class Albumentations:
 
         Raises:
             TypeError: the image is neither a tensor nor an array, or a transform makes it another kind.
-            ValueError: there is a seed, and the target has no ``image_id``.
+            ValueError: there is a seed, and the target has no ``image_id``; boxes are not in xyxy.
         """
+        require_xyxy(target["boxes"])
         pixels = _to_array(image)
         height, width = pixels.shape[:2]
         boxes = target["boxes"].as_subclass(Tensor).double().numpy()
@@ -113,7 +114,7 @@ class Albumentations:
             return np.random.default_rng()
         if "image_id" not in target:
             raise ValueError(f"a seed needs targets with an image_id to draw for, got the keys {sorted(target)}")
-        return generator_at(self.seed, int(self._epoch), int(target["image_id"]))
+        return generator_at(self.seed, int(self._epoch), int(target["image_id"]), stream=1)
 
     def _draw_from(self, generator: np.random.Generator) -> None:
         self._compose.set_random_state(generator, random.Random(int(generator.integers(2**63))))

@@ -6,6 +6,7 @@ Format: Everingham and Winn, The PASCAL Visual Object Classes Challenge 2012 Dev
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -108,8 +109,8 @@ def _read_image_set(root: Path, image_set: str) -> tuple[Path, list[str]]:
     path = folder / f"{image_set}.txt"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such image set; there are {sorted(p.stem for p in folder.glob('*.txt'))}")
-    # the sets of one class have a second column
-    names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]  # the sets of one class have a second column
     if len(set(names)) < len(names):
         repeated = next(name for i, name in enumerate(names) if name in names[:i])
         raise ValueError(f"{path}: image names must be unique, got {repeated!r} more than once")

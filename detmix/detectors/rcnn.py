@@ -109,12 +109,22 @@ def _are_weighted(head: WeightedRegionProposalNetwork | WeightedRoIHeads, target
     if head.objective == "unweighted":
         return False
     for row, target in enumerate(targets):
-        if "weights" in target and target["weights"].shape != target["boxes"].shape[:1]:
-            raise ValueError(
-                f"weights of target {row} must have shape {tuple(target['boxes'].shape[:1])}, one per box, "
-                f"got {tuple(target['weights'].shape)}"
-            )
+        _check_dtypes(row, target)
     return any("weights" in target for target in targets)
+
+
+def _check_dtypes(row: int, target: Target) -> None:
+    """What can be checked without a look at the values, which would stop the GPU."""
+    weights, labels, count = target.get("weights"), target.get("labels"), len(target["boxes"])
+    if weights is None:
+        return
+    if not isinstance(weights, Tensor) or not weights.is_floating_point():
+        got = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
+        raise TypeError(f"weights of target {row} must be a tensor of a floating dtype, got {got}")
+    if weights.shape != (count,):
+        raise ValueError(f"weights of target {row} must have shape ({count},), one per box, got {tuple(weights.shape)}")
+    if labels is not None and getattr(labels, "dtype", None) != torch.int64:
+        raise TypeError(f"labels of target {row} must be an int64 tensor, got {getattr(labels, 'dtype', type(labels))}")
 
 
 def _row_weights(target: Target, matched: Tensor, labels: Tensor) -> Tensor:

@@ -49,10 +49,12 @@ class RunFiles(L.Callback):
         self.config_text = config_text
         self._start = time.time()
         self._samples: list[Image.Image] = []
+        self._first_start = True  # a run that goes on keeps the picture of its beginning
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock, and save the resolved config."""
         self._start = time.time()
+        self._first_start = not (self.run_dir / "train_samples.png").exists()
         if trainer.is_global_zero:
             write_whole(self.run_dir / "config.yaml", lambda path: path.write_text(self.config_text))
 
@@ -60,7 +62,7 @@ class RunFiles(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Draw the first training images as the model gets them."""
-        if trainer.is_global_zero and len(self._samples) < _PICTURES:
+        if trainer.is_global_zero and len(self._samples) < _PICTURES and self._first_start:
             names = data_of(trainer).class_names
             for image, target in zip(*batch, strict=True):
                 self._samples.append(draw_boxes(image, _on_cpu(target), names))

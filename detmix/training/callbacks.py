@@ -1,4 +1,4 @@
-"""Callbacks that follow the training: the mixing schedule and the throughput."""
+"""Callbacks that follow the training: the mixing schedule, the last validation and the throughput."""
 
 from __future__ import annotations
 
@@ -18,22 +18,20 @@ class MixupSchedule(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a schedule under which nothing would be mixed, or whose end is unknown."""
-        data = data_of(trainer)
-        unmixed = data.mixup.no_mixup_epochs if data.mixup else 0
-        if not data.mixes or unmixed == 0:
-            return
-        epochs = trainer.max_epochs
-        if epochs is None or epochs < 0:
-            raise ValueError("mixup.no_mixup_epochs counts from the last epoch: set trainer.max_epochs")
-        if not 0 <= unmixed < epochs:
-            raise ValueError(
-                f"mixup.no_mixup_epochs must lie in 0 ... {epochs - 1}, below trainer.max_epochs={epochs}, "
-                f"got {unmixed}. To train without mixing pass --data.mixup null"
-            )
+        data_of(trainer).check_schedule(trainer.max_epochs)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Pass the epoch on, also to data-loading workers that are already running."""
         data_of(trainer).start_epoch(trainer.current_epoch, trainer.max_epochs)
+
+
+class ValidateAtTheEnd(L.Callback):
+    """Validates after the last epoch whatever the interval, so that the numbers are those of the final weights."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """In the last epoch, set the interval to one."""
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
 
 
 class Throughput(L.Callback):

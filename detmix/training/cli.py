@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import warnings
@@ -19,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from .artifacts import RunFiles
-from .callbacks import MixupSchedule, Throughput
+from .callbacks import MixupSchedule, Throughput, ValidateAtTheEnd
 from .data import DetectionData
 from .files import set_aside
 from .module import DetectionModule
@@ -66,33 +65,58 @@ class DetmixCLI(LightningCLI):
             "callbacks": [*_as_list(config.get("callbacks")), *self._callbacks(run_dir, fitting)],
         }
         if config.get("precision") is None:
-            chosen["precision"] = "bf16-mixed" if _has_bf16() else "32-true"
+            chosen["precision"] = "bf16-mixed" if _has_bf16(config.get("accelerator")) else "32-true"
         if config.get("logger") is None:
             chosen["logger"] = (
                 [CSVLogger(run_dir, name="csv"), TensorBoardLogger(run_dir, name="tensorboard")] if fitting else False
             )
-        _share_cores(self.datamodule.num_workers)
         return super().instantiate_trainer(**chosen, **kwargs)
 
     @property
     def run_dir(self) -> Path:
         """Folder of this run."""
-        name = self._get(self.config, "name") or self._config_name()
         suffix = "" if self.datamodule.mixes else "_nomix"
-        return Path(self._get(self.config, "runs")) / f"{name}{suffix}"
+        return Path(self._get(self.config, "runs")) / f"{self._get(self.config, 'name')}{suffix}"
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """``fit``, ``validate`` and ``test``."""
+        return {name: arguments for name, arguments in LightningCLI.subcommands().items() if name != "predict"}
+
+    def before_instantiate_classes(self) -> None:
+        """Give the run its name, so that its saved config writes to the same folder."""
+        config = self._get_config()
+        if config.name is None:
+            config.name = Path(str(config.config[-1])).stem if config.config else "run"
 
     def before_fit(self) -> None:
         """Keep an earlier run of the same name, unless this one goes on from it."""
+        self._prepare()
         if self._get(self.config, "ckpt_path") is None:
             _keep_earlier(self.run_dir)
 
     def before_validate(self) -> None:
         """Take the run's last checkpoint unless another is given."""
         self._default_checkpoint()
+        self._prepare()
 
     def before_test(self) -> None:
         """Take the run's last checkpoint unless another is given."""
         self._default_checkpoint()
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Open the data, build the detector and look for the checkpoint before anything is written."""
+        stage, checkpoint = str(self.subcommand), self._get(self.config_init, "ckpt_path")
+        try:
+            self.datamodule.setup(stage)
+            self.model.build(stage, self.datamodule.class_names)
+            if stage == "fit":
+                self.datamodule.check_schedule(self.trainer.max_epochs)
+            if checkpoint not in (None, "best", "last", "hpc", "registry") and not Path(checkpoint).exists():
+                raise FileNotFoundError(f"{checkpoint}: no such checkpoint")
+        except (ValueError, TypeError, OSError, RuntimeError) as error:
+            self.parser.error(str(error))
 
     def after_fit(self) -> None:
         """Say what came out, and where to look."""
@@ -108,7 +132,12 @@ class DetmixCLI(LightningCLI):
 
     @rank_zero_only
     def _say_result(self, file: Path) -> None:
-        if self.model.evaluation is not None:
+        if self.model.evaluation is None:
+            Console().print(
+                f"Nothing was evaluated: training stopped at epoch {self.trainer.current_epoch} of "
+                f"--trainer.max_epochs {self.trainer.max_epochs}. A finished run goes on with a higher number."
+            )
+        else:
             numbers = self.model.evaluation.metrics()
             line = f"AP {numbers['AP']:.3f}  AP50 {numbers['AP50']:.3f} (COCO)  AP50 {numbers['voc/AP50']:.3f} (VOC)"
             Console().print(f"[bold]{line}[/bold]\nSee {file}", soft_wrap=True)
@@ -132,6 +161,7 @@ class DetmixCLI(LightningCLI):
         folder = run_dir / "checkpoints"
         return [
             MixupSchedule(),
+            ValidateAtTheEnd(),
             Throughput(),
             LearningRateMonitor("step"),
             ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False),
@@ -141,10 +171,6 @@ class DetmixCLI(LightningCLI):
 
     def _get_config(self) -> Any:
         return self.config.get(str(self.subcommand), self.config)
-
-    def _config_name(self) -> str:
-        files = self._get(self.config, "config") or []
-        return Path(str(files[-1])).stem if files else "run"
 
 
 def cli_main(args: Sequence[str] | None = None) -> DetmixCLI:
@@ -165,6 +191,7 @@ def cli_main(args: Sequence[str] | None = None) -> DetmixCLI:
             save_config_callback=None,
             seed_everything_default=0,
             trainer_defaults={"log_every_n_steps": 10},
+            auto_configure_optimizers=False,
         )
 
 
@@ -175,14 +202,10 @@ def _keep_earlier(run_dir: Path) -> None:
         Console().print(f"The earlier run in {run_dir} is now in {kept}.")
 
 
-def _share_cores(num_workers: int) -> None:
-    """Threads and workers together take the cores, not more: oversubscribed, a step takes several times as long."""
-    if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) - num_workers))
-
-
-def _has_bf16() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+def _has_bf16(accelerator: str | None) -> bool:
+    """Whether the training will be on a GPU that computes in bf16."""
+    chosen = accelerator in (None, "auto", "gpu", "cuda")
+    return chosen and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _as_list(callbacks: Any) -> list[L.Callback]:

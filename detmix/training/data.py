@@ -96,14 +96,14 @@ class DetectionData(L.LightningDataModule):
             annotations: COCO annotation file of a split, below the root.
             images: COCO image folder of a split, below the root.
             class_names: VOC: classes in the order of their labels, instead of the training data's in
-                alphabetical order. COCO: checked against the file.
+                alphabetical order. COCO: the names that the file must have, in the order of their labels.
             shapes: settings of the made-up scenes.
             mixup: how training samples are mixed; null does not mix.
             augment: torchvision v2 transforms for each training image, before mixing; a horizontal flip
                 half of the time unless given.
             batch_size: images in a batch of one device.
-            num_workers: processes that load data; null takes up to 8 with a GPU, and none without, where
-                they would take the cores from the training.
+            num_workers: processes that load data; null takes up to 8 where a GPU trains, and none on a CPU,
+                where they would take the cores from the training.
             seed: of the mixing and of the made-up scenes.
 
         Raises:
@@ -120,7 +120,7 @@ class DetectionData(L.LightningDataModule):
         self.mixup = mixup
         self.augment = Augment(augment)
         self.batch_size = batch_size
-        self.num_workers = _default_workers() if num_workers is None else num_workers
+        self.num_workers = num_workers
         self.seed = seed
         self._evaluated: dict[str, Any] = {}
         first, *others = self.splits["train"]
@@ -147,10 +147,25 @@ class DetectionData(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Open what the stage evaluates on, so that a mistake in it shows before the training."""
+        if self.trainer is not None:
+            self._share_cores()
         if stage in ("fit", "validate"):
             self.evaluated_set("val")
         elif stage == "test":
             self.evaluated_set("test")
+
+    def check_schedule(self, max_epochs: int | None) -> None:
+        """Raise ValueError for a ``no_mixup_epochs`` under which nothing would be mixed, or whose end is unknown."""
+        unmixed = self.mixup.no_mixup_epochs if self.mixup else 0
+        if not self.mixes or unmixed == 0:
+            return
+        if max_epochs is None or max_epochs < 0:
+            raise ValueError("mixup.no_mixup_epochs counts from the last epoch: set trainer.max_epochs")
+        if not 0 <= unmixed < max_epochs:
+            raise ValueError(
+                f"mixup.no_mixup_epochs must lie in 0 ... {max_epochs - 1}, below trainer.max_epochs={max_epochs}, "
+                f"got {unmixed}. To train without mixing pass --data.mixup null"
+            )
 
     def start_epoch(self, epoch: int, max_epochs: int | None) -> None:
         """Tell the training set which epoch it is; mixing is off in the last ``no_mixup_epochs``."""
@@ -211,11 +226,25 @@ class DetectionData(L.LightningDataModule):
             shuffle=shuffle,
             drop_last=False,
             collate_fn=collate,
-            num_workers=self.num_workers,
+            num_workers=self._workers(),
             worker_init_fn=_one_thread,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self._workers() > 0,
+            pin_memory=self._on_gpu(),
         )
+
+    def _on_gpu(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+    def _workers(self) -> int:
+        if self.num_workers is not None:
+            return self.num_workers
+        return min(8, _cores()) if self._on_gpu() else 0
+
+    def _share_cores(self) -> None:
+        """On a CPU, threads and workers of all processes take the cores and no more, or a step takes far longer."""
+        assert self.trainer is not None
+        if not self._on_gpu():
+            torch.set_num_threads(max(1, _cores() // self.trainer.num_devices - self._workers()))
 
 
 def data_of(trainer: Any) -> DetectionData:
@@ -228,5 +257,6 @@ def _one_thread(worker: int) -> None:
     cv2.setNumThreads(0)
 
 
-def _default_workers() -> int:
-    return min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

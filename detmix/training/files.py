@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +50,8 @@ def read_history(run_dir: Path) -> list[dict[str, str]]:
         run_dir: the run's folder; the rows are in ``csv/version_*/metrics.csv``.
 
     Returns:
-        One dict for each row; a quantity that was not logged in it is an empty string.
+        One dict for each row; a quantity that was not logged in it is an empty string. Steps that were done
+        again after an interruption are there once, as they were done last.
     """
     versions = sorted((run_dir / "csv").glob("version_*"), key=lambda folder: int(folder.name.split("_")[1]))
     rows: list[dict[str, str]] = []
@@ -57,5 +59,7 @@ def read_history(run_dir: Path) -> list[dict[str, str]]:
         file = folder / "metrics.csv"
         if file.exists():
             with file.open(newline="") as lines:
-                rows += csv.DictReader(lines)
+                continued = list(csv.DictReader(lines))
+            start = min((int(row["step"]) for row in continued), default=math.inf)
+            rows = [row for row in rows if int(row["step"]) < start] + continued
     return rows

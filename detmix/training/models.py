@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Literal
 from urllib.error import URLError
 
@@ -11,6 +12,7 @@ from torchvision.models import get_model, get_model_weights, list_models, resnet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
 Weights = Literal["backbone", "coco"]
@@ -32,12 +34,13 @@ def build_detector(name: str, num_classes: int, weights: Weights | None, **optio
         options: passed on to the builder, such as min_size, max_size, trainable_backbone_layers.
 
     Raises:
-        ValueError: no such detector, or no such weights for it.
+        ValueError: no such detector, no such weights for it, or no such option.
         RuntimeError: the weights could not be downloaded; the message says how to go on.
     """
     known = [SMALL, *list_models(torchvision_detection)]
     if name not in known:
         raise ValueError(f"there is no detector {name!r}; known are {', '.join(known)}")
+    _check_options(name, options)
     if name == SMALL:
         return _small(num_classes, weights, **options)
     if weights == "coco":
@@ -67,6 +70,17 @@ def _small(num_classes: int, weights: Weights | None, **options: Any) -> FasterR
         "box_batch_size_per_image": 32,
     }
     return FasterRCNN(backbone, **settings | options)
+
+
+def _check_options(name: str, options: dict[str, Any]) -> None:
+    """Torchvision takes any keyword and drops what it does not know; a typo is to be an error."""
+    callables: list[Any] = [FasterRCNN, GeneralizedRCNNTransform]
+    if name != SMALL:
+        callables.append(getattr(torchvision_detection, name))
+    known = {key for callable_ in callables for key in inspect.signature(callable_).parameters}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ValueError(f"model.options has no {', '.join(unknown)}; there are {', '.join(sorted(known))}")
 
 
 def _from_coco(name: str, num_classes: int, **options: Any) -> nn.Module:

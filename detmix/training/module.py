@@ -94,7 +94,6 @@ class DetectionModule(L.LightningModule):
             options: keyword arguments for the torchvision builder, such as min_size and max_size.
         """
         super().__init__()
-        self.save_hyperparameters()
         self.detector_name = detector
         self.weights = weights
         self.num_classes = num_classes
@@ -114,14 +113,29 @@ class DetectionModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Build the detector for the classes of the data."""
-        names = data_of(self.trainer).class_names
+        self.build(stage, data_of(self.trainer).class_names)
+
+    def build(self, stage: str, names: Sequence[str]) -> None:
+        """Build the detector, unless it is there already.
+
+        Args:
+            stage: ``fit``; or ``validate`` or ``test``, whose checkpoint brings the weights.
+            names: the classes, without background.
+
+        Raises:
+            ValueError: ``num_classes`` disagrees with the classes, or a setting of the detector is wrong.
+            TypeError: its losses cannot be weighted.
+            RuntimeError: the weights to start from could not be downloaded.
+        """
         if self.num_classes not in (None, len(names) + 1):
             raise ValueError(
                 f"model.num_classes is {self.num_classes}, but the data has {len(names)} classes and background, "
                 f"{len(names) + 1} in all: {', '.join(names)}. Leave it out and it comes from the data"
             )
         if self.detector is None:
-            model = build_detector(self.detector_name, len(names) + 1, self.weights, **self.options)
+            # COCO's detectors have a batch norm of another epsilon, so those are built with their weights
+            weights = self.weights if stage == "fit" or self.weights == "coco" else None
+            model = build_detector(self.detector_name, len(names) + 1, weights, **self.options)
             self.detector = weight_losses(model, self.objective, self.normalizer)
 
     def forward(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
