@@ -4,7 +4,7 @@ PY := .venv/bin/python
 
 .PHONY: help demo test lint format clean
 help:
-	@echo "make demo    train the quickstart and name its report (about 4 minutes on two CPU cores)"
+	@echo "make demo    train the quickstart and name its report (about 3 minutes on two CPU cores)"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
