@@ -10,13 +10,11 @@ import torch
 from torch.utils.data import Dataset
 
 from .canvas import image_size
-from .draws import generator_at
+from .draws import MIXING, generator_at
 from .mixing import check_alpha, check_share, mix_pair, sample_lambda
 from .targets import Target, check_target
 
 Sample = tuple[Any, Target]
-
-_STREAM = 2  # of the draws; a data set that mixes what is mixed already takes the next
 
 
 class MapDataset(Protocol):
@@ -83,7 +81,7 @@ class MixupDataset(Dataset[Sample]):
         self.min_weight = min_weight
         self.transform = transform
         self.seed = operator.index(seed)
-        self._stream: int = dataset._stream + 1 if isinstance(dataset, MixupDataset) else _STREAM
+        self._stream: int = dataset._stream + 1 if isinstance(dataset, MixupDataset) else MIXING
         self._shared = torch.tensor([0, 1]).share_memory_()  # epoch, enabled
 
     def set_epoch(self, epoch: int) -> None:

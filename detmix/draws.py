@@ -13,20 +13,22 @@ from typing import SupportsIndex
 
 import numpy as np
 
+MIXING = 0
+SCENES = 1 << 32
+AUGMENTATION = 2 << 32
+
 _WORD = (1 << 64) - 1
 
 
-def generator_at(
-    seed: SupportsIndex, epoch: SupportsIndex, index: SupportsIndex, stream: int = 0
-) -> np.random.Generator:
+def generator_at(seed: SupportsIndex, epoch: SupportsIndex, index: SupportsIndex, stream: int) -> np.random.Generator:
     """The generator that belongs to one sample of one epoch.
 
     Args:
         seed: any integer, Python's or numpy's; taken modulo 2**64.
         epoch: 0 or more.
         index: 0 or more.
-        stream: what the draws are for: 0 for made-up scenes, 1 for augmentation, 2 and up for mixing. Two
-            purposes with one seed are so kept from drawing the same numbers.
+        stream: what the draws are for: ``MIXING`` plus the depth of nesting, ``SCENES`` or ``AUGMENTATION``.
+            Two purposes with one seed are so kept from drawing the same numbers.
 
     Returns:
         A numpy generator over Philox with key (seed, epoch) and (index, stream) in the counter's upper

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from detmix import mix_pair, sample_lambda
-from detmix.draws import generator_at
+from detmix.draws import MIXING, generator_at
 
 from .factories import make_sample
 
@@ -207,7 +207,7 @@ def test_a_box_outside_the_image_is_refused():
 @settings(max_examples=25)
 @given(st.floats(0.01, 50))
 def test_ratios_have_the_moments_of_the_beta_distribution(alpha):
-    draws = sample_lambda(alpha, generator_at(0, 0, 0), 20_000)
+    draws = sample_lambda(alpha, generator_at(0, 0, 0, MIXING), 20_000)
     assert ((draws >= 0) & (draws <= 1)).all()
     variance = 1 / (4 * (2 * alpha + 1))
     assert abs(draws.mean() - 0.5) < 6 * np.sqrt(variance / 20_000)
@@ -215,11 +215,11 @@ def test_ratios_have_the_moments_of_the_beta_distribution(alpha):
 
 
 def test_alpha_zero_means_no_mixing():
-    assert sample_lambda(0, generator_at(0, 0, 0)) == 1.0
-    assert sample_lambda(0, generator_at(0, 0, 0), 3).tolist() == [1, 1, 1]
+    assert sample_lambda(0, generator_at(0, 0, 0, MIXING)) == 1.0
+    assert sample_lambda(0, generator_at(0, 0, 0, MIXING), 3).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("alpha", [-0.1, float("nan"), float("inf")])
 def test_alpha_below_zero_is_refused(alpha):
     with pytest.raises(ValueError, match="alpha must be a finite number of 0 or more"):
-        sample_lambda(alpha, generator_at(0, 0, 0))
+        sample_lambda(alpha, generator_at(0, 0, 0, MIXING))

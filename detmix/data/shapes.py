@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..draws import generator_at
+from ..draws import SCENES, generator_at
 from ..targets import Target
 
 CLASS_NAMES = ("circle", "square", "triangle")
@@ -82,7 +82,7 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
     def __getitem__(self, index: int) -> tuple[Any, Target]:
         """A (3, size, size) uint8 scene and its target."""
         index = range(self.num_scenes)[index]
-        rng = generator_at(self.seed, 0, index)
+        rng = generator_at(self.seed, 0, index, SCENES)
         boxes, labels = self._place(rng)
         target = {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels), "image_id": index}
         image = torch.from_numpy(self._draw(rng, boxes, labels))
@@ -90,7 +90,7 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
 
     def ground_truth(self) -> dict[str, Any]:
         """All scenes' objects as a COCO dict, for evaluation."""
-        placed = [(index, *self._place(generator_at(self.seed, 0, index))) for index in range(self.num_scenes)]
+        placed = [(index, *self._place(generator_at(self.seed, 0, index, SCENES))) for index in range(self.num_scenes)]
         objects = [(i, box, label) for i, boxes, labels in placed for box, label in zip(boxes, labels, strict=True)]
         return {
             "images": [{"id": i, "width": self.size, "height": self.size} for i in range(self.num_scenes)],

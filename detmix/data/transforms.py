@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision import tv_tensors
 
-from ..draws import generator_at
+from ..draws import AUGMENTATION, generator_at
 from ..targets import Target, require_xyxy, select_objects
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # a look-up on the network at every import
@@ -114,7 +114,7 @@ class Albumentations:
             return np.random.default_rng()
         if "image_id" not in target:
             raise ValueError(f"a seed needs targets with an image_id to draw for, got the keys {sorted(target)}")
-        return generator_at(self.seed, int(self._epoch), int(target["image_id"]), stream=1)
+        return generator_at(self.seed, int(self._epoch), int(target["image_id"]), AUGMENTATION)
 
     def _draw_from(self, generator: np.random.Generator) -> None:
         self._compose.set_random_state(generator, random.Random(int(generator.integers(2**63))))
