@@ -52,7 +52,7 @@ def build_detector(name: str, num_classes: int, weights: Weights | None, **optio
 def _small(num_classes: int, weights: Weights | None, **options: Any) -> FasterRCNN:
     """Faster R-CNN on the second and third stage of a ResNet-18, with a thin FPN, a small head and few proposals.
 
-    Strides are 8, 16 and, pooled, 32. A training step costs about a fiftieth of torchvision's R50-FPN.
+    Strides are 8, 16 and, pooled, 32.
     """
     if weights is not None:
         raise ValueError(f"{SMALL} has no pre-trained weights: pass weights=null, got {weights!r}")
