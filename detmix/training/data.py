@@ -135,6 +135,10 @@ class DetectionData(L.LightningDataModule):
         """Whether training samples are mixed at all."""
         return self.mixup is not None and self.mixup.alpha > 0 and self.mixup.p > 0
 
+    @property
+    def _unmixed_epochs(self) -> int:
+        return self.mixup.no_mixup_epochs if self.mixup else 0
+
     def evaluated_set(self, stage: str) -> Any:
         """The data set behind a stage, ``val`` or ``test``."""
         if stage not in self._evaluated:
@@ -156,7 +160,7 @@ class DetectionData(L.LightningDataModule):
 
     def check_schedule(self, max_epochs: int | None) -> None:
         """Raise ValueError for a ``no_mixup_epochs`` under which nothing would be mixed, or whose end is unknown."""
-        unmixed = self.mixup.no_mixup_epochs if self.mixup else 0
+        unmixed = self._unmixed_epochs
         if not self.mixes or unmixed == 0:
             return
         if max_epochs is None or max_epochs < 0:
@@ -169,7 +173,7 @@ class DetectionData(L.LightningDataModule):
 
     def start_epoch(self, epoch: int, max_epochs: int | None) -> None:
         """Tell the training set which epoch it is; mixing is off in the last ``no_mixup_epochs``."""
-        unmixed = self.mixup.no_mixup_epochs if self.mixup else 0
+        unmixed = self._unmixed_epochs
         self.train_set.set_epoch(epoch)
         self.train_set.enable(unmixed == 0 or max_epochs is None or epoch < max_epochs - unmixed)
 
@@ -224,7 +228,6 @@ class DetectionData(L.LightningDataModule):
             dataset,
             batch_size=self.batch_size,
             shuffle=shuffle,
-            drop_last=False,
             collate_fn=collate,
             num_workers=self._workers(),
             worker_init_fn=_one_thread,
