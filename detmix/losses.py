@@ -1,91 +1,213 @@
-"""Weighted losses: pure functions of logits, targets and weights.
+"""Weighted losses: pure functions of predictions, targets and shares.
 
 Each term comes unreduced, one value per row; ``reduce_rows`` is the one place where rows become a
-number. Letters: R sampled rows of all images, K classes including background.
+number. Letters: R rows (anchors, points or proposals), K classes including background, S layers: a row
+may learn from one object of each layer. Under the objective ``"pair"`` a layer is one of the mixed
+images; otherwise there is a single layer.
+
+What a row is to learn is given by its shares, (S, R), one for the object of each layer, 0 where there is
+none, and by its share of background, (R,). They need not add up to 1: a row of the objective
+``"weighted"`` has the share of its object and no background at all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 Normalizer = Literal["count", "weight"]
 
 
-def classification_rows(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Weighted cross entropy of each row.
+def classification_rows(logits: Tensor, labels: Tensor, shares: Tensor, background: Tensor) -> Tensor:
+    """Cross entropy of each row over its objects and the background, by their shares.
 
     Args:
         logits: (R, K) float.
-        labels: (R,) int64 in 0 ... K-1; 0 is background.
-        weights: (R,) float.
+        labels: (S, R) int64 in 0 ... K-1; any where the share is 0.
+        shares: (S, R) float.
+        background: (R,) float, the share of class 0.
 
     Returns:
-        (R,) ``weights * -log softmax(logits)[labels]``.
+        (R,) ``-sum_s shares[s] log p[labels[s]] - background log p[0]`` with p = softmax(logits).
 
-    Source: Ren et al., Faster R-CNN, arXiv:1506.01497, equation 1; weights as in Zhang et al., Bag of
-    Freebies for Training Object Detection Neural Networks, arXiv:1902.04103.
+    Source: Ren et al., Faster R-CNN, arXiv:1506.01497, equation 1; one share per object as in Zhang et al.,
+    Bag of Freebies for Training Object Detection Neural Networks, arXiv:1902.04103; a mixture of two
+    targets as in Zhang et al., mixup, arXiv:1710.09412.
     """
-    _check_rows(logits, weights)
-    return F.cross_entropy(logits, labels, reduction="none") * weights
+    _check_rows(logits, shares)
+    log_p = F.log_softmax(_full_precision(logits), dim=-1)
+    objects = log_p.gather(1, labels.T) * shares.T  # (R, S)
+    return -(objects.sum(1) + background * log_p[:, 0])
 
 
-def objectness_rows(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Weighted binary cross entropy of each row.
+def objectness_rows(logits: Tensor, shares: Tensor, background: Tensor) -> Tensor:
+    """Binary cross entropy of each row over object and background, by their shares.
 
     Args:
         logits: (R,) float.
-        labels: (R,) float in [0, 1]; 1 is object, 0 background.
-        weights: (R,) float.
+        shares: (S, R) float.
+        background: (R,) float.
 
     Returns:
-        (R,) ``weights * BCE(sigmoid(logits), labels)``.
+        (R,) ``-sum_s shares[s] log p - background log(1 - p)`` with p = sigmoid(logits).
 
     Source: as ``classification_rows``.
     """
-    _check_rows(logits, weights)
-    return F.binary_cross_entropy_with_logits(logits, labels, reduction="none") * weights
+    _check_rows(logits, shares)
+    logits = _full_precision(logits)
+    return shares.sum(0) * F.softplus(-logits) + background * F.softplus(logits)
 
 
-def box_rows(deltas: Tensor, targets: Tensor, weights: Tensor, *, beta: float = 1 / 9) -> Tensor:
-    """Weighted smooth L1 loss of each row, summed over its four coordinates.
+def focal_rows(
+    logits: Tensor, labels: Tensor, shares: Tensor, background: Tensor, *, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """Sigmoid focal loss of each row, summed over its classes: a binary loss for each.
+
+    A share says yes to one class and no to all the others; the background's says no to all.
 
     Args:
-        deltas: (R, 4) float, predicted box deltas.
-        targets: (R, 4) float, encoded ground truth.
-        weights: (R,) float.
-        beta: where the loss turns from quadratic to linear; torchvision's Faster R-CNN uses 1/9.
+        logits: (R, K) float.
+        labels: (S, R) int64 in 0 ... K-1; any where the share is 0.
+        shares: (S, R) float.
+        background: (R,) float.
+        alpha: weight of yes; no has 1 - alpha.
+        gamma: exponent that plays down what is already right.
+
+    Returns:
+        (R,) ``sum_s shares[s] F(labels[s]) + background F(none)`` with
+        ``F(c) = sum_k FL(logits[k], 1 if k == c else 0)``.
+
+    Source: Lin et al., Focal Loss for Dense Object Detection, arXiv:1708.02002; the defaults are torchvision's.
+    """
+    _check_rows(logits, shares)
+    logits = _full_precision(logits)
+    chosen = logits.gather(1, labels.T)  # (R, S)
+    no, yes = logits.new_zeros(()), logits.new_ones(())
+    against = _focal(logits, no, alpha, gamma).sum(1) * (shares.sum(0) + background)
+    turned = _focal(chosen, yes, alpha, gamma) - _focal(chosen, no, alpha, gamma)
+    return against + (turned * shares.T).sum(1)
+
+
+def smooth_l1_rows(deltas: Tensor, targets: Tensor, shares: Tensor, *, beta: float) -> Tensor:
+    """Smooth L1 loss of each row, summed over its four coordinates.
+
+    Args:
+        deltas: (..., 4) float, predicted box deltas.
+        targets: (..., 4) float, encoded ground truth.
+        shares: (...,) float.
+        beta: where the loss turns from quadratic to linear: 1/9 in torchvision's Faster R-CNN, 1 in its SSD;
+            0 is the L1 loss of its RetinaNet.
+
+    Returns:
+        (...,) float.
+
+    Source: Girshick, Fast R-CNN, arXiv:1504.08083, equation 3.
+    """
+    _check_rows(deltas[..., 0], shares)
+    values = F.smooth_l1_loss(_full_precision(deltas), _full_precision(targets), beta=beta, reduction="none")
+    return values.sum(-1) * shares
+
+
+def iou_rows(
+    boxes: Tensor, targets: Tensor, shares: Tensor, *, loss: Callable[..., Tensor] = generalized_box_iou_loss
+) -> Tensor:
+    """Loss of each row by the overlap of its box with the ground truth.
+
+    Args:
+        boxes: (R, 4) float, predicted, xyxy.
+        targets: (R, 4) float, ground truth, xyxy.
+        shares: (R,) float.
+        loss: torchvision's ``generalized_box_iou_loss``, ``distance_box_iou_loss`` or ``complete_box_iou_loss``.
 
     Returns:
         (R,) float.
 
-    Source: Girshick, Fast R-CNN, arXiv:1504.08083, equation 3.
+    Source: Rezatofighi et al., Generalized Intersection over Union, arXiv:1902.09630; Zheng et al.,
+    Distance-IoU Loss, arXiv:1911.08287.
     """
-    _check_rows(deltas, weights)
-    return F.smooth_l1_loss(deltas, targets, beta=beta, reduction="none").sum(1) * weights
+    _check_rows(boxes, shares)
+    return loss(_full_precision(boxes), _full_precision(targets), reduction="none") * shares
 
 
-def reduce_rows(rows: Tensor, weights: Tensor, normalizer: Normalizer) -> Tensor:
-    """Sum of the rows over a denominator.
+def centerness_rows(logits: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
+    """Binary cross entropy of each row's centre-ness.
 
     Args:
-        rows: (S,) weighted losses, S <= R: a term may exist for some of the sampled rows only.
-        weights: (R,) weights of *all* sampled rows, background rows included.
-        normalizer: ``"count"`` divides by R, as torchvision does; ``"weight"`` by the sum of weights.
+        logits: (R,) float.
+        targets: (R,) float in [0, 1].
+        shares: (R,) float.
 
     Returns:
-        A scalar; 0 where there are no rows, or where all weights are 0.
+        (R,) float.
+
+    Source: Tian et al., FCOS, arXiv:1904.01355, equation 3.
+    """
+    _check_rows(logits, shares)
+    return F.binary_cross_entropy_with_logits(_full_precision(logits), targets, reduction="none") * shares
+
+
+def mask_rows(logits: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
+    """Binary cross entropy of each row's mask, averaged over its pixels.
+
+    Args:
+        logits: (..., M, M) float, the mask predicted for the class of the row's object.
+        targets: (..., M, M) float in [0, 1].
+        shares: (...,) float.
+
+    Returns:
+        (...,) float.
+
+    Source: He et al., Mask R-CNN, arXiv:1703.06870, section 3.
+    """
+    _check_rows(logits[..., 0, 0], shares)
+    pixels = F.binary_cross_entropy_with_logits(_full_precision(logits), targets.to(shares.dtype), reduction="none")
+    return pixels.mean((-2, -1)) * shares
+
+
+def keypoint_rows(logits: Tensor, cells: Tensor, shares: Tensor) -> Tensor:
+    """Cross entropy of each visible keypoint over the cells of its heat map.
+
+    Args:
+        logits: (R, L) float, a heat map of L cells for each keypoint.
+        cells: (R,) int64 in 0 ... L-1, where the keypoint is.
+        shares: (R,) float.
+
+    Returns:
+        (R,) float.
+
+    Source: He et al., Mask R-CNN, arXiv:1703.06870, section 5.
+    """
+    _check_rows(logits, shares)
+    return F.cross_entropy(_full_precision(logits), cells, reduction="none") * shares
+
+
+def reduce_rows(rows: Tensor, weights: Tensor, normalizer: Normalizer, *, counted: Tensor | None = None) -> Tensor:
+    """Sum of the rows over a denominator, along the last dimension.
+
+    Args:
+        rows: (..., R) weighted losses.
+        weights: (..., R) weights of the rows.
+        normalizer: ``"count"`` divides by the number of rows, as torchvision does; ``"weight"`` by the sum
+            of their weights.
+        counted: (..., R) bool, the rows that enter the denominator; None for all.
+
+    Returns:
+        (...,) float. The denominator is at least 1, so that rows without weight give 0, and few faint
+        objects do not outweigh a whole background.
 
     Raises:
         ValueError: the normalizer is unknown.
     """
     check_normalizer(normalizer)
-    if normalizer == "count":
-        return rows.sum() / max(len(weights), 1)
-    total = weights.sum()
-    return rows.sum() / total.where(total > 0, 1.0)
+    if counted is None:
+        counted = torch.ones_like(weights, dtype=torch.bool)
+    total = counted if normalizer == "count" else weights.where(counted, 0.0)
+    return rows.sum(-1) / total.sum(-1).clamp(min=1)
 
 
 def check_normalizer(normalizer: str) -> None:
@@ -94,6 +216,15 @@ def check_normalizer(normalizer: str) -> None:
         raise ValueError(f"normalizer must be 'count' or 'weight', got {normalizer!r}")
 
 
-def _check_rows(rows: Tensor, weights: Tensor) -> None:
-    if len(rows) != len(weights):
-        raise ValueError(f"weights must have one value per row: got {len(weights)} for {len(rows)} rows")
+def _focal(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:
+    return sigmoid_focal_loss(logits, target.expand_as(logits), alpha=alpha, gamma=gamma, reduction="none")
+
+
+def _full_precision(values: Tensor) -> Tensor:
+    """At least float32, also where autocast gave half precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _check_rows(rows: Tensor, shares: Tensor) -> None:
+    if rows.shape[:1] != shares.shape[-1:] and rows.shape != shares.shape:
+        raise ValueError(f"shares must have one value per row: got {tuple(shares.shape)} for rows {tuple(rows.shape)}")

@@ -2,3 +2,5 @@
 
 from .adapter import unweight_losses as unweight_losses
 from .adapter import weight_losses as weight_losses
+from .rows import Objective as Objective
+from .validation import losses_and_detections as losses_and_detections

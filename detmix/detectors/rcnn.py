@@ -1,10 +1,10 @@
-"""Weighted losses inside torchvision's two-stage detectors: the region proposal network and the box head.
+"""Weighted losses inside torchvision's two-stage detectors: the region proposal network and the heads.
 
-Letters: B images, A anchors of one image, R sampled rows of all images, N objects of one image, K
-classes including background.
+Letters: B images, A anchors of one image, R sampled rows of all images, P those of them on an object, N
+objects of one image, S layers (see ``rows``), K classes including background, M side of a mask.
 
-The rows, their order and every draw of torchvision's samplers are torchvision's own; only what is
-summed differs. So the weighted and the plain loss of one seed are over the same rows.
+Rows are matched by torchvision's matchers and drawn by its samplers, in its order: with one layer the
+weighted and the plain loss of one seed are over the same rows.
 """
 
 from __future__ import annotations
@@ -13,44 +13,58 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.roi_heads import RoIHeads, keypoints_to_heatmap, project_masks_on_boxes
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
-from ..losses import Normalizer, box_rows, classification_rows, objectness_rows, reduce_rows
-from ..targets import Target, visible_shares
+from ..losses import (
+    Normalizer,
+    classification_rows,
+    keypoint_rows,
+    mask_rows,
+    objectness_rows,
+    reduce_rows,
+    smooth_l1_rows,
+)
+from ..targets import Target
+from .checks import are_weighted
+from .rows import Objective, RowTargets, align, groups_of, join, matched_boxes, row_targets
+
+_BETA = 1 / 9  # torchvision's
 
 
-class MatchedAnchors(NamedTuple):
-    """What the anchors of one image are to learn."""
+class AnchorTargets(NamedTuple):
+    """What the anchors of one image are to learn; takes the place of torchvision's tensor of labels."""
 
-    labels: Tensor  # (A,) float: 1 object, 0 background, -1 ignored
-    weights: Tensor  # (A,) float: the matched object's weight, 1 for background
+    rows: RowTargets
+    anchors: Tensor  # (A, 4)
+    target: Target
 
 
 class WeightedRegionProposalNetwork(RegionProposalNetwork):
     """torchvision's region proposal network; objectness and box loss honour the objects' weights."""
 
-    objective: str
+    objective: Objective
     normalizer: Normalizer
 
     def assign_targets_to_anchors(self, anchors: list[Tensor], targets: list[Target]) -> tuple[list[Any], list[Tensor]]:
-        """Match anchors to objects; with weighted targets, labels come as ``MatchedAnchors``."""
-        if not _are_weighted(self, targets):
-            return super().assign_targets_to_anchors(anchors, targets)
-        matches = [self._match(*pair) for pair in zip(anchors, targets, strict=True)]
-        return [matched for matched, _ in matches], [boxes for _, boxes in matches]
+        """Match anchors to objects; with weighted targets, labels come as ``AnchorTargets``.
 
-    def _match(self, anchors: Tensor, target: Target) -> tuple[MatchedAnchors, Tensor]:
-        boxes, weights = target["boxes"], visible_shares(target)
+        torchvision passes both results on to ``compute_loss``, the boxes encoded against the anchors. The
+        weighted loss encodes for itself, and only the sampled rows, so it gets the anchors back as boxes.
+        """
+        if not are_weighted(targets, self.objective):
+            return super().assign_targets_to_anchors(anchors, targets)
+        return [AnchorTargets(self._match(*image), *image) for image in zip(anchors, targets, strict=True)], anchors
+
+    def _match(self, anchors: Tensor, target: Target) -> RowTargets:
+        groups = groups_of(target, self.objective)
+        return row_targets([self._match_group(anchors, group["boxes"]) for group in groups], groups, self.objective)
+
+    def _match_group(self, anchors: Tensor, boxes: Tensor) -> Tensor:
         if not len(boxes):
-            return MatchedAnchors(anchors.new_zeros(len(anchors)), anchors.new_ones(len(anchors))), torch.zeros_like(
-                anchors
-            )
-        matched = self.proposal_matcher(self.box_similarity(boxes, anchors))  # (A,) row of boxes, or negative
-        labels = (matched >= 0).to(torch.float32)
-        labels = labels.where(matched != self.proposal_matcher.BETWEEN_THRESHOLDS, -1.0)
-        rows = matched.clamp(min=0)
-        return MatchedAnchors(labels, weights[rows].where(matched >= 0, 1.0)), boxes[rows]
+            return torch.full((len(anchors),), self.proposal_matcher.BELOW_LOW_THRESHOLD, device=anchors.device)
+        matched: Tensor = self.proposal_matcher(self.box_similarity(boxes, anchors))
+        return matched
 
     def compute_loss(
         self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Any], regression_targets: list[Tensor]
@@ -58,23 +72,24 @@ class WeightedRegionProposalNetwork(RegionProposalNetwork):
         """Objectness and box loss over the sampled anchors of all images."""
         if isinstance(labels[0], Tensor):
             return super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
-        classes = [matched.labels for matched in labels]
-        positives, negatives = (torch.where(torch.cat(rows))[0] for rows in self.fg_bg_sampler(classes))
-        sampled = torch.cat([positives, negatives])  # (R,)
-        weights = torch.cat([matched.weights for matched in labels])
-        sampled_weights = weights[sampled]
-        objectness_loss = objectness_rows(objectness.flatten()[sampled], torch.cat(classes)[sampled], sampled_weights)
-        box_loss = box_rows(pred_bbox_deltas[positives], torch.cat(regression_targets)[positives], weights[positives])
+        positives, negatives = self.fg_bg_sampler([image.rows.sampler_labels() for image in labels])
+        sampled = torch.where(torch.cat(positives) | torch.cat(negatives))[0]  # (R,)
+        targets = [image.target for image in labels]
+        rows = join([image.rows for image in labels], targets).at(sampled)
+        boxes = torch.cat([target["boxes"] for target in targets])
+        anchors = torch.cat([image.anchors for image in labels])[sampled]
+        box_loss = _box_rows(self, pred_bbox_deltas[sampled].expand(len(rows.objects), -1, 4), rows, boxes, anchors)
+        objectness_loss = objectness_rows(objectness.flatten()[sampled], rows.shares, rows.background)
         return (
-            reduce_rows(objectness_loss, sampled_weights, self.normalizer),
-            reduce_rows(box_loss, sampled_weights, self.normalizer),
+            reduce_rows(objectness_loss, rows.masses, self.normalizer),
+            reduce_rows(box_loss, rows.masses, self.normalizer),
         )
 
 
 class WeightedRoIHeads(RoIHeads):
-    """torchvision's box head; class and box loss honour the objects' weights."""
+    """torchvision's box, mask and keypoint heads; their losses honour the objects' weights."""
 
-    objective: str
+    objective: Objective
     normalizer: Normalizer
 
     def forward(
@@ -85,50 +100,107 @@ class WeightedRoIHeads(RoIHeads):
         targets: list[Target] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """As torchvision's; in training with weighted targets, the losses are the weighted ones."""
-        if not self.training or targets is None or not _are_weighted(self, targets):
+        if not self.training or targets is None or not are_weighted(targets, self.objective):
             return super().forward(features, proposals, image_shapes, targets)
-        proposals, matched, labels, deltas = self.select_training_samples(proposals, targets)
+        proposals, images = self._sample(proposals, targets)
         pooled = self.box_roi_pool(features, proposals, image_shapes)
         logits, box_regression = self.box_predictor(self.box_head(pooled))
-        weights = [_row_weights(*image) for image in zip(targets, matched, labels, strict=True)]
-        return [], self._losses(logits, box_regression, torch.cat(labels), torch.cat(deltas), torch.cat(weights))
+        losses = self._box_losses(logits, box_regression, join(images, targets), proposals, targets)
+        if self.has_mask() or self.has_keypoint():
+            positives = [torch.where(rows.foreground)[0] for rows in images]
+            proposals = [boxes[rows] for boxes, rows in zip(proposals, positives, strict=True)]
+            images = align([targets.at(rows) for targets, rows in zip(images, positives, strict=True)])
+        if self.has_mask():
+            pooled = self.mask_roi_pool(features, proposals, image_shapes)
+            losses["loss_mask"] = self._mask_loss(
+                self.mask_predictor(self.mask_head(pooled)), images, proposals, targets
+            )
+        if self.has_keypoint():
+            pooled = self.keypoint_roi_pool(features, proposals, image_shapes)
+            logits = self.keypoint_predictor(self.keypoint_head(pooled))
+            losses["loss_keypoint"] = self._keypoint_loss(logits, images, proposals, targets)
+        return [], losses
 
-    def _losses(
-        self, logits: Tensor, box_regression: Tensor, labels: Tensor, deltas: Tensor, weights: Tensor
+    def _sample(self, proposals: list[Tensor], targets: list[Target]) -> tuple[list[Tensor], list[RowTargets]]:
+        self.check_targets(targets)
+        boxes = [target["boxes"].to(proposals[0].dtype) for target in targets]
+        proposals = self.add_gt_proposals(proposals, boxes)
+        images = [self._match(*image) for image in zip(proposals, targets, strict=True)]
+        sampled = self.subsample([rows.sampler_labels() for rows in images])
+        return (
+            [boxes[rows] for boxes, rows in zip(proposals, sampled, strict=True)],
+            [targets.at(rows) for targets, rows in zip(images, sampled, strict=True)],
+        )
+
+    def _match(self, proposals: Tensor, target: Target) -> RowTargets:
+        groups = groups_of(target, self.objective)
+        boxes, labels = ([group[key] for group in groups] for key in ("boxes", "labels"))
+        matched, found = self.assign_targets_to_proposals([proposals] * len(groups), boxes, labels)
+        # torchvision's labels are 0 for background and -1 for ignored: one less is what its matcher says
+        rows = [match.where(label > 0, label - 1) for match, label in zip(matched, found, strict=True)]
+        return row_targets(rows, groups, self.objective)
+
+    def _box_losses(
+        self, logits: Tensor, box_regression: Tensor, rows: RowTargets, proposals: list[Tensor], targets: list[Target]
     ) -> dict[str, Tensor]:
-        objects = torch.where(labels > 0)[0]  # rows of images without boxes have no finite deltas
-        predicted = box_regression.reshape(len(labels), -1, 4)[objects, labels[objects]]
+        everyone = torch.arange(len(logits), device=logits.device)
+        deltas = box_regression.reshape(len(logits), -1, 4)[everyone, rows.labels]  # (S, R, 4)
+        boxes = torch.cat([target["boxes"] for target in targets])
         losses = {
-            "loss_classifier": classification_rows(logits, labels, weights),
-            "loss_box_reg": box_rows(predicted, deltas[objects], weights[objects]),
+            "loss_classifier": classification_rows(logits, rows.labels, rows.shares, rows.background),
+            "loss_box_reg": _box_rows(self, deltas, rows, boxes, torch.cat(proposals)),
         }
-        return {name: reduce_rows(values, weights, self.normalizer) for name, values in losses.items()}
+        return {name: reduce_rows(values, rows.masses, self.normalizer) for name, values in losses.items()}
+
+    def _mask_loss(
+        self, logits: Tensor, images: list[RowTargets], proposals: list[Tensor], targets: list[Target]
+    ) -> Tensor:
+        truth = torch.cat(
+            [
+                _project(target["masks"], boxes, rows.objects, logits.shape[-1])
+                for target, boxes, rows in zip(targets, proposals, images, strict=True)
+            ],
+            dim=1,
+        )  # (S, P, M, M)
+        rows = join(images, targets)
+        chosen = logits[torch.arange(len(logits), device=logits.device), rows.labels]
+        values = mask_rows(chosen, truth, rows.shares).sum(0)
+        return reduce_rows(values, rows.shares.sum(0), self.normalizer)
+
+    def _keypoint_loss(
+        self, logits: Tensor, images: list[RowTargets], proposals: list[Tensor], targets: list[Target]
+    ) -> Tensor:
+        found = [
+            _cells(target["keypoints"], boxes, rows.objects, logits.shape[-1])
+            for target, boxes, rows in zip(targets, proposals, images, strict=True)
+        ]
+        cells, visible = (torch.cat(columns, dim=1) for columns in zip(*found, strict=True))  # (S, P, keypoints)
+        shares = join(images, targets).shares[..., None] * visible
+        layer, row, keypoint = torch.where(visible)
+        values = torch.zeros_like(shares, dtype=torch.promote_types(logits.dtype, shares.dtype))
+        values[layer, row, keypoint] = keypoint_rows(
+            logits.flatten(2)[row, keypoint], cells[layer, row, keypoint], shares[layer, row, keypoint]
+        )
+        counted = visible.any(0).flatten()
+        return reduce_rows(values.sum(0).flatten(), shares.sum(0).flatten(), self.normalizer, counted=counted)
 
 
-def _are_weighted(head: WeightedRegionProposalNetwork | WeightedRoIHeads, targets: list[Target]) -> bool:
-    if head.objective == "unweighted":
-        return False
-    for row, target in enumerate(targets):
-        _check_dtypes(row, target)
-    return any("weights" in target for target in targets)
+def _box_rows(
+    head: WeightedRegionProposalNetwork | WeightedRoIHeads, deltas: Tensor, rows: RowTargets, boxes: Tensor, own: Tensor
+) -> Tensor:
+    """Box loss of each row, (R,), from deltas (S, R, 4) and the boxes (R, 4) that they start from."""
+    wanted = matched_boxes(boxes, rows.objects, own)
+    encoded = head.box_coder.encode_single(wanted.flatten(0, 1), own.expand_as(wanted).flatten(0, 1))
+    return smooth_l1_rows(deltas, encoded.view_as(wanted), rows.shares, beta=_BETA).sum(0)
 
 
-def _check_dtypes(row: int, target: Target) -> None:
-    """What can be checked without a look at the values, which would stop the GPU."""
-    weights, labels, count = target.get("weights"), target.get("labels"), len(target["boxes"])
-    if weights is None:
-        return
-    if not isinstance(weights, Tensor) or not weights.is_floating_point():
-        got = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
-        raise TypeError(f"weights of target {row} must be a tensor of a floating dtype, got {got}")
-    if weights.shape != (count,):
-        raise ValueError(f"weights of target {row} must have shape ({count},), one per box, got {tuple(weights.shape)}")
-    if labels is not None and getattr(labels, "dtype", None) != torch.int64:
-        raise TypeError(f"labels of target {row} must be an int64 tensor, got {getattr(labels, 'dtype', type(labels))}")
+def _project(masks: Tensor, boxes: Tensor, objects: Tensor, side: int) -> Tensor:
+    """The masks of the matched objects inside the proposals of one image: (S, P, M, M)."""
+    return torch.stack([project_masks_on_boxes(masks, boxes, rows.clamp(min=0), side) for rows in objects])
 
 
-def _row_weights(target: Target, matched: Tensor, labels: Tensor) -> Tensor:
-    """Weight of each sampled row of one image: the matched object's, or 1 for background."""
-    if not len(target["boxes"]):
-        return labels.new_ones(labels.shape, dtype=torch.float32)
-    return visible_shares(target)[matched].where(labels > 0, 1.0)
+def _cells(keypoints: Tensor, boxes: Tensor, objects: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Where the keypoints of the matched objects fall in the heat maps of one image, and whether: (S, P, keypoints)."""
+    found = [keypoints_to_heatmap(keypoints[rows.clamp(min=0)], boxes, side) for rows in objects]
+    cells, visible = (torch.stack(columns) for columns in zip(*found, strict=True))
+    return cells, visible.bool() & (objects >= 0)[..., None]

@@ -1,0 +1,58 @@
+"""The door of the adapted losses: whether targets carry weights, and whether those make sense.
+
+Values are looked at on the CPU only: on a GPU that would stop the queue at every step.
+``detmix.check_target``, which the data sets call, looks at all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..targets import Target
+from .rows import Objective
+
+
+def are_weighted(targets: Sequence[Target], objective: Objective) -> bool:
+    """Whether the losses of a batch are ours to compute: torchvision's own are right where nothing has weights.
+
+    Raises:
+        TypeError: weights, sources or labels are of a wrong type or dtype.
+        ValueError: they have a wrong shape or lie on another device; a weight is outside [0, 1].
+    """
+    if objective == "unweighted":
+        return False
+    for row, target in enumerate(targets):
+        _check_column(row, target, "weights")
+        _check_column(row, target, "sources")
+        _check_column(row, target, "labels")
+        _check_values(row, target)
+    return any("weights" in target for target in targets)
+
+
+def _check_column(row: int, target: Target, key: str) -> None:
+    if key not in target:
+        return
+    column, boxes = target[key], target["boxes"]
+    wanted = "a floating dtype" if key == "weights" else "dtype int64"
+    if not isinstance(column, Tensor):
+        raise TypeError(f"{key} of target {row} must be a tensor of {wanted}, got {type(column).__name__}")
+    if not (column.is_floating_point() if key == "weights" else column.dtype == torch.int64):
+        raise TypeError(f"{key} of target {row} must be a tensor of {wanted}, got {column.dtype}")
+    if column.shape != boxes.shape[:1]:
+        shape = tuple(boxes.shape[:1])
+        raise ValueError(f"{key} of target {row} must have shape {shape}, one per box, got {tuple(column.shape)}")
+    if column.device != boxes.device:
+        raise ValueError(f"{key} of target {row} must be on {boxes.device}, as its boxes, got {column.device}")
+
+
+def _check_values(row: int, target: Target) -> None:
+    weights = target.get("weights")
+    if weights is None or weights.device.type != "cpu":
+        return
+    wrong = torch.where(~((weights >= 0) & (weights <= 1)))[0].tolist()
+    if wrong:
+        value = float(weights[wrong[0]])
+        raise ValueError(f"weights of target {row} must lie in [0, 1], got {value} for object {wrong[0]}")

@@ -1,0 +1,66 @@
+"""What the one-stage detectors share: every anchor of every image is a row.
+
+Letters: B images, A anchors (or points) of one image, R = B * A rows, S layers (see ``rows``), M matches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..targets import Target
+from .rows import Objective, RowTargets, groups_of, join, row_targets
+
+
+class Groups(list[Target]):
+    """The groups of all images, in the place of torchvision's list of targets.
+
+    torchvision matches each member with the anchors beside it and hands all of them to the head: so its
+    matching, whatever it is, runs once for each group.
+    """
+
+    def __init__(self, targets: Sequence[Target], objective: Objective) -> None:
+        self.targets = targets
+        self.objective = objective
+        self.by_image = [groups_of(target, objective) for target in targets]
+        super().__init__(group for groups in self.by_image for group in groups)
+
+    def repeat(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """What belongs to an image, once for each of its groups."""
+        return [image for image, groups in zip(images, self.by_image, strict=True) for _ in groups]
+
+    def of_rows(self, anchors: Sequence[Tensor]) -> Tensor:
+        """The anchors of all rows, (R, 4), from those of each group."""
+        parts = iter(anchors)
+        return torch.cat([[next(parts) for _ in groups][0] for groups in self.by_image])
+
+    def rows(self, matched: Sequence[Tensor]) -> RowTargets:
+        """What the rows of all images are to learn, from the matches of each group."""
+        parts = iter(matched)
+        images = [row_targets([next(parts) for _ in groups], groups, self.objective) for groups in self.by_image]
+        return join(images, self.targets)
+
+
+class Matches(NamedTuple):
+    """The pairs of a row and an object that it predicts."""
+
+    layers: Tensor  # (M,) int64
+    rows: Tensor  # (M,) int64
+    boxes: Tensor  # (M, 4) float, of the objects
+    shares: Tensor  # (M,) float
+
+    @staticmethod
+    def of(rows: RowTargets, targets: Sequence[Target]) -> Matches:
+        """All of them, layer by layer."""
+        layers, numbers = torch.where(rows.objects >= 0)
+        boxes = torch.cat([target["boxes"] for target in targets])
+        return Matches(layers, numbers, boxes[rows.objects[layers, numbers]], rows.shares[layers, numbers])
+
+    def by_row(self, values: Tensor, like: RowTargets) -> Tensor:
+        """Values of the matches, (M,), summed by row, (R,)."""
+        spread = values.new_zeros(like.shares.shape)
+        spread[self.layers, self.rows] = values
+        return spread.sum(0)

@@ -1,0 +1,139 @@
+"""``losses_and_detections``: what a detector in evaluation mode loses and finds, from one pass of its backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.fcos import FCOS
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.retinanet import RetinaNet
+from torchvision.models.detection.ssd import SSD
+
+from ..targets import Target
+from .ssd import match_boxes
+
+Call = tuple[tuple[Any, ...], Any]
+
+
+def losses_and_detections(
+    model: nn.Module, images: Sequence[Tensor], targets: Sequence[Target]
+) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+    """Losses and detections of a batch, as in evaluation: a validation loss that leaves no trace.
+
+    The backbone runs once; the region proposal network and the heads of a two-stage detector run a second
+    time for the losses, on as many proposals as in training. Batch-norm statistics stay, dropout is off,
+    every module gets its mode back, and the caller's random state is untouched: rows are drawn with a
+    fixed seed, so that the same weights and batch give the same losses.
+
+    Args:
+        model: a detector of torchvision's, adapted by ``weight_losses`` or not, in either mode.
+        images: (C, H, W) float tensors in [0, 1], as the model takes them.
+        targets: a dict for each image, as in training; not changed.
+
+    Returns:
+        The losses that the model has in training, by name; and what it returns in evaluation. Gradients are
+        recorded as the caller's mode says: wrap the call in ``torch.no_grad()`` for plain validation.
+
+    Raises:
+        TypeError: the model is not a torchvision detector.
+    """
+    watched = _watched(model)
+    with _evaluating(model), _recorded(watched) as calls:
+        detections: list[dict[str, Tensor]] = model(list(images), [dict(target) for target in targets])
+        _, transformed = calls["transform"][1]
+        with _seeded(images):
+            losses = _losses(model, calls, transformed)
+    return losses, detections
+
+
+def _watched(model: Any) -> dict[str, nn.Module]:
+    """The modules whose calls tell all that the losses need."""
+    if isinstance(model, GeneralizedRCNN):
+        names = ["transform", "rpn", "roi_heads"]
+    elif isinstance(model, (RetinaNet, FCOS, SSD)):
+        names = ["transform", "head", "anchor_generator"]
+    else:
+        kind = f"{type(model).__module__}.{type(model).__qualname__}"
+        raise TypeError(f"losses_and_detections supports the detectors of torchvision, got {kind}")
+    return {name: getattr(model, name) for name in names}
+
+
+def _losses(model: Any, calls: dict[str, Call], targets: list[Target]) -> dict[str, Tensor]:
+    if isinstance(model, GeneralizedRCNN):
+        return _two_stage_losses(model, calls, targets)
+    (_, features), anchors = calls["anchor_generator"]
+    outputs = calls["head"][1]
+    losses: dict[str, Tensor]
+    if isinstance(model, RetinaNet):
+        losses = model.compute_loss(targets, outputs, anchors)
+    elif isinstance(model, FCOS):
+        losses = model.compute_loss(targets, outputs, anchors, [level.shape[2] * level.shape[3] for level in features])
+    else:
+        pairs = zip(targets, anchors, strict=True)
+        matched = [match_boxes(model, target["boxes"], boxes) for target, boxes in pairs]
+        losses = model.compute_loss(targets, outputs, anchors, matched)
+    return losses
+
+
+def _two_stage_losses(model: GeneralizedRCNN, calls: dict[str, Call], targets: list[Target]) -> dict[str, Tensor]:
+    images, features = calls["rpn"][0][:2]
+    with _computing_losses(model.rpn, model.roi_heads):
+        proposals, rpn_losses = model.rpn(images, features, targets)
+        _, head_losses = model.roi_heads(features, proposals, images.image_sizes, targets)
+    return {**head_losses, **rpn_losses}
+
+
+@contextmanager
+def _recorded(modules: dict[str, nn.Module]) -> Iterator[dict[str, Call]]:
+    """Arguments and result of the modules' calls, the first of each."""
+    calls: dict[str, Call] = {}
+
+    def keep(name: str, module: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:
+        calls.setdefault(name, (arguments, result))
+
+    handles = [module.register_forward_hook(partial(keep, name)) for name, module in modules.items()]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def _computing_losses(*modules: nn.Module) -> Iterator[None]:
+    """These modules, and not their children, take the path of training."""
+    for module in modules:
+        module.training = True
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.training = False
+
+
+@contextmanager
+def _seeded(images: Sequence[Tensor]) -> Iterator[None]:
+    """The samplers draw from torch's own generators: give them a seed, and the caller the state back."""
+    devices = {image.device for image in images if image.device.type == "cuda"}
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(0)
+        for device in devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(0)
+        yield
