@@ -1,0 +1,260 @@
+"""What ``weight_losses`` changes in a model, what it leaves alone, and what it refuses."""
+
+import copy
+import inspect
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import detection
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetHead
+from torchvision.models.detection.roi_heads import RoIHeads
+
+from detmix import unweight_losses, weight_losses
+from detmix.detectors.fcos import WeightedFCOS, WeightedFCOSHead
+from detmix.detectors.rcnn import WeightedRegionProposalNetwork, WeightedRoIHeads
+from detmix.detectors.retinanet import WeightedRetinaNet, WeightedRetinaNetHead
+from detmix.detectors.ssd import WeightedSSD
+
+from .factories import FAMILIES, make_assembled, make_batch
+from .test_detectors import COUNTS, losses_of, same_weights
+
+every_family = pytest.mark.parametrize("family", FAMILIES)
+WEIGHTED_BATCH = {"weights": ((0.9, 0.25, 0.0), (0.6, 0.1), ()), "sources": ((0, 0, 1), (1, 0), ())}
+
+
+def classes_of(model):
+    return [type(module) for module in model.modules()]
+
+
+@every_family
+def test_parameters_state_dict_and_inference_are_untouched(family):
+    model = make_assembled(family)
+    images, _ = make_batch(COUNTS)
+    before = copy.deepcopy(model.state_dict())
+    detections = model.eval()(images)
+    weight_losses(model, "pair")
+    assert list(model.state_dict()) == list(before)
+    torch.testing.assert_close(model(images), detections, rtol=0, atol=0)
+    make_assembled(family, seed=1).load_state_dict(model.state_dict())
+    model.load_state_dict(make_assembled(family, seed=1).state_dict())
+
+
+@every_family
+def test_unweight_losses_gives_plain_torchvision_back(family):
+    plain = make_assembled(family)
+    model = unweight_losses(weight_losses(make_assembled(family), "pair"))
+    assert classes_of(model) == classes_of(plain)
+    assert [vars(module).keys() for module in model.modules()] == [vars(module).keys() for module in plain.modules()]
+    losses, _ = losses_of(model, make_batch(COUNTS, **WEIGHTED_BATCH))
+    assert losses == losses_of(plain, make_batch(COUNTS))[0]
+
+
+@every_family
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_and_pickles_stay_adapted(family, copied):
+    model = weight_losses(make_assembled(family), "pair", "weight")
+    batch = make_batch(COUNTS, **WEIGHTED_BATCH)
+    twin = copied(model)
+    assert losses_of(twin, batch)[0] == losses_of(model, batch)[0]
+    unweight_losses(twin)
+    assert classes_of(model) != classes_of(twin)
+
+
+@every_family
+def test_a_whole_model_can_be_saved_and_loaded(family):
+    model = weight_losses(make_assembled(family))
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    batch = make_batch(COUNTS, **WEIGHTED_BATCH)
+    assert losses_of(loaded, batch)[0] == losses_of(model, batch)[0]
+
+
+@every_family
+def test_weight_losses_again_changes_the_settings(family):
+    batch = make_batch(COUNTS, **WEIGHTED_BATCH)
+    once = weight_losses(make_assembled(family), "pair", "weight")
+    twice = weight_losses(weight_losses(weight_losses(make_assembled(family)), "unweighted"), "pair", "weight")
+    assert classes_of(once) == classes_of(twice)
+    assert losses_of(once, batch)[0] == losses_of(twice, batch)[0]
+
+
+def test_one_model_is_adapted_and_no_other():
+    weight_losses(make_assembled("FasterRCNN"))
+    assert type(make_assembled("FasterRCNN").roi_heads) is RoIHeads
+
+
+@every_family
+def test_the_objectives_and_normalizers_differ_where_they_should(family):
+    batch = make_batch(COUNTS, **WEIGHTED_BATCH)
+    settings = [(o, n) for o in ("weighted", "pair") for n in ("count", "weight")] + [("unweighted", "count")]
+    totals = [float(sum(losses_of(weight_losses(make_assembled(family), *s), batch)[0].values())) for s in settings]
+    assert len(set(totals)) == len(totals)
+
+
+class OwnRoIHeads(RoIHeads):
+    pass
+
+
+class OwnFCOSHead(FCOSHead):
+    pass
+
+
+class OwnRetinaNet(detection.RetinaNet):
+    pass
+
+
+class OwnLoss(RetinaNetClassificationHead):
+    def compute_loss(self, targets, head_outputs, matched_idxs):
+        return head_outputs["cls_logits"].sum()
+
+
+class OwnLayers(RetinaNetClassificationHead):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+class OwnFasterRCNN(detection.FasterRCNN):
+    def forward(self, images, targets=None):
+        return {"loss": sum(super().forward(images, targets).values())}
+
+
+@pytest.mark.parametrize(
+    ("family", "part", "kind", "wanted"),
+    [
+        ("FasterRCNN", "roi_heads", OwnRoIHeads, r"model\.roi_heads must be torchvision's own RoIHeads, .*OwnRoIHeads"),
+        ("FCOS", "head", OwnFCOSHead, r"model\.head must be torchvision's own FCOSHead, .*OwnFCOSHead"),
+        ("RetinaNet", "", OwnRetinaNet, r"model must be torchvision's own RetinaNet, .*OwnRetinaNet"),
+        ("RetinaNet", "head.classification_head", OwnLoss, r"classification_head has a loss of its own: .*OwnLoss"),
+    ],
+)
+def test_parts_whose_overrides_would_be_lost_are_refused_by_name(family, part, kind, wanted):
+    model = make_assembled(family)
+    model.get_submodule(part).__class__ = kind
+    before = classes_of(model)
+    with pytest.raises(TypeError, match=wanted):
+        weight_losses(model)
+    assert classes_of(model) == before
+
+
+def test_a_method_that_was_replaced_on_the_object_is_refused():
+    model = make_assembled("RetinaNet")
+    model.head.compute_loss = lambda *_: {}
+    with pytest.raises(TypeError, match=r"model\.head has a compute_loss of its own.*RetinaNetHead"):
+        weight_losses(model)
+
+
+def test_overrides_that_have_nothing_to_do_with_losses_are_kept():
+    model = make_assembled("RetinaNet")
+    plain, _ = losses_of(model, make_batch(COUNTS))
+    model.head.classification_head.__class__ = OwnLayers
+    own, _ = losses_of(model, make_batch(COUNTS))
+    weighted, _ = losses_of(weight_losses(model), make_batch(COUNTS, weights=same_weights(1.0)))
+    torch.testing.assert_close(weighted, own)
+    assert weighted["classification"] != plain["classification"]
+    rcnn = make_assembled("FasterRCNN")
+    rcnn.__class__ = OwnFasterRCNN
+    losses, _ = losses_of(weight_losses(rcnn), make_batch(COUNTS, **WEIGHTED_BATCH))
+    assert losses.keys() == {"loss"}
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted"),
+    [
+        (nn.Linear(1, 1), r"supports the detectors of torchvision, got torch\.nn\.modules\.linear\.Linear\.$"),
+        (nn.Sequential(make_assembled("FCOS")), r"got torch.*Sequential\. Weigh the detector before it is wrapped"),
+        (RetinaNetHead(8, 1, 2), r"got torchvision.*RetinaNetHead"),
+        ("fasterrcnn_resnet50_fpn", "got builtins.str"),
+    ],
+)
+def test_what_is_no_detector_is_refused_by_name(model, wanted):
+    with pytest.raises(TypeError, match=wanted):
+        weight_losses(model)
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"), [({"objective": "heavy"}, "objective"), ({"normalizer": "mean"}, "normalizer")]
+)
+def test_unknown_settings_are_refused(options, wanted):
+    with pytest.raises(ValueError, match=f"{wanted} must be"):
+        weight_losses(make_assembled("FCOS"), **options)
+
+
+@every_family
+@pytest.mark.parametrize(
+    ("change", "error", "wanted"),
+    [
+        ({"weights": torch.tensor([0.5])}, ValueError, r"weights of target 1 must have shape \(2,\).* got \(1,\)"),
+        ({"weights": torch.tensor([1, 1])}, TypeError, "weights of target 1 .* floating dtype, got torch.int64"),
+        ({"weights": [0.5, 0.5]}, TypeError, "weights of target 1 must be a tensor of a floating dtype, got list"),
+        ({"weights": torch.tensor([0.5, torch.nan])}, ValueError, r"must lie in \[0, 1\], got nan for object 1"),
+        ({"weights": torch.tensor([-0.1, 0.5])}, ValueError, r"must lie in \[0, 1\], got -0.1.* for object 0"),
+        ({"weights": torch.tensor([0.5, 1.5])}, ValueError, r"must lie in \[0, 1\], got 1.5 for object 1"),
+        ({"weights": torch.ones(2, device="meta")}, ValueError, "weights of target 1 must be on cpu.* got meta"),
+        ({"sources": torch.tensor([0.0, 1.0])}, TypeError, "sources of target 1 must be .* int64, got torch.float32"),
+        ({"sources": torch.tensor([0])}, ValueError, r"sources of target 1 must have shape \(2,\)"),
+        ({"labels": torch.tensor([1, 2], dtype=torch.int32)}, TypeError, "labels of target 1 .* got torch.int32"),
+    ],
+)
+def test_targets_that_make_no_sense_are_refused(family, change, error, wanted):
+    images, targets = make_batch((1, 2), weights=((0.5,), (0.5, 0.5)))
+    targets[1].update(change)
+    with pytest.raises(error, match=wanted):
+        weight_losses(make_assembled(family), "pair")(images, targets)
+
+
+@every_family
+def test_sources_without_weights_are_plain_torchvision(family):
+    plain, _ = losses_of(make_assembled(family), make_batch(COUNTS))
+    batch = make_batch(COUNTS, sources=WEIGHTED_BATCH["sources"])
+    assert losses_of(weight_losses(make_assembled(family), "pair"), batch)[0] == plain
+
+
+@every_family
+def test_targets_without_weights_among_weighted_ones_count_as_one(family):
+    model = weight_losses(make_assembled(family))
+    images, targets = make_batch(COUNTS, weights=((0.5,) * 3, (1.0, 1.0), ()))
+    full, _ = losses_of(model, (images, targets))
+    del targets[1]["weights"]
+    torch.testing.assert_close(losses_of(model, (images, targets))[0], full, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        WeightedRegionProposalNetwork,
+        WeightedRoIHeads,
+        WeightedRetinaNet,
+        WeightedRetinaNetHead,
+        WeightedFCOS,
+        WeightedFCOSHead,
+        WeightedSSD,
+    ],
+)
+def test_overridden_methods_take_what_torchvisions_take(kind):
+    """A release of torchvision that passes something else is noticed here, and by the law of unit weights."""
+    plain = kind.__mro__[1]
+    overridden = [name for name in vars(kind) if name in vars(plain) and callable(getattr(plain, name))]
+    assert "compute_loss" in overridden or "forward" in overridden
+    for name in set(overridden) - {"__module__", "__doc__"}:
+        ours, theirs = (list(inspect.signature(getattr(owner, name)).parameters) for owner in (kind, plain))
+        assert ours == theirs
+
+
+def test_the_box_heads_rows_are_those_that_torchvision_samples():
+    model = weight_losses(make_assembled("FasterRCNN"))
+    _, targets = make_batch(COUNTS, **WEIGHTED_BATCH)
+    proposals = [make_batch((40,))[1][0]["boxes"] for _ in targets]
+    torch.manual_seed(3)
+    expected, matched, labels, _ = model.roi_heads.select_training_samples(list(proposals), targets)
+    torch.manual_seed(3)
+    found, rows = model.roi_heads._sample(list(proposals), targets)
+    assert all(map(torch.equal, found, expected))
+    for row, match, label in zip(rows, matched, labels, strict=True):
+        assert torch.equal(row.labels[0], label)
+        assert torch.equal(row.objects[0][label > 0], match[label > 0])

@@ -1,0 +1,149 @@
+"""The adapted losses in the ways people train: autocast, compile, DDP, accumulation, checkpointing, export."""
+
+import copy
+import io
+import warnings
+
+import pytest
+import torch
+import torch.multiprocessing
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from detmix import unweight_losses, weight_losses
+
+from .factories import FAMILIES, make_assembled, make_batch
+from .test_detectors import losses_of, relative
+from .test_detectors_adapter import WEIGHTED_BATCH
+
+COUNTS = (3, 2, 0)
+
+every_family = pytest.mark.parametrize("family", FAMILIES)
+every_objective = pytest.mark.parametrize("objective", ["weighted", "pair"])
+
+
+@every_family
+@every_objective
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_gives_finite_losses_and_gradients_near_those_of_full_precision(family, objective, dtype):
+    batch = make_batch(COUNTS, **WEIGHTED_BATCH)
+    model = weight_losses(make_assembled(family), objective)
+    full, _ = losses_of(model, batch)
+    with torch.autocast("cpu", dtype=dtype):
+        losses, gradients = losses_of(model, batch)
+    assert gradients.isfinite().all()
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float32
+        assert float(loss) == pytest.approx(float(full[name]), rel=0.1, abs=0.02)
+
+
+@every_family
+@every_objective
+def test_a_compiled_backbone_gives_the_losses_of_the_plain_one(family, objective):
+    batch = make_batch(COUNTS, **WEIGHTED_BATCH)
+    model = weight_losses(make_assembled(family).eval().train(), objective)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # a compiled graph draws other numbers
+    plain, gradients = losses_of(model, batch)
+    model.backbone = torch.compile(model.backbone, backend="aot_eager")
+    compiled, compiled_gradients = losses_of(model, batch)
+    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
+    assert relative(compiled_gradients - gradients, of=gradients) <= 1e-3
+
+
+class Checkpointed(nn.Module):
+    """A backbone that computes its activations a second time in the backward pass instead of keeping them."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone, self.out_channels = backbone, backbone.out_channels
+
+    def forward(self, images):
+        return checkpoint(self.backbone, images, use_reentrant=False)
+
+
+@every_family
+@every_objective
+def test_activation_checkpointing_changes_nothing(family, objective):
+    batch = make_batch(COUNTS, **WEIGHTED_BATCH)
+    model = weight_losses(make_assembled(family), objective)
+    plain, gradients = losses_of(copy.deepcopy(model), batch)
+    model.backbone = Checkpointed(model.backbone)
+    again, again_gradients = losses_of(model, batch)
+    torch.testing.assert_close(again, plain)
+    assert relative(again_gradients - gradients, of=gradients) <= 1e-5
+
+
+@every_family
+@every_objective
+def test_accumulated_gradients_are_the_sum_over_the_steps(family, objective):
+    model = weight_losses(make_assembled(family).requires_grad_(True), objective)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.0
+    batches = [make_batch(counts, weights=tuple((0.4,) * n for n in counts)) for counts in ((2, 1), (3, 0))]
+    alone = [losses_of(model, batch)[1] for batch in batches]
+    model.zero_grad()
+    for batch in batches:
+        torch.manual_seed(7)
+        sum(model(*batch).values()).backward()
+    accumulated = torch.cat([p.grad.flatten() for p in model.parameters()])
+    torch.testing.assert_close(accumulated, sum(alone), rtol=1e-4, atol=1e-6)
+
+
+def _train_on_one_rank(rank, address, objective, results):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    for family in FAMILIES:
+        model = DistributedDataParallel(weight_losses(make_assembled(family), objective))
+        losses_of(model, _of_rank(rank))
+        results[family, rank] = [p.grad.clone() for p in model.module.parameters()]
+    torch.distributed.destroy_process_group()
+
+
+def _of_rank(rank):
+    images, targets = make_batch((3, 2), weights=((0.9, 0.25, 0.4), (0.6, 0.1)), sources=((0, 0, 1), (1, 0)))
+    return images[rank : rank + 1], targets[rank : rank + 1]
+
+
+@every_objective
+def test_two_processes_average_the_gradients_of_their_images(objective, tmp_path):
+    with torch.multiprocessing.Manager() as manager:
+        results = manager.dict()
+        arguments = ((tmp_path / "store").as_uri(), objective, results)
+        torch.multiprocessing.spawn(_train_on_one_rank, arguments, nprocs=2)
+        found = dict(results)
+    for family in FAMILIES:
+        alone = []
+        for rank in range(2):
+            model = weight_losses(make_assembled(family), objective)
+            losses_of(model, _of_rank(rank))
+            alone.append([p.grad.clone() for p in model.parameters()])
+        mean = [(a + b) / 2 for a, b in zip(*alone, strict=True)]
+        for rank in range(2):
+            torch.testing.assert_close(found[family, rank], mean, rtol=1e-4, atol=1e-6)
+
+
+@every_family
+def test_models_can_be_scripted_once_unweighted(family):
+    model = unweight_losses(weight_losses(make_assembled(family))).eval()
+    images, _ = make_batch((1, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about scripting at large
+        _, found = torch.jit.script(model)(images)
+    torch.testing.assert_close(found, model(images))
+
+
+@every_family
+def test_models_can_be_exported_to_onnx_once_unweighted(family):
+    onnx = pytest.importorskip("onnx")
+    model = unweight_losses(weight_losses(make_assembled(family))).eval()
+    images, _ = make_batch((1,))
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about tracing at large
+        torch.onnx.export(model, (images,), file, dynamo=False)
+    names = {output.name for output in onnx.load_from_string(file.getvalue()).graph.output}
+    assert len(names) >= 3
