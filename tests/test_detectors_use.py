@@ -4,6 +4,7 @@ import copy
 import io
 import warnings
 
+import onnx
 import pytest
 import torch
 import torch.multiprocessing
@@ -138,7 +139,6 @@ def test_models_can_be_scripted_once_unweighted(family):
 
 @every_family
 def test_models_can_be_exported_to_onnx_once_unweighted(family):
-    onnx = pytest.importorskip("onnx")
     model = unweight_losses(weight_losses(make_assembled(family))).eval()
     images, _ = make_batch((1,))
     file = io.BytesIO()

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,11 @@ from detmix.figures import (
     history_series,
     image_grid,
     lambda_grid,
+    objectives_figure,
     precision_recall_figure,
     to_picture,
 )
+from detmix.figures.objectives import objective_losses
 
 GREY = torch.full((3, 128, 96), 100, dtype=torch.uint8)
 
@@ -256,3 +260,27 @@ def test_figures_leave_pyplot_alone():
     precision_recall_figure({"cat": make_curve()})
     history_figure(ROWS)
     assert pyplot.get_fignums() == []
+
+
+@pytest.mark.parametrize(
+    ("objective", "overlap", "cat", "dog", "background"),
+    [
+        ("weighted", False, 0.3, 0.0, 0.0),
+        ("weighted", True, 0.3, 0.0, 0.0),
+        ("pair", False, 0.3, 0.0, 0.7),
+        ("pair", True, 0.3, 0.7, 0.0),
+        ("unweighted", False, 1.0, 0.0, 0.0),
+        ("unweighted", True, 1.0, 0.0, 0.0),
+    ],
+)
+def test_objective_losses_are_the_sums_of_the_docs(objective, overlap, cat, dog, background):
+    expected = -(cat * math.log(0.5) + dog * math.log(0.3) + background * math.log(0.2))
+    assert objective_losses(0.3, objective, overlap=overlap) == pytest.approx(expected, rel=1e-5)
+
+
+def test_objectives_figure_draws_each_objective_in_both_plots(tmp_path):
+    figure = objectives_figure()
+    assert [[line.get_label() for line in axis.get_lines()] for axis in figure.axes] == [
+        ["weighted", "pair", "unweighted"]
+    ] * 2
+    assert render(figure, tmp_path) > (0, 0)

@@ -1,17 +1,20 @@
 """What detmix costs, as ratios measured in one run.
 
 python tools/benchmark.py                 # both parts, on the CPU
+python tools/benchmark.py step --detector retinanet_resnet50_fpn --threads 2
 python tools/benchmark.py step --device cuda --batch-size 8 --size 800
 python tools/benchmark.py blend --repeats 200
 
-The two sides of a ratio are timed in turn, A B A B ..., and the median of the pairwise ratios is printed with
-its quartiles, so that a machine that slows down half-way spoils both alike.
+The sides of a ratio are timed in turn, A B A B ..., and the median of the pairwise ratios is printed with its
+quartiles, so that a machine that slows down half-way spoils both alike. Peak memory is that of a process of its
+own for each side, or of the GPU's allocator.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import multiprocessing
+import resource
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,13 +24,14 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 from torchvision.models import detection
 
 from detmix import weight_losses
 from detmix.canvas import blend
+from detmix.detectors import Objective
 
 Action = Callable[[], Any]
+OBJECTIVES: tuple[Objective, ...] = ("weighted", "pair")
 
 
 def main() -> None:
@@ -40,6 +44,7 @@ def main() -> None:
     parser.add_argument("--detector", default="fasterrcnn_resnet50_fpn", help="torchvision builder of the step")
     parser.add_argument("--batch-size", type=int, default=2, help="images of the training step (default: 2)")
     parser.add_argument("--size", type=int, default=256, help="shorter side of its images (default: 256)")
+    parser.add_argument("--objects", type=int, default=8, help="objects in each of its images (default: 8)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(options.threads)
@@ -67,19 +72,17 @@ def _blend_and_copy(image_a: torch.Tensor, image_b: torch.Tensor) -> list[Action
 
 
 def step_table(options: argparse.Namespace) -> Table:
-    """A training step of the adapted model on weighted targets, as a multiple of plain torchvision's."""
-    device = torch.device(options.device)
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    plain = _detector(options).to(device).train()
-    images, targets = _batch(options, device)
-    weighted = [target | {"weights": torch.full((len(target["boxes"]),), 0.5, device=device)} for target in targets]
-    sides = [_step(weight_losses(copy.deepcopy(plain)), images, weighted), _step(plain, images, targets)]
-    title = f"Training step of {options.detector}, {options.batch_size} images of {options.size} pixels, {device}"
-    table = Table("", "detmix", "torchvision", "detmix / torchvision", title=title)
-    cells = _cells(sides, options.repeats or 10, synchronize)
-    table.add_row("time", *cells)
-    if device.type == "cuda":
-        table.add_row("peak memory", *_peaks(sides))
+    """A training step on weighted targets, under each objective, as a multiple of plain torchvision's."""
+    synchronize = torch.cuda.synchronize if options.device.startswith("cuda") else lambda: None
+    plain = _step(options, None)
+    peaks = {side: _peak(options, side) for side in (None, *OBJECTIVES)}
+    title = (
+        f"Training step of {options.detector}, {options.batch_size} images of {options.size} pixels, {options.device}"
+    )
+    table = Table("objective", "detmix", "torchvision", "time: detmix / torchvision", "peak memory", title=title)
+    for objective in OBJECTIVES:
+        cells = _cells([_step(options, objective), plain], options.repeats or 10, synchronize)
+        table.add_row(objective, *cells, f"{peaks[objective] / peaks[None]:.3f} x {peaks[None] / 2**20:.0f} MiB")
     return table
 
 
@@ -99,37 +102,37 @@ def _time(action: Action, synchronize: Action) -> float:
     return time.perf_counter() - start
 
 
-def _peaks(sides: list[Action]) -> list[str]:
-    peaks = []
-    for side in sides:
+def _peak(options: argparse.Namespace, objective: Objective | None) -> int:
+    """Bytes that three steps take at most: of the GPU's allocator, or of a process that does nothing else."""
+    if options.device.startswith("cuda"):
+        return _take_steps(options, objective)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_take_steps, (options, objective))
+
+
+def _take_steps(options: argparse.Namespace, objective: Objective | None) -> int:
+    torch.set_num_threads(options.threads)
+    step = _step(options, objective)
+    for _ in range(3):
+        step()
+    if options.device.startswith("cuda"):
+        peak = torch.cuda.max_memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        side()
-        torch.cuda.synchronize()
-        peaks.append(torch.cuda.max_memory_allocated() / 2**20)
-    return [*(f"{peak:.0f} MiB" for peak in peaks), f"{peaks[0] / peaks[1]:.2f}"]
+        return peak
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _detector(options: argparse.Namespace) -> nn.Module:
+def _step(options: argparse.Namespace, objective: Objective | None) -> Action:
+    """A training step: plain torchvision's, or under an objective with half of the objects from either image."""
     torch.manual_seed(0)
     builder = getattr(detection, options.detector)
-    return builder(weights=None, weights_backbone=None, min_size=options.size, max_size=2 * options.size)
-
-
-def _batch(options: argparse.Namespace, device: torch.device) -> tuple[list[Any], list[Any]]:
-    """Images of noise with eight boxes each."""
-    generator = torch.Generator().manual_seed(0)
-    height, width = options.size, options.size * 4 // 3
-    images = [torch.rand(3, height, width, generator=generator).to(device) for _ in range(options.batch_size)]
-    targets = []
-    for _ in images:
-        corners = torch.rand(8, 2, generator=generator) * torch.tensor([width, height]) * 0.6
-        extents = torch.tensor([width, height]) * (0.1 + 0.3 * torch.rand(8, 2, generator=generator))
-        boxes = torch.cat([corners, corners + extents], dim=1).to(device)
-        targets.append({"boxes": boxes, "labels": torch.arange(1, 9, device=device)})
-    return images, targets
-
-
-def _step(model: nn.Module, images: list[Any], targets: list[Any]) -> Action:
+    sizes = {} if "ssd" in options.detector else {"min_size": options.size, "max_size": 2 * options.size}
+    model = builder(weights=None, weights_backbone=None, num_classes=91, **sizes).to(options.device).train()
+    images, targets = _batch(options)
+    if objective is not None:
+        weight_losses(model, objective)
+        halves = torch.arange(options.objects, device=options.device) % 2
+        targets = [t | {"weights": torch.full_like(t["boxes"][:, 0], 0.5), "sources": halves} for t in targets]
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
 
     def step() -> None:
@@ -138,6 +141,23 @@ def _step(model: nn.Module, images: list[Any], targets: list[Any]) -> Action:
         optimizer.step()
 
     return step
+
+
+def _batch(options: argparse.Namespace) -> tuple[list[Any], list[Any]]:
+    """Images of noise; boxes, masks and keypoints at random places."""
+    generator = torch.Generator().manual_seed(0)
+    height, width, count = options.size, options.size * 4 // 3, options.objects
+    images = [torch.rand(3, height, width, generator=generator).to(options.device) for _ in range(options.batch_size)]
+    targets = []
+    for _ in images:
+        corners = torch.rand(count, 2, generator=generator) * torch.tensor([width, height]) * 0.6
+        extents = torch.tensor([width, height]) * (0.1 + 0.3 * torch.rand(count, 2, generator=generator))
+        points = corners[:, None] + torch.rand(count, 17, 2, generator=generator) * extents[:, None]
+        target = {"boxes": torch.cat([corners, corners + extents], dim=1), "labels": torch.arange(count) % 90 + 1}
+        target |= {"masks": torch.randint(0, 2, (count, height, width), dtype=torch.uint8, generator=generator)}
+        target |= {"keypoints": torch.cat([points, torch.ones(count, 17, 1)], dim=2)}
+        targets.append({key: value.to(options.device) for key, value in target.items()})
+    return images, targets
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ weighted and the plain loss of one seed are over the same rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +31,9 @@ from .checks import are_weighted
 from .rows import Objective, RowTargets, align, groups_of, join, matched_boxes, row_targets
 
 _BETA = 1 / 9  # torchvision's
+
+# features (R, D), targets and proposals (R, 4) of the box head's rows, mixed: proposals then (S, R, 4), one per layer
+RowMixer = Callable[[Tensor, RowTargets, Tensor], tuple[Tensor, RowTargets, Tensor]]
 
 
 class AnchorTargets(NamedTuple):
@@ -87,10 +91,14 @@ class WeightedRegionProposalNetwork(RegionProposalNetwork):
 
 
 class WeightedRoIHeads(RoIHeads):
-    """torchvision's box, mask and keypoint heads; their losses honour the objects' weights."""
+    """torchvision's box, mask and keypoint heads; their losses honour the objects' weights.
+
+    ``row_mixer``, which ``ManifoldMixup`` sets for a step, mixes what the box predictor gets.
+    """
 
     objective: Objective
     normalizer: Normalizer
+    row_mixer: RowMixer | None = None
 
     def forward(
         self,
@@ -103,9 +111,12 @@ class WeightedRoIHeads(RoIHeads):
         if not self.training or targets is None or not are_weighted(targets, self.objective):
             return super().forward(features, proposals, image_shapes, targets)
         proposals, images = self._sample(proposals, targets)
-        pooled = self.box_roi_pool(features, proposals, image_shapes)
-        logits, box_regression = self.box_predictor(self.box_head(pooled))
-        losses = self._box_losses(logits, box_regression, join(images, targets), proposals, targets)
+        pooled = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
+        rows, own = join(images, targets), torch.cat(proposals)
+        if self.row_mixer is not None:
+            pooled, rows, own = self.row_mixer(pooled, rows, own)
+        logits, box_regression = self.box_predictor(pooled)
+        losses = self._box_losses(logits, box_regression, rows, own, targets)
         if self.has_mask() or self.has_keypoint():
             positives = [torch.where(rows.foreground)[0] for rows in images]
             proposals = [boxes[rows] for boxes, rows in zip(proposals, positives, strict=True)]
@@ -141,14 +152,14 @@ class WeightedRoIHeads(RoIHeads):
         return row_targets(rows, groups, self.objective)
 
     def _box_losses(
-        self, logits: Tensor, box_regression: Tensor, rows: RowTargets, proposals: list[Tensor], targets: list[Target]
+        self, logits: Tensor, box_regression: Tensor, rows: RowTargets, own: Tensor, targets: list[Target]
     ) -> dict[str, Tensor]:
         everyone = torch.arange(len(logits), device=logits.device)
         deltas = box_regression.reshape(len(logits), -1, 4)[everyone, rows.labels]  # (S, R, 4)
         boxes = torch.cat([target["boxes"] for target in targets])
         losses = {
             "loss_classifier": classification_rows(logits, rows.labels, rows.shares, rows.background),
-            "loss_box_reg": _box_rows(self, deltas, rows, boxes, torch.cat(proposals)),
+            "loss_box_reg": _box_rows(self, deltas, rows, boxes, own),
         }
         return {name: reduce_rows(values, rows.masses, self.normalizer) for name, values in losses.items()}
 
@@ -188,7 +199,7 @@ class WeightedRoIHeads(RoIHeads):
 def _box_rows(
     head: WeightedRegionProposalNetwork | WeightedRoIHeads, deltas: Tensor, rows: RowTargets, boxes: Tensor, own: Tensor
 ) -> Tensor:
-    """Box loss of each row, (R,), from deltas (S, R, 4) and the boxes (R, 4) that they start from."""
+    """Box loss of each row, (R,), from deltas (S, R, 4) and the boxes that they start from, (R, 4) or (S, R, 4)."""
     wanted = matched_boxes(boxes, rows.objects, own)
     encoded = head.box_coder.encode_single(wanted.flatten(0, 1), own.expand_as(wanted).flatten(0, 1))
     return smooth_l1_rows(deltas, encoded.view_as(wanted), rows.shares, beta=_BETA).sum(0)

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 
@@ -108,6 +107,27 @@ def join(images: Sequence[RowTargets], targets: Sequence[Target]) -> RowTargets:
     return RowTargets(*(torch.cat(columns, dim=-1) for columns in zip(*shifted, strict=True)))
 
 
+def mix_rows(rows: RowTargets, partners: Tensor, lam: float) -> RowTargets:
+    """What rows are to learn when each is mixed with another: both their targets, by their shares of the mixture.
+
+    Args:
+        rows: the targets of R rows, in S layers.
+        partners: (R,) int64, the row that each is mixed with.
+        lam: weight of the row itself, in [0, 1]; its partner has ``1 - lam``.
+
+    Returns:
+        The targets in 2 S layers: each row's own, then its partner's.
+    """
+    others = rows.at(partners)
+    return RowTargets(
+        torch.cat([rows.objects, others.objects]),
+        torch.cat([rows.labels, others.labels]),
+        torch.cat([lam * rows.shares, (1.0 - lam) * others.shares]),
+        lam * rows.background + (1.0 - lam) * others.background,
+        rows.ignored & others.ignored,
+    )
+
+
 def align(images: Sequence[RowTargets]) -> list[RowTargets]:
     """Give all images as many layers as the one with the most; the layers that are added match nothing."""
     layers = max(len(rows.objects) for rows in images)
@@ -120,7 +140,7 @@ def matched_boxes(boxes: Tensor, objects: Tensor, own: Tensor) -> Tensor:
     Args:
         boxes: (N, 4) of all objects.
         objects: (S, R) int64, rows of boxes, -1 for none.
-        own: (R, 4) anchors or proposals.
+        own: (R, 4) anchors or proposals, or (S, R, 4).
 
     Returns:
         (S, R, 4) float.
@@ -133,7 +153,7 @@ def matched_boxes(boxes: Tensor, objects: Tensor, own: Tensor) -> Tensor:
 
 def _pad(rows: RowTargets, layers: int) -> RowTargets:
     objects, labels, shares = (
-        F.pad(column, (0, 0, 0, layers - len(column)), value=none)
+        torch.cat([column, column.new_full((layers - len(column), *column.shape[1:]), none)])
         for column, none in zip(rows[:3], _NO_OBJECT.values(), strict=True)
     )
     return rows._replace(objects=objects, labels=labels, shares=shares)

@@ -29,17 +29,17 @@ def precision_recall_figure(curves: Mapping[str, Curve], title: str | None = Non
     """
     together = len(curves) <= len(PALETTE)
     columns = 1 if together else min(5, math.ceil(math.sqrt(len(curves))))
-    figure, axes = _panels(1 if together else len(curves), columns, (6.4, 4.2) if together else (2.2, 2.2))
+    figure, axes = small_plots(1 if together else len(curves), columns, (6.4, 4.2) if together else (2.2, 2.2))
     for n, (name, curve) in enumerate(curves.items()):
         axis = axes[0 if together else n]
-        axis.plot(curve.recall, curve.precision, label=name, **_line(n if together else 0))
+        axis.plot(curve.recall, curve.precision, label=name, **line_style(n if together else 0))
         if not together:
             axis.set_title(name, fontsize="medium", parse_math=False)
             axis.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
     for axis in axes:
         axis.set(xlim=(0, 1.02), ylim=(0, 1.04))
     if together and curves:
-        _legend(axes[0], loc="center left", bbox_to_anchor=(1.01, 0.5))
+        legend(axes[0], loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.supxlabel("recall (share of the objects found)", fontsize="medium")
     figure.supylabel("precision (share of the detections right)", fontsize="medium")
     if title:
@@ -87,18 +87,18 @@ def history_figure(rows: Iterable[Mapping[str, Any]]) -> Figure:
     if not series:
         raise ValueError("there is no history to draw: the rows have no values")
     panels = _grouped(series)
-    figure, axes = _panels(len(panels), min(3, len(panels)), (3.9, 3.0))
+    figure, axes = small_plots(len(panels), min(3, len(panels)), (3.9, 3.0))
     for axis, (title, keys) in zip(axes, panels.items(), strict=True):
         for n, key in enumerate(keys):
             marker = "o" if len(series[key]) <= 30 else None
-            axis.plot(*series[key].T, label=key, marker=marker, markersize=3.5, **_line(n))
+            axis.plot(*series[key].T, label=key, marker=marker, markersize=3.5, **line_style(n))
         axis.set_title(title, fontsize="medium", parse_math=False)
         axis.set_xlabel(x_label)
-        _legend(axis)
+        legend(axis)
     return figure
 
 
-def _panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+def small_plots(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
     """A figure of ``count`` plots of a size in inches, row by row."""
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
@@ -109,13 +109,14 @@ def _panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure
     return figure, axes
 
 
-def _line(number: int) -> dict[str, Any]:
+def line_style(number: int) -> dict[str, Any]:
     """Colour and dashes of a line, blue first: the first 6 differ in both, the first 36 in one of them."""
     turn, place = divmod(number, len(PALETTE))
     return {"color": PALETTE[4 - place], "linestyle": _DASHES[(place + turn) % len(_DASHES)], "linewidth": 1.8}
 
 
-def _legend(axis: Axes, **options: Any) -> None:
+def legend(axis: Axes, **options: Any) -> None:
+    """A legend in which class names are shown as they are, dollar signs and all."""
     for text in axis.legend(fontsize="small", frameon=False, handlelength=3, **options).get_texts():
         text.set_parse_math(False)
 
