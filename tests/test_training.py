@@ -8,12 +8,16 @@ import sys
 import pytest
 import torch
 from PIL import Image
+from torchvision.models import mobilenet_v3_large
 
 from detmix.data import Shapes
+from detmix.detectors import losses_and_detections
 from detmix.evaluation import evaluate_coco, evaluate_voc
 from detmix.training import Throughput, build_detector, cli_main
 from detmix.training.cli import _has_bf16
 from detmix.training.files import read_history
+
+from .test_configs import write_coco
 
 TINY = [
     "--data.shapes.train=8",
@@ -70,6 +74,7 @@ def test_a_fit_leaves_every_artifact(finished):
     report = (finished / "report.html").read_text()
     assert "triangle" in report
     assert report.count("<img") == 4  # samples, detections, precision and recall, training curves
+    assert "val/loss_classifier" in report
 
 
 def test_metrics_are_those_of_the_predictions(finished):
@@ -99,8 +104,91 @@ def test_everything_worth_following_is_logged(finished):
     logged = {name for row in rows for name, value in row.items() if value}
     terms = {"loss", "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
     assert logged >= {f"train/{name}" for name in terms | {"mixed_fraction", "lambda"}}
+    assert logged >= {f"val/{name}" for name in terms}
+    assert [int(row["epoch"]) for row in rows if row["val/loss"]] == [0, 1]
     assert logged >= {"val/AP", "val/AP50", "val/voc/AP50", "val/AP/circle", "images_per_s", "epoch", "step"}
     assert any(name.startswith("lr-") for name in logged)
+
+
+def mean_losses(folder, batches):
+    """The losses of a run's detector on batches of its validation scenes, by hand: a mean over the images."""
+    model = build_detector("fasterrcnn_resnet18_small", 4, None, min_size=64, max_size=96)
+    model.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
+    scenes = Shapes(6, size=64, max_extent=32, seed=1)
+    totals = {}
+    for batch in batches:
+        images, targets = zip(*[scenes[index] for index in batch], strict=True)
+        with torch.no_grad():
+            losses, _ = losses_and_detections(model, [image / 255 for image in images], targets)
+        for name, loss in {**losses, "loss": sum(losses.values())}.items():
+            totals[name] = totals.get(name, 0.0) + float(loss) * len(batch)
+    return {name: total / sum(map(len, batches)) for name, total in totals.items()}
+
+
+def losses_in(folder):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return {name: value for name, value in metrics.items() if name.startswith("loss")}
+
+
+@pytest.mark.parametrize("objective", ["weighted", "pair"])
+def test_the_validation_loss_is_the_mean_over_the_images_of_torchvisions_own(run, tmp_path, objective):
+    run(
+        "fit",
+        "--trainer.max_epochs=1",
+        "--data.mixup.no_mixup_epochs=0",
+        "--data.shapes.val=6",
+        f"--model.objective={objective}",
+    )
+    folder = tmp_path / "quickstart"
+    by_hand = mean_losses(folder, [[0, 1, 2, 3], [4, 5]])
+    assert losses_in(folder) == pytest.approx(by_hand, rel=1e-5)
+    assert by_hand["loss"] > by_hand["loss_classifier"] > 0
+    [row] = [row for row in read_history(folder) if row["val/loss"]]
+    assert {name: float(row[f"val/{name}"]) for name in by_hand} == pytest.approx(by_hand, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("detector", "options", "terms"),
+    [
+        ("ssdlite320_mobilenet_v3_large", "null", {"classification", "bbox_regression"}),
+        ("retinanet_resnet50_fpn", "{min_size: 64, max_size: 64}", {"classification", "bbox_regression"}),
+    ],
+)
+def test_a_one_stage_detector_trains_and_validates(run, tmp_path, monkeypatch, detector, options, terms):
+    downloaded = mobilenet_v3_large().state_dict()
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: dict(downloaded))
+    weights = "backbone" if detector.startswith("ssdlite") else "null"
+    model = [f"--model.detector={detector}", f"--model.options={options}", f"--model.weights={weights}"]
+    run(
+        "fit",
+        *model,
+        "--trainer.max_epochs=1",
+        "--data.mixup.no_mixup_epochs=0",
+        "--data.batch_size=2",
+        "--trainer.limit_train_batches=2",
+    )
+    folder = tmp_path / "quickstart"
+    assert losses_in(folder).keys() == {"loss"} | {f"loss_{term}" for term in terms}
+    logged = {name for row in read_history(folder) for name, value in row.items() if value}
+    assert {name for name in logged if "/loss" in name} == {
+        f"{stage}/{name}" for stage in ("train", "val") for name in losses_in(folder)
+    }
+    run("validate", *model, "--data.batch_size=2")
+    assert losses_in(folder / "validate") == pytest.approx(losses_in(folder), rel=1e-5)
+
+
+def test_images_without_annotations_can_be_validated_on(tmp_path, in_repository):
+    write_coco(tmp_path)
+    file = tmp_path / "annotations" / "instances_val2017.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
+    data = ["--data.format=coco", f"--data.root={tmp_path}", "--data.train=[train2017]", "--data.val=val2017"]
+    arguments = ["--config", "configs/quickstart.yaml", "--runs", str(tmp_path), *TINY, *data]
+    cli_main(["fit", *arguments, "--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0"])
+    metrics = json.loads((tmp_path / "quickstart" / "metrics.json").read_text())
+    assert metrics["AP"] == -1
+    assert metrics["loss_box_reg"] == metrics["loss_rpn_box_reg"] == 0
+    assert metrics["loss"] == pytest.approx(metrics["loss_classifier"] + metrics["loss_objectness"])
+    assert metrics["loss"] > 0
 
 
 def test_mixing_is_off_in_the_last_epochs(run, monkeypatch):
@@ -130,6 +218,8 @@ def test_validate_and_test_take_the_last_checkpoint_and_write_beside_the_fit(run
         json.loads((tmp_path / "mine" / folder / "metrics.json").read_text()) for folder in (".", "validate", "test")
     )
     assert validated["AP50"] == pytest.approx(fitted["AP50"])
+    assert validated["loss"] == pytest.approx(fitted["loss"])
+    assert tested["loss"] != pytest.approx(fitted["loss"])
     assert tested.keys() == fitted.keys()
 
 
@@ -155,8 +245,10 @@ def test_two_processes_train_together_and_count_each_image_once(tmp_path, in_rep
     assert json.loads((folder / "metrics.json").read_text())["step"] == 2  # 8 scenes, 2 processes, batches of 4
     cli_main(["validate", "--config", "configs/quickstart.yaml", *arguments])
     alone, together = (json.loads((folder / name / "metrics.json").read_text()) for name in ("validate", "."))
-    numbers = [name for name in alone if name not in ("epoch", "step")]
+    numbers = [name for name in alone if name not in ("epoch", "step") and not name.startswith("loss")]
     assert {n: alone[n] for n in numbers} == pytest.approx({n: together[n] for n in numbers}, abs=1e-6)
+    # a loss is a mean over batches: here over those of both processes, the second filled up with the first image
+    assert losses_in(folder) == pytest.approx(mean_losses(folder, [[0, 2, 4], [1, 3, 0]]), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +281,8 @@ def test_a_misspelt_key_in_a_config_is_named(run, capsys, tmp_path):
     [
         ("--model.num_classes=3", "num_classes is 3, but the data has 3 classes and background, 4 in all"),
         ("--model.detector=yolo", "there is no detector 'yolo'"),
-        ("--model.detector=retinanet_resnet50_fpn", "RetinaNet"),
+        ("--model.detector=maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn learns from masks"),
+        ("--model.detector=ssd300_vgg16", "model.options has no max_size, min_size: ssd300_vgg16 resizes every image"),
         ("--model.options.min_sizee=64", "model.options has no min_sizee"),
         ("--data.mixup.no_mixup_epochs=4", "must lie in 0 ... 3, below trainer.max_epochs=4, got 4"),
         ("--data.mixup.no_mixup_epochs=-1", "must lie in 0 ... 3"),

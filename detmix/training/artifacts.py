@@ -30,10 +30,11 @@ _MIN_SCORE = 0.5  # of a detection that is drawn
 class RunFiles(L.Callback):
     """Writes ``metrics.json`` and ``predictions.json`` after each validation, the rest when the fit ends.
 
-    A fit writes to the run's folder: ``metrics.json`` (flat), ``predictions.json`` (COCO results),
-    ``model.pt`` (torchvision's ``state_dict``, on the CPU), ``train_samples.png``, ``detections.png`` and
-    ``report.html``. ``validate`` and ``test`` write their numbers, predictions and picture to a folder of
-    that name inside it. Every file is written under a temporary name and moved into place.
+    A fit writes to the run's folder: ``metrics.json`` (flat; accuracy, ``loss`` and its terms),
+    ``predictions.json`` (COCO results), ``model.pt`` (torchvision's ``state_dict``, on the CPU),
+    ``train_samples.png``, ``detections.png`` and ``report.html``. ``validate`` and ``test`` write their
+    numbers, predictions and picture to a folder of that name inside it. Every file is written under a
+    temporary name and moved into place.
     """
 
     def __init__(self, run_dir: Path, command: str, config_text: str) -> None:
@@ -96,7 +97,8 @@ class RunFiles(L.Callback):
     def _write_evaluation(self, trainer: L.Trainer, module: DetectionModule, folder: Path, stage: str) -> None:
         assert module.evaluation is not None
         evaluation = module.evaluation
-        metrics = evaluation.metrics() | {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        metrics = evaluation.metrics() | _losses(trainer, stage)
+        metrics |= {"epoch": trainer.current_epoch, "step": trainer.global_step}
         write_whole(folder / "metrics.json", lambda path: path.write_text(json.dumps(metrics, indent=2) + "\n"))
         write_whole(folder / "predictions.json", lambda path: path.write_text(json.dumps(evaluation.predictions)))
         self._picture(trainer, "detections", self._detections(trainer, module, stage), folder)
@@ -178,6 +180,12 @@ _GRIDS = (
         f"Detections with a score of at least {_MIN_SCORE}.",
     ),
 )
+
+
+def _losses(trainer: L.Trainer, stage: str) -> dict[str, float]:
+    """What the detector lost in a stage: ``loss``, and its terms ``loss_...``."""
+    logged = trainer.callback_metrics.items()
+    return {name.removeprefix(f"{stage}/"): float(value) for name, value in logged if name.startswith(f"{stage}/loss")}
 
 
 def _as_detections(rows: Sequence[dict[str, Any]], label_of: Mapping[int, int]) -> Target:

@@ -1,17 +1,19 @@
-"""Detectors by name: torchvision's builders, and one small enough for a CPU."""
+"""Detectors by name: torchvision's builders of detectors that learn from boxes, and one small enough for a CPU."""
 
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any, Literal
 from urllib.error import URLError
 
 from torch import nn
 from torchvision.models import detection as torchvision_detection
-from torchvision.models import get_model, get_model_weights, list_models, resnet18
+from torchvision.models import get_model, list_models, resnet18
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
@@ -22,24 +24,37 @@ SMALL = "fasterrcnn_resnet18_small"
 _CHANNELS = 64  # of the small detector's FPN
 _HIDDEN = 256  # width of its box head
 
+_WANT_MORE_THAN_BOXES = {"maskrcnn": "masks", "keypointrcnn": "keypoints"}
+# in torchvision's signatures, but no options: what is given already, and modules, which no config can hold
+_GIVEN = {"weights", "weights_backbone", "progress", "num_classes", "backbone", "size", "kwargs"}
+_MODULES = {"anchor_generator", "head", "norm_layer", "proposal_matcher"}
+_MODULES |= {"rpn_anchor_generator", "rpn_head", "box_roi_pool", "box_head", "box_predictor"}
+# the last layers of the classification heads of RetinaNet and FCOS; of SSD and SSDlite
+_CLASS_LAYER = re.compile(r"(cls_logits|module_list\.\d+(\.1)?)\.(weight|bias)")
+
+
+def detector_names() -> list[str]:
+    """The detectors that `build_detector` knows: those of the installed torchvision that learn from boxes alone."""
+    return [SMALL, *(name for name in list_models(torchvision_detection) if _family(name) not in _WANT_MORE_THAN_BOXES)]
+
 
 def build_detector(name: str, num_classes: int, weights: Weights | None, **options: Any) -> nn.Module:
     """A torchvision detector with a head for `num_classes` classes.
 
     Args:
-        name: of one of torchvision's detection builders, or ``"fasterrcnn_resnet18_small"``.
+        name: one of `detector_names`: a detection builder of torchvision's (Faster R-CNN, RetinaNet, FCOS, SSD,
+            SSDlite), or ``"fasterrcnn_resnet18_small"``.
         num_classes: K, background included.
-        weights: ``"backbone"`` starts from torchvision's ImageNet backbone, ``"coco"`` from its detector
-            trained on COCO with a fresh box predictor, None from nothing.
+        weights: ``"backbone"`` starts from torchvision's ImageNet backbone; ``"coco"`` from its detector
+            trained on COCO, all of it but the last layer that tells classes apart (and, in Faster R-CNN, the
+            box regression beside it, which is by class too), since labels are the data's own; None from nothing.
         options: passed on to the builder, such as min_size, max_size, trainable_backbone_layers.
 
     Raises:
         ValueError: no such detector, no such weights for it, or no such option.
         RuntimeError: the weights could not be downloaded; the message says how to go on.
     """
-    known = [SMALL, *list_models(torchvision_detection)]
-    if name not in known:
-        raise ValueError(f"there is no detector {name!r}; known are {', '.join(known)}")
+    _check_name(name)
     _check_options(name, options)
     if name == SMALL:
         return _small(num_classes, weights, **options)
@@ -47,6 +62,15 @@ def build_detector(name: str, num_classes: int, weights: Weights | None, **optio
         return _from_coco(name, num_classes, **options)
     backbone = _backbone_weights(name) if weights == "backbone" else None
     return _download(name, weights=None, weights_backbone=backbone, num_classes=num_classes, **options)
+
+
+def weights_shape_the_model(name: str, weights: Weights | None) -> bool:
+    """Whether torchvision builds another network with these weights than without.
+
+    If so, a checkpoint that started from them fits only a detector built with them. COCO's Faster R-CNN and
+    RetinaNet have batch norms of another epsilon, and SSDlite on an ImageNet backbone has wider last layers.
+    """
+    return weights == "coco" or (weights == "backbone" and _family(name).startswith("ssdlite"))
 
 
 def _small(num_classes: int, weights: Weights | None, **options: Any) -> FasterRCNN:
@@ -72,28 +96,51 @@ def _small(num_classes: int, weights: Weights | None, **options: Any) -> FasterR
     return FasterRCNN(backbone, **settings | options)
 
 
+def _check_name(name: str) -> None:
+    known = detector_names()
+    if name in known:
+        return
+    wanted = _WANT_MORE_THAN_BOXES.get(_family(name))
+    if wanted:
+        raise ValueError(
+            f"{name} learns from {wanted}, which the trainer's data sets do not carry. In a loop of your own "
+            f"detmix.weight_losses supports it; detectors that learn from boxes are {', '.join(known)}"
+        )
+    raise ValueError(f"there is no detector {name!r}; known are {', '.join(known)}")
+
+
 def _check_options(name: str, options: dict[str, Any]) -> None:
     """Torchvision takes any keyword and drops what it does not know; a typo is to be an error."""
-    callables: list[Any] = [FasterRCNN, GeneralizedRCNNTransform]
-    if name != SMALL:
-        callables.append(getattr(torchvision_detection, name))
-    known = {key for callable_ in callables for key in inspect.signature(callable_).parameters}
+    builder = FasterRCNN if name == SMALL else getattr(torchvision_detection, name)
+    kind = FasterRCNN if name == SMALL else inspect.signature(builder).return_annotation
+    resizing = [] if kind is SSD else [GeneralizedRCNNTransform]
+    known = {key for part in (builder, kind, *resizing) for key in inspect.signature(part).parameters}
+    known -= _GIVEN | _MODULES
     unknown = sorted(set(options) - known)
     if unknown:
-        raise ValueError(f"model.options has no {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+        fixed = kind is SSD and not {"min_size", "max_size", "size", "fixed_size"}.isdisjoint(unknown)
+        why = f": {name} resizes every image to the size in its name" if fixed else f" for {name}"
+        raise ValueError(f"model.options has no {', '.join(unknown)}{why}; there are {', '.join(sorted(known))}")
 
 
 def _from_coco(name: str, num_classes: int, **options: Any) -> nn.Module:
     model: Any = _download(name, weights="COCO_V1", **options)
-    if not isinstance(model, FasterRCNN):
-        raise ValueError(f"weights='coco' is for Faster R-CNN, got {name}")
-    model.roi_heads.box_predictor = FastRCNNPredictor(model.roi_heads.box_predictor.cls_score.in_features, num_classes)
+    if isinstance(model, FasterRCNN):
+        width = model.roi_heads.box_predictor.cls_score.in_features
+        model.roi_heads.box_predictor = FastRCNNPredictor(width, num_classes)
+        return model
+    trained = model.head.classification_head.state_dict()
+    fresh: Any = get_model(name, weights=None, weights_backbone=None, num_classes=num_classes)
+    model.head.classification_head = fresh.head.classification_head
+    kept = {key: value for key, value in trained.items() if not _CLASS_LAYER.fullmatch(key)}
+    model.head.classification_head.load_state_dict(model.head.classification_head.state_dict() | kept)
     return model
 
 
-def _backbone_weights(name: str) -> str:
-    weights: Any = get_model_weights(name)
-    return weights.DEFAULT.meta.get("backbone", "IMAGENET1K_V1")
+def _backbone_weights(name: str) -> Any:
+    """The builder's own default, such as the VGG of SSD300 that takes pixels of 0 to 255; ImageNet's first else."""
+    default = inspect.signature(getattr(torchvision_detection, name)).parameters["weights_backbone"].default
+    return default or "IMAGENET1K_V1"
 
 
 def _download(name: str, **options: Any) -> nn.Module:
@@ -106,3 +153,7 @@ def _download(name: str, **options: Any) -> nn.Module:
             "connect and run again; put the file that torchvision names above into the folder "
             "$TORCH_HOME/hub/checkpoints; or train from nothing with --model.weights null"
         ) from error
+
+
+def _family(name: str) -> str:
+    return name.partition("_")[0]

@@ -11,13 +11,12 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from ..detectors import weight_losses
-from ..detectors.adapter import Objective
+from ..detectors import Objective, losses_and_detections, weight_losses
 from ..evaluation import CocoResult, VocResult, coco_results, evaluate_coco, evaluate_voc
 from ..losses import Normalizer
 from ..targets import Target
 from .data import data_of
-from .models import Weights, build_detector
+from .models import Weights, build_detector, weights_shape_the_model
 
 Batch = tuple[Sequence[Tensor], Sequence[Target]]
 Schedule = Literal["cosine", "multistep", "constant"]
@@ -74,14 +73,19 @@ class DetectionModule(L.LightningModule):
         """Keep the settings; the detector is built when the data is known.
 
         Args:
-            detector: name of one of torchvision's Faster R-CNN builders, or ``fasterrcnn_resnet18_small``,
-                which a CPU can train.
+            detector: one of torchvision's detection builders: ``fasterrcnn_resnet50_fpn``,
+                ``fasterrcnn_resnet50_fpn_v2``, ``fasterrcnn_mobilenet_v3_large_fpn``,
+                ``fasterrcnn_mobilenet_v3_large_320_fpn``, ``retinanet_resnet50_fpn``,
+                ``retinanet_resnet50_fpn_v2``, ``fcos_resnet50_fpn``, ``ssd300_vgg16``,
+                ``ssdlite320_mobilenet_v3_large``; or ``fasterrcnn_resnet18_small``, which a CPU can train.
             weights: where to start: ``backbone`` (torchvision's ImageNet backbone), ``coco`` (its detector
-                trained on COCO), or null, from nothing.
+                trained on COCO, but for the layer that tells classes apart), or null, from nothing.
             num_classes: background included. It comes from the data; a number here is checked against it.
-            objective: ``weighted`` multiplies an object's losses by its visible share, ``unweighted`` ignores it.
-            normalizer: ``count`` divides by the number of sampled rows as torchvision does, ``weight`` by
-                the sum of their weights.
+            objective: what an object of a blended image counts: ``weighted`` multiplies its losses by its
+                visible share; ``pair`` matches each of the two images on its own, and lets every row learn
+                both by their shares; ``unweighted`` ignores the shares.
+            normalizer: ``count`` divides by the number of rows as torchvision does, ``weight`` by the sum of
+                their weights.
             optimizer: ``sgd``, which torchvision's published schedules use, or ``adamw``, which learns faster
                 from nothing.
             lr: learning rate after the warm-up, for the whole batch of all devices.
@@ -91,7 +95,8 @@ class DetectionModule(L.LightningModule):
                 each milestone), or ``constant``.
             milestones: of ``multistep``, as shares of all steps.
             warmup_steps: steps in which the learning rate grows from nothing.
-            options: keyword arguments for the torchvision builder, such as min_size and max_size.
+            options: keyword arguments for the torchvision builder, such as min_size and max_size (which SSD
+                and SSDlite do not have: their image size is fixed) or trainable_backbone_layers.
         """
         super().__init__()
         self.detector_name = detector
@@ -133,8 +138,8 @@ class DetectionModule(L.LightningModule):
                 f"{len(names) + 1} in all: {', '.join(names)}. Leave it out and it comes from the data"
             )
         if self.detector is None:
-            # COCO's detectors have a batch norm of another epsilon, so those are built with their weights
-            weights = self.weights if stage == "fit" or self.weights == "coco" else None
+            started_from = weights_shape_the_model(self.detector_name, self.weights)
+            weights = self.weights if stage == "fit" or started_from else None
             model = build_detector(self.detector_name, len(names) + 1, weights, **self.options)
             self.detector = weight_losses(model, self.objective, self.normalizer)
 
@@ -148,22 +153,18 @@ class DetectionModule(L.LightningModule):
         assert self.detector is not None
         images, targets = batch
         losses: dict[str, Tensor] = self.detector(list(images), list(targets))
-        total = torch.stack(list(losses.values())).sum()
-        rows = {f"train/{name}": loss for name, loss in losses.items()} | _mixing_numbers(targets)
-        self.log_dict(rows, batch_size=len(images))
+        total, terms = _total_and_terms("train", losses)
+        self.log_dict(terms | _mixing_numbers(targets), batch_size=len(images))
         self.log("train/loss", total, prog_bar=True, batch_size=len(images))
         return total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect the detections of one batch."""
-        images, targets = batch
-        for target, detection in zip(targets, self(images), strict=True):
-            image_id = int(target["image_id"])
-            self._predictions[image_id] = coco_results([image_id], [detection], data_of(self.trainer).category_ids)
+        """Collect the detections of one batch and log its losses, each a mean over the images at the epoch's end."""
+        self._visit(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect the detections of one batch."""
-        self.validation_step(batch, batch_idx)
+        """Collect the detections of one batch and log its losses, each a mean over the images at the epoch's end."""
+        self._visit(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
         """Evaluate what was detected, by the rules of COCO and of VOC."""
@@ -197,6 +198,16 @@ class DetectionModule(L.LightningModule):
             return float(warmup * 0.1 ** sum(step >= share * steps for share in self.milestones))
         return warmup
 
+    def _visit(self, batch: Batch, stage: str) -> None:
+        assert self.detector is not None
+        images, targets = batch
+        losses, detections = losses_and_detections(self.detector, images, targets)
+        total, terms = _total_and_terms(stage, losses)
+        self.log_dict({f"{stage}/loss": total, **terms}, batch_size=len(images), sync_dist=True)
+        for target, detection in zip(targets, detections, strict=True):
+            image_id = int(target["image_id"])
+            self._predictions[image_id] = coco_results([image_id], [detection], data_of(self.trainer).category_ids)
+
     def _evaluate(self, stage: str) -> None:
         predictions = _gather(self._predictions)
         truth = _restrict(data_of(self.trainer).ground_truth(stage), predictions)
@@ -212,6 +223,12 @@ class DetectionModule(L.LightningModule):
         shown = f"{stage}/AP50"
         self.log(shown, metrics.pop(shown), prog_bar=True, batch_size=1)
         self.log_dict(metrics, batch_size=1)
+
+
+def _total_and_terms(stage: str, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
+    """The sum of a detector's losses, and each by the name under which it is logged, ``<stage>/loss_...``."""
+    terms: dict[str, Any] = {f"{stage}/loss_{name.removeprefix('loss_')}": loss for name, loss in losses.items()}
+    return torch.stack(list(losses.values())).sum(), terms
 
 
 def _mixing_numbers(targets: Sequence[Target]) -> dict[str, float]:
