@@ -6,14 +6,18 @@ import warnings
 import pytest
 import torch
 
-from detmix import mix_pair, weight_losses
+from detmix import losses_and_detections, mix_pair, weight_losses
 
-from .factories import make_batch, make_detector, make_sample
+from .factories import FAMILIES, make_assembled, make_batch, make_sample
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
+
+
+MIXED = {"weights": ((0.3, 0.7, 0.7), (0.4, 0.6), ()), "sources": ((0, 1, 1), (0, 1), ())}
+every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 def to_gpu(images, targets):
@@ -40,20 +44,34 @@ def step(model, batch):
     return losses
 
 
-def test_unit_weights_give_torchvisions_losses():
-    model = make_detector().cuda()
+@every_family
+@pytest.mark.parametrize("objective", ["weighted", "pair"])
+def test_unit_weights_give_torchvisions_losses(family, objective):
+    model = make_assembled(family).cuda()
     plain = step(copy.deepcopy(model), to_gpu(*make_batch((3, 2, 0))))
     weights = ((1.0,) * 3, (1.0,) * 2, ())
-    weighted = step(weight_losses(model), to_gpu(*make_batch((3, 2, 0), weights=weights)))
+    weighted = step(weight_losses(model, objective), to_gpu(*make_batch((3, 2, 0), weights=weights)))
     torch.testing.assert_close(weighted, plain, rtol=1e-4, atol=1e-5)
 
 
-def test_bf16_is_finite():
-    model = weight_losses(make_detector()).cuda()
-    batch = to_gpu(*make_batch((3, 2, 0), weights=((0.3,) * 3, (0.7,) * 2, ())))
-    with torch.autocast("cuda", dtype=torch.bfloat16):
-        losses = step(model, batch)
+@every_family
+@pytest.mark.parametrize("objective", ["weighted", "pair"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_finite(family, objective, dtype):
+    model = weight_losses(make_assembled(family), objective).cuda()
+    with torch.autocast("cuda", dtype=dtype):
+        losses = step(model, to_gpu(*make_batch((3, 2, 0), **MIXED)))
     assert all(loss.isfinite() for loss in losses.values())
+
+
+@every_family
+def test_validation_losses_leave_no_trace(family):
+    model = weight_losses(make_assembled(family)).cuda()
+    before, state = copy.deepcopy(model.state_dict()), torch.cuda.get_rng_state()
+    first, second = (losses_and_detections(model, *to_gpu(*make_batch((3, 2, 0)))) for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
 def count_synchronisations(model, batch):
@@ -68,8 +86,8 @@ def count_synchronisations(model, batch):
     return sum("synchroniz" in str(warning.message) for warning in caught)
 
 
-def test_weighted_losses_synchronise_no_more_than_torchvision():
-    model = make_detector().cuda()
-    plain = count_synchronisations(copy.deepcopy(model), to_gpu(*make_batch((3, 2))))
-    weighted = to_gpu(*make_batch((3, 2), weights=((0.5,) * 3, (0.5,) * 2)))
-    assert count_synchronisations(weight_losses(model), weighted) <= plain
+@every_family
+def test_weighted_losses_synchronise_no_more_than_torchvision(family):
+    model = make_assembled(family).cuda()
+    plain = count_synchronisations(copy.deepcopy(model), to_gpu(*make_batch((3, 2, 0))))
+    assert count_synchronisations(weight_losses(model), to_gpu(*make_batch((3, 2, 0), **MIXED))) <= plain
