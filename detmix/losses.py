@@ -12,7 +12,7 @@ none, and by its share of background, (R,). They need not add up to 1: a row of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -39,7 +39,7 @@ def classification_rows(logits: Tensor, labels: Tensor, shares: Tensor, backgrou
     Bag of Freebies for Training Object Detection Neural Networks, arXiv:1902.04103; a mixture of two
     targets as in Zhang et al., mixup, arXiv:1710.09412.
     """
-    _check_rows(logits, shares)
+    _check_layers(logits, shares, background)
     log_p = F.log_softmax(_full_precision(logits), dim=-1)
     objects = log_p.gather(1, labels.T) * shares.T  # (R, S)
     return -(objects.sum(1) + background * log_p[:, 0])
@@ -58,7 +58,7 @@ def objectness_rows(logits: Tensor, shares: Tensor, background: Tensor) -> Tenso
 
     Source: as ``classification_rows``.
     """
-    _check_rows(logits, shares)
+    _check_layers(logits, shares, background)
     logits = _full_precision(logits)
     return shares.sum(0) * F.softplus(-logits) + background * F.softplus(logits)
 
@@ -84,7 +84,7 @@ def focal_rows(
 
     Source: Lin et al., Focal Loss for Dense Object Detection, arXiv:1708.02002; the defaults are torchvision's.
     """
-    _check_rows(logits, shares)
+    _check_layers(logits, shares, background)
     logits = _full_precision(logits)
     chosen = logits.gather(1, labels.T)  # (R, S)
     no, yes = logits.new_zeros(()), logits.new_ones(())
@@ -108,7 +108,7 @@ def smooth_l1_rows(deltas: Tensor, targets: Tensor, shares: Tensor, *, beta: flo
 
     Source: Girshick, Fast R-CNN, arXiv:1504.08083, equation 3.
     """
-    _check_rows(deltas[..., 0], shares)
+    _check_rows(deltas.shape[:-1], shares)
     values = F.smooth_l1_loss(_full_precision(deltas), _full_precision(targets), beta=beta, reduction="none")
     return values.sum(-1) * shares
 
@@ -130,7 +130,7 @@ def iou_rows(
     Source: Rezatofighi et al., Generalized Intersection over Union, arXiv:1902.09630; Zheng et al.,
     Distance-IoU Loss, arXiv:1911.08287.
     """
-    _check_rows(boxes, shares)
+    _check_rows(boxes.shape[:-1], shares)
     return loss(_full_precision(boxes), _full_precision(targets), reduction="none") * shares
 
 
@@ -147,7 +147,7 @@ def centerness_rows(logits: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
 
     Source: Tian et al., FCOS, arXiv:1904.01355, equation 3.
     """
-    _check_rows(logits, shares)
+    _check_rows(logits.shape, shares)
     return F.binary_cross_entropy_with_logits(_full_precision(logits), targets, reduction="none") * shares
 
 
@@ -164,8 +164,9 @@ def mask_rows(logits: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
 
     Source: He et al., Mask R-CNN, arXiv:1703.06870, section 3.
     """
-    _check_rows(logits[..., 0, 0], shares)
-    pixels = F.binary_cross_entropy_with_logits(_full_precision(logits), targets.to(shares.dtype), reduction="none")
+    _check_rows(logits.shape[:-2], shares)
+    logits = _full_precision(logits)
+    pixels = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
     return pixels.mean((-2, -1)) * shares
 
 
@@ -182,7 +183,7 @@ def keypoint_rows(logits: Tensor, cells: Tensor, shares: Tensor) -> Tensor:
 
     Source: He et al., Mask R-CNN, arXiv:1703.06870, section 5.
     """
-    _check_rows(logits, shares)
+    _check_rows(logits.shape[:1], shares)
     return F.cross_entropy(_full_precision(logits), cells, reduction="none") * shares
 
 
@@ -225,6 +226,13 @@ def _full_precision(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def _check_rows(rows: Tensor, shares: Tensor) -> None:
-    if rows.shape[:1] != shares.shape[-1:] and rows.shape != shares.shape:
-        raise ValueError(f"shares must have one value per row: got {tuple(shares.shape)} for rows {tuple(rows.shape)}")
+def _check_layers(logits: Tensor, shares: Tensor, background: Tensor) -> None:
+    _check_rows(logits.shape[:1], background)
+    if shares.ndim != 2:
+        raise ValueError(f"shares must have shape (S, R), a row for each layer, got {tuple(shares.shape)}")
+    _check_rows((len(shares), len(logits)), shares)
+
+
+def _check_rows(rows: Sequence[int], shares: Tensor) -> None:
+    if tuple(rows) != tuple(shares.shape):
+        raise ValueError(f"shares must have one value per row: got {tuple(shares.shape)} for rows {tuple(rows)}")
