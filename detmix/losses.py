@@ -41,8 +41,8 @@ def classification_rows(logits: Tensor, labels: Tensor, shares: Tensor, backgrou
     """
     _check_layers(logits, shares, background)
     log_p = F.log_softmax(_full_precision(logits), dim=-1)
-    objects = log_p.gather(1, labels.T) * shares.T  # (R, S)
-    return -(objects.sum(1) + background * log_p[:, 0])
+    objects = log_p.gather(1, labels.T).where(shares.T != 0, 0.0)  # (R, S); a class masked by -inf costs no one else
+    return -((objects * shares.T).sum(1) + log_p[:, 0].where(background != 0, 0.0) * background)
 
 
 def objectness_rows(logits: Tensor, shares: Tensor, background: Tensor) -> Tensor:

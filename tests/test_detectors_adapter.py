@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models import detection
+from torchvision.models.detection import roi_heads
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetHead
 from torchvision.models.detection.roi_heads import RoIHeads
@@ -130,7 +132,12 @@ class OwnFasterRCNN(detection.FasterRCNN):
         ("FasterRCNN", "roi_heads", OwnRoIHeads, r"model\.roi_heads must be torchvision's own RoIHeads, .*OwnRoIHeads"),
         ("FCOS", "head", OwnFCOSHead, r"model\.head must be torchvision's own FCOSHead, .*OwnFCOSHead"),
         ("RetinaNet", "", OwnRetinaNet, r"model must be torchvision's own RetinaNet, .*OwnRetinaNet"),
-        ("RetinaNet", "head.classification_head", OwnLoss, r"classification_head has a loss of its own: .*OwnLoss"),
+        (
+            "RetinaNet",
+            "head.classification_head",
+            OwnLoss,
+            r"classification_head has a compute_loss of its own.*OwnLoss",
+        ),
     ],
 )
 def test_parts_whose_overrides_would_be_lost_are_refused_by_name(family, part, kind, wanted):
@@ -145,8 +152,81 @@ def test_parts_whose_overrides_would_be_lost_are_refused_by_name(family, part, k
 def test_a_method_that_was_replaced_on_the_object_is_refused():
     model = make_assembled("RetinaNet")
     model.head.compute_loss = lambda *_: {}
-    with pytest.raises(TypeError, match=r"model\.head has a compute_loss of its own.*RetinaNetHead"):
+    with pytest.raises(TypeError, match=r"model\.head has a compute_loss of its own, .* in place of the weighted one"):
         weight_losses(model)
+
+
+def test_a_method_that_ours_leaves_alone_may_be_replaced_on_the_object():
+    model = make_assembled("FasterRCNN")
+    model.roi_heads.postprocess_detections = lambda *_: ([], [], [])
+    model.forward = model.forward
+    weight_losses(model)
+
+
+@pytest.mark.parametrize("part", ["rpn", "roi_heads"])
+def test_a_box_coder_of_another_encoding_is_refused(part):
+    class OwnCoder(BoxCoder):
+        def encode(self, reference_boxes, proposals):
+            return super().encode(proposals, reference_boxes)
+
+    model = make_assembled("FasterRCNN")
+    getattr(model, part).box_coder.__class__ = OwnCoder
+    with pytest.raises(TypeError, match=rf"model\.{part}\.box_coder has a encode of its own.*OwnCoder"):
+        weight_losses(model)
+
+
+@pytest.mark.parametrize("name", ["fastrcnn_loss", "maskrcnn_loss", "keypointrcnn_loss"])
+def test_a_loss_function_that_was_replaced_in_torchvision_is_refused(name, monkeypatch):
+    monkeypatch.setattr(roi_heads, name, lambda *_: None)
+    with pytest.raises(TypeError, match=rf"roi_heads\.{name} has been replaced by tests.*lambda"):
+        weight_losses(make_assembled("FasterRCNN"))
+
+
+def test_a_sampler_of_ones_own_gets_the_classes_that_torchvision_gives_it():
+    seen = []
+
+    class OwnSampler(BalancedPositiveNegativeSampler):
+        def __call__(self, matched_idxs):
+            seen.append([labels.unique().tolist() for labels in matched_idxs])
+            return super().__call__(matched_idxs)
+
+    for model in (make_assembled("FasterRCNN"), weight_losses(make_assembled("FasterRCNN"))):
+        model.rpn.fg_bg_sampler = model.roi_heads.fg_bg_sampler = OwnSampler(32, 0.5)
+        losses_of(model, make_batch(COUNTS, weights=same_weights(0.5)))
+    assert seen[:2] == seen[2:]
+    assert max(max(labels) for labels in seen[1]) > 1
+
+
+def test_infinite_predictions_on_background_cost_nothing_as_in_torchvision():
+    class Overflowing(nn.Module):
+        def __init__(self, predictor):
+            super().__init__()
+            self.predictor = predictor
+
+        def forward(self, x):
+            logits, deltas = self.predictor(x)
+            return logits, torch.cat([torch.full_like(deltas[:, :4], torch.inf), deltas[:, 4:]], dim=1)
+
+    model = make_assembled("FasterRCNN")
+    model.roi_heads.box_predictor = Overflowing(model.roi_heads.box_predictor)
+    plain, _ = losses_of(model, make_batch(COUNTS))
+    weighted, _ = losses_of(weight_losses(model), make_batch(COUNTS, weights=same_weights(1.0)))
+    torch.testing.assert_close(weighted, plain)
+
+
+def test_an_unknown_box_loss_is_named():
+    model = weight_losses(make_assembled("RetinaNet"))
+    model.head.regression_head._loss_type = "l3"
+    with pytest.raises(ValueError, match="_loss_type must be one of l1, smooth_l1, giou, diou, ciou, got 'l3'"):
+        model(*make_batch((1,), weights=((0.5,),)))
+
+
+@every_family
+def test_targets_without_labels_are_named(family):
+    images, targets = make_batch((1, 2), weights=((0.5,), (0.5, 0.5)))
+    del targets[1]["labels"]
+    with pytest.raises(ValueError, match="target 1 has no labels"):
+        weight_losses(make_assembled(family))(images, targets)
 
 
 def test_overrides_that_have_nothing_to_do_with_losses_are_kept():
@@ -166,8 +246,8 @@ def test_overrides_that_have_nothing_to_do_with_losses_are_kept():
 @pytest.mark.parametrize(
     ("model", "wanted"),
     [
-        (nn.Linear(1, 1), r"supports the detectors of torchvision, got torch\.nn\.modules\.linear\.Linear\.$"),
-        (nn.Sequential(make_assembled("FCOS")), r"got torch.*Sequential\. Weigh the detector before it is wrapped"),
+        (nn.Linear(1, 1), r"supports the detectors of torchvision, got torch\.nn\.modules\.linear\.Linear$"),
+        (nn.Sequential(make_assembled("FCOS")), r"got torch.*Sequential, which wraps one: pass the detector itself"),
         (RetinaNetHead(8, 1, 2), r"got torchvision.*RetinaNetHead"),
         ("fasterrcnn_resnet50_fpn", "got builtins.str"),
     ],

@@ -151,8 +151,8 @@ class RecordingSampler:
 
 
 def sampler_label(row: Row) -> int:
-    """An object makes a row positive; a row that every source ignores is not drawn; the others are negative."""
-    return 1 if row.objects else -1 if row.ignored else 0
+    """A row on objects has a class, the largest; one that every source ignores is not drawn; others are negative."""
+    return max((item["label"] for item, _ in row.objects), default=-1 if row.ignored else 0)
 
 
 def assert_agree(losses: dict[str, Tensor], expected: dict[str, float]) -> None:
@@ -195,7 +195,7 @@ def test_the_region_proposal_network_loses_what_plain_loops_say(objective, norma
         rows_of(objects_of(target), boxes.tolist(), matching, objective)
         for target, boxes in zip(targets, anchors, strict=True)
     ]
-    assert rpn.fg_bg_sampler.labels == [[sampler_label(row) for row in rows] for rows in images]
+    assert rpn.fg_bg_sampler.labels == [[min(1, sampler_label(row)) for row in rows] for rows in images]
     pairs = zip(images, rpn.fg_bg_sampler.drawn, strict=True)
     drawn = [(rows[i], image * ANCHORS + i) for image, (rows, numbers) in enumerate(pairs) for i in numbers]
     yes_no, box = [], []

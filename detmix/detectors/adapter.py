@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, TypeVar, get_args
 
 from torch import nn
+from torchvision.models.detection import roi_heads
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.fcos import FCOS, FCOSHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.retinanet import (
@@ -19,6 +21,7 @@ from torchvision.models.detection.ssd import SSD
 
 from ..losses import Normalizer, check_normalizer
 from .fcos import WeightedFCOS, WeightedFCOSHead
+from .names import full_name
 from .rcnn import WeightedRegionProposalNetwork, WeightedRoIHeads
 from .retinanet import WeightedRetinaNet, WeightedRetinaNetHead
 from .rows import Objective
@@ -35,6 +38,7 @@ _WEIGHTED: dict[type[nn.Module], type[nn.Module]] = {
     FCOSHead: WeightedFCOSHead,
     SSD: WeightedSSD,
 }
+_HEAD_LOSSES = ("fastrcnn_loss", "maskrcnn_loss", "keypointrcnn_loss")
 _PLAIN = {weighted: plain for plain, weighted in _WEIGHTED.items()}
 
 
@@ -54,7 +58,7 @@ def weight_losses(model: Model, objective: Objective = "weighted", normalizer: N
             - ``"pair"``: rows are matched against each of the mixed images (``sources``) on its own, and learn
               from the object of each by its weight; what is left over is background. Shares that add up to
               more than 1 are scaled to 1; what an image ignores adds nothing for it.
-            - ``"unweighted"``: the weights are ignored, for comparison.
+            - ``"unweighted"``: the weights are ignored, and not looked at, for comparison.
         normalizer: ``"count"`` divides by the number of rows as torchvision does (sampled rows for the R-CNNs;
             foreground of each image for RetinaNet; of the batch for FCOS and SSD), so that faint objects
             count for less; ``"weight"`` divides by the sum of those rows' weights, at least 1.
@@ -63,8 +67,9 @@ def weight_losses(model: Model, objective: Objective = "weighted", normalizer: N
         The same model.
 
     Raises:
-        TypeError: the model is not torchvision's, or a part that computes losses has been replaced or
-            overridden; the message names it.
+        TypeError: the model is not torchvision's, or loss code that ours replaces has been overridden or
+            replaced; the message names it. Subclasses of RetinaNet, FCOS, SSD and of heads that compute
+            losses are refused too, since their class could not change without losing what they add.
         ValueError: the objective or normalizer is unknown.
 
     Source: Zhang et al., Bag of Freebies for Training Object Detection Neural Networks, arXiv:1902.04103
@@ -98,40 +103,41 @@ def unweight_losses(model: Model) -> Model:
 def _loss_modules(model: Any) -> list[Any]:
     """The modules whose class changes, after a look at everything whose loss code ours replaces."""
     if isinstance(model, GeneralizedRCNN):
-        return [_own("model.rpn", model.rpn, RegionProposalNetwork), _own("model.roi_heads", model.roi_heads, RoIHeads)]
+        return _two_stage_modules(model)
     if isinstance(model, RetinaNet):
-        modules = [_own("model", model, RetinaNet), _own("model.head", model.head, RetinaNetHead)]
         for name, kind in (("classification", RetinaNetClassificationHead), ("regression", RetinaNetRegressionHead)):
-            part = getattr(model.head, f"{name}_head")
-            if not isinstance(part, kind) or type(part).compute_loss is not kind.compute_loss:
-                raise TypeError(f"model.head.{name}_head has a loss of its own: got {_full_name(part)}")
-            _refuse_patches(f"model.head.{name}_head", part)
-        return modules
+            _require_method(f"model.head.{name}_head", getattr(model.head, f"{name}_head"), kind, "compute_loss")
+        return [_own("model", model, RetinaNet), _own("model.head", model.head, RetinaNetHead)]
     if isinstance(model, FCOS):
         return [_own("model", model, FCOS), _own("model.head", model.head, FCOSHead)]
     if isinstance(model, SSD):
         return [_own("model", model, SSD)]
-    wrapped = " Weigh the detector before it is wrapped." if _wraps_a_detector(model) else ""
-    raise TypeError(f"weight_losses supports the detectors of torchvision, got {_full_name(model)}.{wrapped}")
+    raise TypeError(f"weight_losses supports the detectors of torchvision, got {full_name(model)}")
+
+
+def _two_stage_modules(model: Any) -> list[Any]:
+    for loss in _HEAD_LOSSES:
+        function = getattr(roi_heads, loss)
+        if function.__module__ != roi_heads.__name__:
+            found = f"{function.__module__}.{function.__qualname__}"
+            raise TypeError(f"{roi_heads.__name__}.{loss} has been replaced by {found}, which would not be used")
+    modules = {"model.rpn": (model.rpn, RegionProposalNetwork), "model.roi_heads": (model.roi_heads, RoIHeads)}
+    for name, (module, _) in modules.items():
+        _require_method(f"{name}.box_coder", module.box_coder, BoxCoder, "encode")
+    return [_own(name, module, kind) for name, (module, kind) in modules.items()]
 
 
 def _own(name: str, module: Any, kind: type[nn.Module]) -> Any:
+    """A module whose class may change: torchvision's own, and nothing that ours defines is set on the object."""
     if type(module) not in (kind, _WEIGHTED[kind]):
-        raise TypeError(f"{name} must be torchvision's own {kind.__name__}, got {_full_name(module)}")
-    _refuse_patches(name, module)
+        raise TypeError(f"{name} must be torchvision's own {kind.__name__}, got {full_name(module)}")
+    for method in vars(_WEIGHTED[kind]).keys() & vars(module).keys():
+        if callable(getattr(kind, method, None)):
+            raise TypeError(f"{name} has a {method} of its own, which would be used in place of the weighted one")
     return module
 
 
-def _refuse_patches(name: str, module: nn.Module) -> None:
-    patched = [key for key in vars(module) if callable(getattr(type(module), key, None))]
-    if patched:
-        raise TypeError(f"{name} has a {patched[0]} of its own, which would be lost: {_full_name(module)}")
-
-
-def _wraps_a_detector(model: Any) -> bool:
-    kinds = (GeneralizedRCNN, RetinaNet, FCOS, SSD)
-    return isinstance(model, nn.Module) and any(isinstance(module, kinds) for module in model.modules())
-
-
-def _full_name(module: Any) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"
+def _require_method(name: str, part: Any, kind: type, method: str) -> None:
+    """Refuse a part that brings another version of a method, which the weighted losses do not call."""
+    if getattr(type(part), method, None) is not getattr(kind, method) or method in vars(part):
+        raise TypeError(f"{name} has a {method} of its own, which would not be used: {full_name(part)}")

@@ -20,11 +20,14 @@ def are_weighted(targets: Sequence[Target], objective: Objective) -> bool:
 
     Raises:
         TypeError: weights, sources or labels are of a wrong type or dtype.
-        ValueError: they have a wrong shape or lie on another device; a weight is outside [0, 1].
+        ValueError: labels are missing; something has a wrong shape or lies on another device; a weight is
+            outside [0, 1].
     """
     if objective == "unweighted":
         return False
     for row, target in enumerate(targets):
+        if "labels" not in target:
+            raise ValueError(f"target {row} has no labels; it has {sorted(target)}")
         _check_column(row, target, "weights")
         _check_column(row, target, "sources")
         _check_column(row, target, "labels")

@@ -76,7 +76,7 @@ class WeightedRegionProposalNetwork(RegionProposalNetwork):
         """Objectness and box loss over the sampled anchors of all images."""
         if isinstance(labels[0], Tensor):
             return super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
-        positives, negatives = self.fg_bg_sampler([image.rows.sampler_labels() for image in labels])
+        positives, negatives = self.fg_bg_sampler([image.rows.sampler_labels().clamp(max=1) for image in labels])
         sampled = torch.where(torch.cat(positives) | torch.cat(negatives))[0]  # (R,)
         targets = [image.target for image in labels]
         rows = join([image.rows for image in labels], targets).at(sampled)
@@ -199,7 +199,11 @@ class WeightedRoIHeads(RoIHeads):
 def _box_rows(
     head: WeightedRegionProposalNetwork | WeightedRoIHeads, deltas: Tensor, rows: RowTargets, boxes: Tensor, own: Tensor
 ) -> Tensor:
-    """Box loss of each row, (R,), from deltas (S, R, 4) and the boxes that they start from, (R, 4) or (S, R, 4)."""
+    """Box loss of each row, (R,), from deltas (S, R, 4) and the boxes that they start from, (R, 4) or (S, R, 4).
+
+    Rows on no object have a share of 0; what is predicted there is left out of the sum, infinite or not.
+    """
+    deltas = deltas.where((rows.objects >= 0)[..., None], 0.0)
     wanted = matched_boxes(boxes, rows.objects, own)
     encoded = head.box_coder.encode_single(wanted.flatten(0, 1), own.expand_as(wanted).flatten(0, 1))
     return smooth_l1_rows(deltas, encoded.view_as(wanted), rows.shares, beta=_BETA).sum(0)

@@ -59,6 +59,8 @@ class WeightedRetinaNetHead(RetinaNetHead):
         if kind in _L1_BETA:
             wanted = coder.encode_single(matches.boxes, anchors)
             return smooth_l1_rows(predicted, wanted, matches.shares, beta=_L1_BETA[kind])
+        if kind not in _IOU_LOSS:
+            raise ValueError(f"_loss_type must be one of {', '.join([*_L1_BETA, *_IOU_LOSS])}, got {kind!r}")
         return iou_rows(coder.decode_single(predicted, anchors), matches.boxes, matches.shares, loss=_IOU_LOSS[kind])
 
     def _reduce(self, values: Tensor, rows: RowTargets, images: int) -> Tensor:

@@ -50,8 +50,8 @@ class RowTargets(NamedTuple):
         return RowTargets(*(column[..., rows] for column in self))
 
     def sampler_labels(self) -> Tensor:
-        """(R,) float for torchvision's sampler: 1 object, 0 background, -1 ignored."""
-        return self.foreground.to(torch.float32) - self.ignored.to(torch.float32)
+        """(R,) int64 for torchvision's samplers: an object's class, 0 for background, -1 for ignored."""
+        return self.labels.amax(0) - self.ignored.to(torch.int64)
 
 
 def groups_of(target: Target, objective: Objective) -> list[Target]:

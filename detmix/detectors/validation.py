@@ -15,6 +15,8 @@ from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.models.detection.ssd import SSD
 
 from ..targets import Target
+from .modes import evaluating
+from .names import full_name
 from .ssd import match_boxes
 
 Call = tuple[tuple[Any, ...], Any]
@@ -43,10 +45,10 @@ def losses_and_detections(
         TypeError: the model is not a torchvision detector.
     """
     watched = _watched(model)
-    with _evaluating(model), _recorded(watched) as calls:
+    with evaluating(model), _recorded(watched) as calls:
         detections: list[dict[str, Tensor]] = model(list(images), [dict(target) for target in targets])
         _, transformed = calls["transform"][1]
-        with _seeded(images):
+        with _seeded({tensor.device for tensor in (*images, *model.parameters())}):
             losses = _losses(model, calls, transformed)
     return losses, detections
 
@@ -58,8 +60,7 @@ def _watched(model: Any) -> dict[str, nn.Module]:
     elif isinstance(model, (RetinaNet, FCOS, SSD)):
         names = ["transform", "head", "anchor_generator"]
     else:
-        kind = f"{type(model).__module__}.{type(model).__qualname__}"
-        raise TypeError(f"losses_and_detections supports the detectors of torchvision, got {kind}")
+        raise TypeError(f"losses_and_detections supports the detectors of torchvision, got {full_name(model)}")
     return {name: getattr(model, name) for name in names}
 
 
@@ -105,17 +106,6 @@ def _recorded(modules: dict[str, nn.Module]) -> Iterator[dict[str, Call]]:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextmanager
 def _computing_losses(*modules: nn.Module) -> Iterator[None]:
     """These modules, and not their children, take the path of training."""
     for module in modules:
@@ -128,12 +118,12 @@ def _computing_losses(*modules: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _seeded(images: Sequence[Tensor]) -> Iterator[None]:
+def _seeded(devices: set[torch.device]) -> Iterator[None]:
     """The samplers draw from torch's own generators: give them a seed, and the caller the state back."""
-    devices = {image.device for image in images if image.device.type == "cuda"}
-    with torch.random.fork_rng(devices=devices):
+    gpus = [device for device in devices if device.type == "cuda"]
+    with torch.random.fork_rng(devices=gpus):
         torch.default_generator.manual_seed(0)
-        for device in devices:
+        for device in gpus:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(0)
         yield
