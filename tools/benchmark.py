@@ -79,7 +79,7 @@ def step_table(options: argparse.Namespace) -> Table:
     title = (
         f"Training step of {options.detector}, {options.batch_size} images of {options.size} pixels, {options.device}"
     )
-    table = Table("objective", "detmix", "torchvision", "time: detmix / torchvision", "peak memory", title=title)
+    table = Table("objective", "detmix", "torchvision", "detmix / torchvision", "peak memory", title=title)
     for objective in OBJECTIVES:
         cells = _cells([_step(options, objective), plain], options.repeats or 10, synchronize)
         table.add_row(objective, *cells, f"{peaks[objective] / peaks[None]:.3f} x {peaks[None] / 2**20:.0f} MiB")
