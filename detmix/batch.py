@@ -1,11 +1,40 @@
-"""Batches of detection samples: lists, since images differ in size and in their number of objects."""
+"""Batches of detection samples: put together, and mixed within themselves on whatever device they are.
+
+Letters: B images; C, H, W channels, height and width in pixels; N objects of one image. ``lam`` is the
+weight of an image, its partner has ``1 - lam``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import hashlib
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
-from .targets import Target
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+from .canvas import blend, canvas_size, image_size, require_same_kind
+from .cutmix import cutmix_pair, region_around
+from .draws import BATCHES, generator_at
+from .mixing import check_alpha, check_share, sample_lambda
+from .switch import Switched, this_process
+from .targets import (
+    OBJECT_KEYS,
+    Target,
+    check_target,
+    concatenate,
+    require_xyxy,
+    select_objects,
+    visible_shares,
+)
+
+Mix = Literal["mixup", "cutmix"]
+Pairing = Literal["roll", "shuffle"]
+
+_COLLATED = BATCHES + 1  # what collate draws, apart from what a step draws
 
 
 def collate(samples: Iterable[tuple[Any, Target]]) -> tuple[list[Any], list[Target]]:
@@ -19,3 +48,276 @@ def collate(samples: Iterable[tuple[Any, Target]]) -> tuple[list[Any], list[Targ
     """
     pairs = list(samples)
     return [image for image, _ in pairs], [target for _, target in pairs]
+
+
+class Pair(NamedTuple):
+    """What is drawn for one image of a batch: the row of its partner, and how the two are mixed.
+
+    Attributes:
+        partner: row of the other image.
+        lam: weight of the image itself; for CutMix the share of it that is left, borders aside.
+        centre: (x, y) of the region that CutMix replaces, as fractions of the canvas.
+    """
+
+    partner: int
+    lam: float
+    centre: tuple[float, float]
+
+
+class MixupBatch(Switched):
+    """Mixes the images of a batch with each other, every box weighted by its visible share.
+
+    In the training step, on the device the batch is on::
+
+        mixer = MixupBatch(alpha=1.5)
+        images, targets = mixer(images, targets)
+
+    or in the data loader's workers: ``DataLoader(..., collate_fn=mixer.collate)``. Neither decodes an
+    image twice. They draw from two rules, since only one of them can be kept in workers, and only the
+    other on a GPU without waiting for it:
+
+    - in the step, from (seed, rank, ``step``), where ``step`` counts the calls of this object and goes on
+      from ``load_state_dict``;
+    - in ``collate``, from (seed, epoch, the batch's image ids in their order): the same batch is mixed the
+      same way whatever the number of workers, processes or restarts. Call ``set_epoch`` before each epoch.
+
+    ``set_epoch`` and ``enable`` live in shared memory: worker processes that are already running see them
+    with the next batch they load. An image is never its own partner; a batch of one image stays as it is.
+
+    Nothing is read back from an accelerator: targets that lie on one are checked for keys, shapes and dtypes
+    and not for values. Two settings are exceptions, since what they return has as many rows as the values
+    say: ``min_weight`` above 0, and ``mix="cutmix"``, which drops what is covered and checks values too. With
+    them the host waits for the device at each mixed image, unless the targets are on the CPU.
+
+    Source: Zhang et al., mixup: Beyond Empirical Risk Minimization, arXiv:1710.09412 (pairs within a
+    batch); Zhang et al., Bag of Freebies for Training Object Detection Neural Networks, arXiv:1902.04103.
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 1.5,
+        p: float = 1.0,
+        mix: Mix = "mixup",
+        pairing: Pairing = "roll",
+        per_sample: bool = False,
+        min_weight: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """Set what is drawn.
+
+        Args:
+            alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off.
+            p: probability that the batch is mixed or, with per_sample, that an image is.
+            mix: ``mixup`` blends as ``mix_pair``, ``cutmix`` replaces a region as ``cutmix_pair``.
+            pairing: ``roll`` mixes each image with the one before it, the first with the last; ``shuffle``
+                puts the images in a random circle first, so that every other one is equally likely.
+            per_sample: one ratio (and one place of the region) for each image, instead of one for the batch.
+            min_weight: objects fainter than this are left out.
+            seed: of the draws; an integer.
+
+        Raises:
+            TypeError: the seed is not an integer.
+            ValueError: alpha is negative, p or min_weight outside [0, 1], or mix or pairing is unknown.
+        """
+        super().__init__()
+        check_alpha(alpha)
+        check_share("p", p)
+        check_share("min_weight", min_weight)
+        for name, value, choices in (("mix", mix, get_args(Mix)), ("pairing", pairing, get_args(Pairing))):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        self.alpha = alpha
+        self.p = p
+        self.mix = mix
+        self.pairing = pairing
+        self.per_sample = per_sample
+        self.min_weight = min_weight
+        self.seed = operator.index(seed)
+        self.step = 0
+
+    def __call__(self, images: Any, targets: Sequence[Target]) -> tuple[Any, Sequence[Target]]:
+        """Mix a batch in the training step; counts one step, mixed or not.
+
+        Args:
+            images: B images of any size as a sequence, of one kind, dtype, device and number of channels
+                (see ``detmix.mix_pair``), or a (B, C, H, W) tensor, uint8 or float.
+            targets: their B targets.
+
+        Returns:
+            Images and targets, row by row those of ``mix_pair`` or ``cutmix_pair``: a list, or a stack if one
+            came. Rows that are not mixed are the given ones; if none is, the batch itself is returned.
+            Inputs are never written to.
+
+        Raises:
+            ValueError: shapes, lengths, devices or values do not fit; the row of the batch is named.
+            TypeError: kinds or dtypes do not fit; likewise.
+        """
+        _check_batch(images, targets)
+        step, self.step = self.step, self.step + 1
+        # steps count on from epoch to epoch, so the rank can take the epoch's place
+        return self._mix(images, targets, generator_at(self.seed, this_process().number, step, BATCHES))
+
+    def collate(self, samples: Iterable[tuple[Any, Target]]) -> tuple[Any, Sequence[Target]]:
+        """Put samples into a batch and mix it: a ``collate_fn`` for ``DataLoader``.
+
+        Args:
+            samples: (image, target) pairs. Every target needs an integer ``image_id``, on the CPU.
+
+        Returns:
+            The images and the targets, each as a list; see ``__call__``.
+
+        Raises:
+            ValueError: as ``__call__``.
+            TypeError: a target has no integer image_id, or as ``__call__``.
+        """
+        images, targets = collate(samples)
+        _check_batch(images, targets)
+        return self._mix(images, targets, generator_at(self.seed, self.epoch, _fingerprint(targets), _COLLATED))
+
+    def state_dict(self) -> dict[str, int]:
+        """The step and the epoch that come next, for ``load_state_dict``."""
+        return {"step": self.step, "epoch": self.epoch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on drawing where ``state_dict`` was taken."""
+        self.step = state["step"]
+        self.set_epoch(state["epoch"])
+
+    def _mix(
+        self, images: Any, targets: Sequence[Target], generator: np.random.Generator
+    ) -> tuple[Any, Sequence[Target]]:
+        if not self.enabled or self.alpha == 0 or len(targets) < 2:
+            return images, targets
+        pairs = self._draw(len(targets), generator)
+        if all(pair is None for pair in pairs):
+            return images, targets
+        return self._cut(images, targets, pairs) if self.mix == "cutmix" else self._blend(images, targets, pairs)
+
+    def _draw(self, count: int, generator: np.random.Generator) -> list[Pair | None]:
+        """What is drawn for each row; None for what stays as it is."""
+        circle = generator.permutation(count) if self.pairing == "shuffle" else np.arange(count)
+        partners = np.empty(count, np.int64)
+        partners[circle] = np.roll(circle, 1)
+        size = count if self.per_sample else 1
+        mixed = np.broadcast_to(generator.random(size) < self.p, count)
+        lams = np.broadcast_to(sample_lambda(self.alpha, generator, size), count).tolist()
+        centres = np.broadcast_to(generator.random((size, 2)), (count, 2)).tolist()
+        drawn = zip(mixed, partners.tolist(), lams, centres, strict=True)
+        return [Pair(partner, lam, (x, y)) if chosen else None for chosen, partner, lam, (x, y) in drawn]
+
+    def _blend(
+        self, images: Any, targets: Sequence[Target], pairs: Sequence[Pair | None]
+    ) -> tuple[Any, Sequence[Target]]:
+        joined = []
+        for row, (target, pair) in enumerate(zip(targets, pairs, strict=True)):
+            if pair is not None:
+                size = canvas_size(images[row], images[pair.partner])
+                target = self._join(target, targets[pair.partner], pair.lam, size)
+            joined.append(target)
+        return _blend_stack(images, pairs) if isinstance(images, Tensor) else _blend_rows(images, pairs), joined
+
+    def _join(self, first: Target, second: Target, lam: float, size: tuple[int, int]) -> Target:
+        faded = ({**t, "weights": visible_shares(t) * share} for t, share in ((first, lam), (second, 1.0 - lam)))
+        target = concatenate(*faded, size=size)
+        target["lam"] = lam
+        return select_objects(target, target["weights"] >= self.min_weight) if self.min_weight > 0 else target
+
+    def _cut(
+        self, images: Any, targets: Sequence[Target], pairs: Sequence[Pair | None]
+    ) -> tuple[Any, Sequence[Target]]:
+        samples = []
+        for image, target, pair in zip(images, targets, pairs, strict=True):
+            if pair is not None:
+                other, other_target = images[pair.partner], targets[pair.partner]
+                region = region_around(pair.centre, pair.lam, canvas_size(image, other))
+                image, target = cutmix_pair(
+                    image, target, other, other_target, region=region, min_weight=self.min_weight
+                )
+            samples.append((image, target))
+        rows, joined = collate(samples)
+        return (_stacked(torch.stack(rows), images) if isinstance(images, Tensor) else rows), joined
+
+
+def _blend_rows(images: Iterable[Any], pairs: Sequence[Pair | None]) -> list[Any]:
+    rows = list(images)
+    return [
+        image if pair is None else blend(image, rows[pair.partner], pair.lam)
+        for image, pair in zip(rows, pairs, strict=True)
+    ]
+
+
+def _blend_stack(images: Tensor, pairs: Sequence[Pair | None]) -> Tensor:
+    """(B, C, H, W) in, new (B, C, H, W) out."""
+    plain = images.as_subclass(Tensor)
+    if plain.dtype == torch.uint8 and plain.device.type == "cpu":
+        return _stacked(torch.stack(_blend_rows(plain, pairs)), images)  # the quicker way there: no float copy
+    return _stacked(_lerp(plain, pairs), images)
+
+
+def _stacked(images: Tensor, like: Tensor) -> Tensor:
+    return tv_tensors.Image(images) if isinstance(like, tv_tensors.Image) else images
+
+
+def _lerp(images: Tensor, pairs: Sequence[Pair | None]) -> Tensor:
+    """The blend of all images of a stack at once."""
+    pixels = images.to(torch.promote_types(images.dtype, torch.float32))
+    partners = torch.stack([pixels[row if pair is None else pair.partner] for row, pair in enumerate(pairs)])
+    shares = torch.tensor([0.0 if pair is None else 1.0 - pair.lam for pair in pairs], dtype=pixels.dtype)
+    if pixels.device.type == "cuda":
+        shares = shares.pin_memory()  # the one kind of memory that is copied without waiting for the GPU
+    blended = torch.lerp(pixels, partners, shares.to(pixels.device, non_blocking=True)[:, None, None, None])
+    return blended.to(images.dtype) if images.is_floating_point() else blended.round_().to(images.dtype)
+
+
+def _fingerprint(targets: Sequence[Target]) -> int:
+    """64 bits that stand for the image ids of a batch and their order."""
+    ids = []
+    for row, target in enumerate(targets):
+        image_id: Any = target.get("image_id")
+        try:
+            ids.append(operator.index(image_id))
+        except TypeError as error:
+            raise TypeError(f"collate draws from integer image ids: row {row} of the batch has {image_id!r}") from error
+    return int.from_bytes(hashlib.blake2b(repr(ids).encode(), digest_size=8).digest(), "little")
+
+
+def _check_batch(images: Any, targets: Sequence[Target]) -> None:
+    if len(images) != len(targets):
+        raise ValueError(f"a batch must have as many images as targets, got {len(images)} and {len(targets)}")
+    if isinstance(images, Tensor) and images.ndim != 4:
+        raise ValueError(f"stacked images must have shape (B, C, H, W), got {tuple(images.shape)}")
+    for row, (image, target) in enumerate(zip(images, targets, strict=True)):
+        try:
+            require_same_kind(images[0], image)
+            _check_target(target, targets[0], image_size(image))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"row {row} of the batch: {error}") from error
+
+
+def _check_target(target: Target, first: Target, size: tuple[int, int]) -> None:
+    boxes = target.get("boxes") if isinstance(target, dict) else None
+    if isinstance(boxes, Tensor):
+        _check_devices(target, first["boxes"].device)
+    if isinstance(boxes, Tensor) and boxes.device.type != "cpu":
+        _check_layout(target, boxes)
+    else:
+        check_target(target, size=size)
+
+
+def _check_devices(target: Target, device: torch.device) -> None:
+    for key in (k for k in OBJECT_KEYS if isinstance(target.get(k), Tensor)):
+        if target[key].device != device:
+            raise ValueError(f"targets must be on one device, got {key} on {target[key].device}, expected {device}")
+
+
+def _check_layout(target: Target, boxes: Tensor) -> None:
+    """Of ``check_target``, what can be told without reading values, for which the host waits on a GPU."""
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
+        raise ValueError(f"boxes must be floating and of shape (N, 4), got {boxes.dtype} and {tuple(boxes.shape)}")
+    require_xyxy(boxes)
+    if "labels" not in target:
+        raise ValueError(f"the key 'labels' is missing; the target has {sorted(target)}")
+    for key in (k for k in OBJECT_KEYS if k in target):
+        if not isinstance(target[key], Tensor) or target[key].shape[:1] != boxes.shape[:1]:
+            raise ValueError(f"{key} must be a tensor with a row for each of the {len(boxes)} boxes")

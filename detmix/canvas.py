@@ -1,4 +1,4 @@
-"""Images of any kind on a common canvas: what their size is, and how two of them are blended.
+"""Images of any kind on a common canvas: what their size is, and how two of them are blended or joined.
 
 Kinds: (C, H, W) tensor, plain or ``tv_tensors.Image``; (H, W, C) or (H, W) numpy array; PIL image.
 The kind that comes is the kind that leaves.
@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 Image: TypeAlias = Tensor | np.ndarray | PILImage.Image
+Region: TypeAlias = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, x2 and y2 exclusive
 
 _PIL_MODES = ("L", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
 
@@ -29,6 +30,12 @@ def image_size(image: Image) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def canvas_size(image_a: Image, image_b: Image) -> tuple[int, int]:
+    """(H, W) of the canvas that holds two images, each at the top left, in pixels."""
+    (height_a, width_a), (height_b, width_b) = image_size(image_a), image_size(image_b)
+    return max(height_a, height_b), max(width_a, width_b)
+
+
 def require_same_kind(image_a: Image, image_b: Image) -> None:
     """Raise unless two images are of one supported kind.
 
@@ -37,7 +44,7 @@ def require_same_kind(image_a: Image, image_b: Image) -> None:
         ValueError: the shapes are not those of images, or the channel counts or modes differ.
     """
     for image in (image_a, image_b):
-        _require_supported(image)
+        require_supported(image)
     kind_a, kind_b = _kind(image_a), _kind(image_b)
     if kind_a != kind_b:
         raise TypeError(f"both images must be of one kind and dtype, got {kind_a} and {kind_b}")
@@ -58,8 +65,7 @@ def blend(image_a: Image, image_b: Image, lam: float) -> Any:
         The canvas, of the same kind and dtype; integers are rounded to nearest.
     """
     if isinstance(image_a, PILImage.Image):
-        pixels = _blend_arrays(np.asarray(image_a), np.asarray(image_b), lam, planar=False)
-        return PILImage.frombytes(image_a.mode, (pixels.shape[1], pixels.shape[0]), pixels.tobytes())
+        return _to_pil(_blend_arrays(np.asarray(image_a), np.asarray(image_b), lam, planar=False), image_a.mode)
     if isinstance(image_a, np.ndarray):
         assert isinstance(image_b, np.ndarray)
         return _blend_arrays(image_a, image_b, lam, planar=False)
@@ -68,12 +74,60 @@ def blend(image_a: Image, image_b: Image, lam: float) -> Any:
     return tv_tensors.Image(blended) if isinstance(image_a, tv_tensors.Image) else blended
 
 
+def paste(image_a: Image, image_b: Image | None, region: Region) -> Any:
+    """A with the pixels of B inside a region, on a zero canvas that holds both, each at the top left.
+
+    Args:
+        image_a: an image that ``require_supported`` accepts.
+        image_b: one that ``require_same_kind`` accepts together with it; None leaves the region zero.
+        region: where B shows, on the canvas; zero where B has no pixels.
+
+    Returns:
+        The canvas, of the kind and dtype of image_a.
+    """
+    if isinstance(image_a, PILImage.Image):
+        return _to_pil(
+            _paste(np.asarray(image_a), None if image_b is None else np.asarray(image_b), region), image_a.mode
+        )
+    pasted = _paste(_plain(image_a), None if image_b is None else _plain(image_b), region)
+    return tv_tensors.Image(pasted) if isinstance(image_a, tv_tensors.Image) else pasted
+
+
+def _paste(image_a: Any, image_b: Any, region: Region) -> Any:
+    """The same for a plain tensor or array."""
+    height, width = image_size(image_a) if image_b is None else canvas_size(image_a, image_b)
+    if isinstance(image_a, Tensor):
+        canvas: Any = image_a.new_zeros((len(image_a), height, width))
+    else:
+        canvas = np.zeros((height, width, *image_a.shape[2:]), image_a.dtype)
+    x1, y1, x2, y2 = region
+    _window(canvas, 0, 0, *image_size(image_a))[...] = image_a
+    _window(canvas, y1, x1, y2, x2)[...] = 0
+    if image_b is not None:
+        patch = _window(image_b, y1, x1, y2, x2)
+        patch_height, patch_width = image_size(patch)
+        _window(canvas, y1, x1, y1 + patch_height, x1 + patch_width)[...] = patch
+    return canvas
+
+
+def _window(image: Any, y1: int, x1: int, y2: int, x2: int) -> Any:
+    """A view of a part of a plain tensor or array; what lies outside the image is left out."""
+    return image[:, y1:y2, x1:x2] if isinstance(image, Tensor) else image[y1:y2, x1:x2]
+
+
+def _plain(image: Any) -> Any:
+    return image.as_subclass(Tensor) if isinstance(image, Tensor) else image
+
+
+def _to_pil(pixels: np.ndarray, mode: str) -> PILImage.Image:
+    return PILImage.frombytes(mode, (pixels.shape[1], pixels.shape[0]), pixels.tobytes())
+
+
 def _blend_tensors(image_a: Tensor, image_b: Tensor, lam: float) -> Tensor:
     if image_a.dtype == torch.uint8 and image_a.device.type == "cpu":
         return torch.from_numpy(_blend_arrays(image_a.numpy(), image_b.numpy(), lam, planar=True))
     dtype = image_a.dtype if image_a.is_floating_point() else torch.float32
-    height, width = (max(sizes) for sizes in zip(image_size(image_a), image_size(image_b), strict=True))
-    canvas = image_a.new_zeros((len(image_a), height, width), dtype=dtype)
+    canvas = image_a.new_zeros((len(image_a), *canvas_size(image_a, image_b)), dtype=dtype)
     for image, share in ((image_a, lam), (image_b, 1.0 - lam)):
         canvas[:, : image.shape[1], : image.shape[2]].add_(image.to(dtype), alpha=share)
     return canvas if image_a.is_floating_point() else canvas.round_().to(image_a.dtype)
@@ -108,7 +162,8 @@ def _add_weighted(out: np.ndarray, first: np.ndarray, share: float, second: np.n
         cv2.addWeighted(first, share, second, rest, 0.0, dst=out)
 
 
-def _require_supported(image: Image) -> None:
+def require_supported(image: Image) -> None:
+    """Raise TypeError or ValueError unless an image is of a kind, dtype and shape that is supported."""
     if isinstance(image, PILImage.Image):
         if image.mode not in _PIL_MODES:
             raise TypeError(f"a PIL image must be of mode {', '.join(_PIL_MODES)}, got {image.mode}: convert it first")

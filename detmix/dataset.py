@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sized
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
-import torch
 from torch.utils.data import Dataset
 
-from .canvas import image_size
+from .canvas import canvas_size, image_size, require_same_kind
+from .cutmix import cutmix_pair, cutout, region_around
 from .draws import MIXING, generator_at
 from .mixing import check_alpha, check_share, mix_pair, sample_lambda
+from .partners import PartnerPolicy, Partners, index_partners
+from .switch import Switched
 from .targets import Target, check_target
 
 Sample = tuple[Any, Target]
+Mix = Literal["mixup", "cutmix", "cutout"]
 
 
 class MapDataset(Protocol):
@@ -26,17 +29,28 @@ class MapDataset(Protocol):
 
 
 class Draw(NamedTuple):
-    """What is drawn for one sample: the index of its partner and the weight of its own image."""
+    """What is drawn for one sample.
+
+    Attributes:
+        partner: index of the sample it is mixed with; its own under cutout, which takes no other.
+        lam: weight of its own image; under CutMix and cutout the share of the canvas that the region is
+            drawn to leave, before it is clipped.
+        centre: (x, y) of the region as fractions of the canvas; None under mixup, which has no region.
+    """
 
     partner: int
     lam: float
+    centre: tuple[float, float] | None = None
 
 
-class MixupDataset(Dataset[Sample]):
-    """Blends each sample of a data set with another one, every box weighted by the share of its image.
+class MixupDataset(Switched, Dataset[Sample]):
+    """Mixes each sample of a data set with another one, every box weighted by the share of it that is visible.
 
     What is drawn for a sample is a function of (seed, epoch, index) alone: the number of workers, the
-    order of visits and restarts do not matter. A partner is never the sample itself.
+    order of visits and restarts do not matter. A partner is never the sample itself. Where the choice of
+    partners leaves a sample none while it leaves others some, that sample stays as it is.
+
+    Data sets of this class can be nested: what is mixed is mixed again, and shares multiply.
 
     Call ``set_epoch`` before each epoch, as for a ``DistributedSampler``, or every epoch draws the same
     partners. ``set_epoch`` and ``enable`` live in shared memory: worker processes that are already
@@ -49,6 +63,8 @@ class MixupDataset(Dataset[Sample]):
         *,
         alpha: float = 1.5,
         p: float = 1.0,
+        mix: Mix = "mixup",
+        partner: PartnerPolicy = "any",
         min_weight: float = 0.0,
         transform: Callable[[Any, Target], Sample] | None = None,
         seed: int = 0,
@@ -56,51 +72,46 @@ class MixupDataset(Dataset[Sample]):
         """Wrap a data set.
 
         Args:
-            dataset: map-style data set of (image, target); see ``detmix.mix_pair`` for both.
+            dataset: map-style data set of (image, target); see ``detmix.mix_pair`` for both. Choices of partners
+                other than "any" also need its method ``labels_of(index)``, which returns the (N,) integer labels of
+                a sample without reading the image; it is called once per sample, here.
             alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off. 1.5 is the value of
                 the Bag of Freebies.
             p: probability that a sample is mixed at all.
-            min_weight: objects fainter than this are left out of a blended sample.
+            mix: ``"mixup"`` blends the two images; ``"cutmix"`` replaces a region of the one by the other's, and
+                ``"cutout"`` by nothing: see ``mix_pair``, ``cutmix_pair`` and ``cutout``. The region is
+                drawn as by ``sample_region``, for the ratio drawn from Beta(alpha, alpha).
+            partner: ``"any"`` other sample; ``"with_boxes"``, one that has an object; ``"background"``, one that has
+                none; ``"other_class"``, one without a class of the sample. All eligible ones are equally likely.
+            min_weight: objects fainter than this are left out of a mixed sample.
             transform: ``image, target -> image, target``, applied to every sample after mixing. For
                 torchvision's v2 transforms pass ``detmix.data.Augment([...])``: on plain tensors they
                 would move the pixels and leave the boxes.
             seed: of the draws; an integer.
 
         Raises:
-            TypeError: the seed is not an integer.
-            ValueError: alpha is negative, p or min_weight outside [0, 1], the data set is empty, or it has
-                a single image and so no partner.
+            TypeError: the seed is not an integer, or the choice of partners needs labels that the data set cannot
+                tell; one that mixes cannot, since its labels depend on the epoch.
+            ValueError: alpha is negative, p or min_weight outside [0, 1], mix or partner unknown, a choice of
+                partners given for cutout, the data set is empty, or no sample of it has a partner.
         """
+        super().__init__()
         check_alpha(alpha)
         check_share("p", p)
         check_share("min_weight", min_weight)
-        _check_length(dataset, mixing=alpha > 0 and p > 0)
+        _check_choices(mix, partner)
+        pairing = alpha > 0 and p > 0 and mix != "cutout"
+        _check_length(dataset, pairing=pairing)
+        self._partners = _index(dataset, partner) if pairing else None
         self.dataset = dataset
         self.alpha = alpha
         self.p = p
+        self.mix: Mix = mix
+        self.partner: PartnerPolicy = partner
         self.min_weight = min_weight
         self.transform = transform
         self.seed = operator.index(seed)
         self._stream: int = dataset._stream + 1 if isinstance(dataset, MixupDataset) else MIXING
-        self._shared = torch.tensor([0, 1]).share_memory_()  # epoch, enabled
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch that the draws belong to, here and in running workers."""
-        self._shared[0] = epoch
-
-    def enable(self, flag: bool = True) -> None:
-        """Switch mixing on or off, here and in running workers."""
-        self._shared[1] = int(flag)
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that the draws belong to."""
-        return int(self._shared[0])
-
-    @property
-    def enabled(self) -> bool:
-        """Whether samples are mixed."""
-        return bool(self._shared[1])
 
     def draw(self, index: int) -> Draw | None:
         """What is drawn for sample 0 ... len - 1 in this epoch; None if it stays as it is."""
@@ -110,14 +121,19 @@ class MixupDataset(Dataset[Sample]):
         if generator.random() >= self.p:
             return None
         lam = sample_lambda(self.alpha, generator)
-        partner = int(generator.integers(len(self.dataset) - 1))
-        return Draw(partner + (partner >= index), lam)
+        partner = index if self._partners is None else self._partners.draw(index, generator)
+        if partner is None:
+            return None
+        if self.mix == "mixup":
+            return Draw(partner, lam)
+        centre_x, centre_y = generator.random(2).tolist()
+        return Draw(partner, lam, (centre_x, centre_y))
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Sample:
-        """The blended sample; the data set's own where nothing is mixed."""
+        """The mixed sample; the data set's own where nothing is mixed."""
         index = _absolute(index, len(self.dataset))
         draw = self.draw(index)
         image, target = self._plain(index) if draw is None else self._mix(index, draw)
@@ -129,21 +145,30 @@ class MixupDataset(Dataset[Sample]):
         return image, target
 
     def _mix(self, index: int, draw: Draw) -> Sample:
-        image, target = self.dataset[index]
+        sample = self.dataset[index]
+        if self.mix == "cutout":
+            return self._cut_out(sample, draw)
         try:
-            partner_image, partner_target = self.dataset[draw.partner]
-            return mix_pair(image, target, partner_image, partner_target, lam=draw.lam, min_weight=self.min_weight)
+            return self._join(sample, self.dataset[draw.partner], draw)
         except Exception as error:
             names = f"{self._describe(index)} with its partner {self._describe(draw.partner)}"
             raise RuntimeError(f"mixing {names} failed: {error}") from error
 
+    def _join(self, sample: Sample, partner: Sample, draw: Draw) -> Sample:
+        if draw.centre is None:
+            return mix_pair(*sample, *partner, lam=draw.lam, min_weight=self.min_weight)
+        require_same_kind(sample[0], partner[0])
+        region = region_around(draw.centre, draw.lam, canvas_size(sample[0], partner[0]))
+        return cutmix_pair(*sample, *partner, region=region, min_weight=self.min_weight)
+
+    def _cut_out(self, sample: Sample, draw: Draw) -> Sample:
+        assert draw.centre is not None
+        region = region_around(draw.centre, draw.lam, image_size(sample[0]))
+        return cutout(*sample, region=region, min_weight=self.min_weight)
+
     def _describe(self, index: int) -> str:
         image_path = getattr(self.dataset, "image_path", None)
         return f"sample {index}" if image_path is None else f"sample {index} ({image_path(index)})"
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._shared.share_memory_()  # an ordinary copy or unpickling gives private memory
 
 
 def _absolute(index: int, length: int) -> int:
@@ -153,8 +178,25 @@ def _absolute(index: int, length: int) -> int:
     return index % length
 
 
-def _check_length(dataset: Sized, *, mixing: bool) -> None:
+def _check_choices(mix: str, partner: str) -> None:
+    for name, value, choices in (("mix", mix, get_args(Mix)), ("partner", partner, get_args(PartnerPolicy))):
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    if mix == "cutout" and partner != "any":
+        raise ValueError(f"cutout takes no partner, got partner={partner!r}")
+
+
+def _index(dataset: Sized, partner: PartnerPolicy) -> Partners:
+    if partner != "any" and isinstance(dataset, MixupDataset):
+        raise TypeError(
+            f"partner={partner!r} needs labels that stay, and a MixupDataset's change with what is drawn: "
+            "choose partners in the inner data set, or pass partner='any'"
+        )
+    return index_partners(partner, dataset)
+
+
+def _check_length(dataset: Sized, *, pairing: bool) -> None:
     if len(dataset) == 0:
         raise ValueError("the data set is empty: there is nothing to mix")
-    if mixing and len(dataset) == 1:
+    if pairing and len(dataset) == 1:
         raise ValueError("the data set has a single image: mixing needs a partner. Pass alpha=0 to train without")

@@ -13,9 +13,14 @@ from typing import SupportsIndex
 
 import numpy as np
 
-MIXING = 0
+# What draws are for. Two purposes with one seed are so kept from drawing the same numbers.
+MIXING = 0  # plus the depth of nesting
 SCENES = 1 << 32
 AUGMENTATION = 2 << 32
+BATCHES = 3 << 32  # plus 1 in the collate function
+STREAMS = 4 << 32  # plus the depth of nesting
+MANIFOLD = 5 << 32  # plus 1 for the partners
+ANALYSIS = 6 << 32  # plus 1 for the choice of objects
 
 _WORD = (1 << 64) - 1
 
@@ -27,8 +32,7 @@ def generator_at(seed: SupportsIndex, epoch: SupportsIndex, index: SupportsIndex
         seed: any integer, Python's or numpy's; taken modulo 2**64.
         epoch: 0 or more.
         index: 0 or more.
-        stream: what the draws are for: ``MIXING`` plus the depth of nesting, ``SCENES`` or ``AUGMENTATION``.
-            Two purposes with one seed are so kept from drawing the same numbers.
+        stream: what the draws are for: one of the constants of this module, plus what its comment says.
 
     Returns:
         A numpy generator over Philox with key (seed, epoch) and (index, stream) in the counter's upper

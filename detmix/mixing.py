@@ -10,7 +10,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from .canvas import Image, blend, image_size, require_same_kind
+from .canvas import Image, blend, canvas_size, image_size, require_same_kind
 from .targets import Target, check_target, concatenate, select_objects, visible_shares
 
 
@@ -88,11 +88,10 @@ def mix_pair(
     check_share("lam", lam)
     check_share("min_weight", min_weight)
     require_same_kind(image_a, image_b)
-    size_a, size_b = image_size(image_a), image_size(image_b)
-    check_target(target_a, size=size_a)
-    check_target(target_b, size=size_b)
-    size = max(size_a[0], size_b[0]), max(size_a[1], size_b[1])
-    target = concatenate(_faded(target_a, lam), _faded(target_b, 1.0 - lam), size=size)
+    check_target(target_a, size=image_size(image_a))
+    check_target(target_b, size=image_size(image_b))
+    faded = _faded(target_a, lam), _faded(target_b, 1.0 - lam)
+    target = concatenate(*faded, size=canvas_size(image_a, image_b))
     target["lam"] = float(lam)
     if min_weight > 0:
         target = select_objects(target, target["weights"] >= min_weight)

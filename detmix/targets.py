@@ -11,15 +11,23 @@ boxes      (N, 4) float         xyxy in pixels, 0-based, x2 and y2 exclusive
 labels     (N,) int64           1 ... K-1; 0 is background
 weights    (N,) float, [0, 1]   visible share of the object in the composite; absent means 1
 sources    (N,) int64           which mixed image it came from, 0 for the first; absent means 0
-masks      (N, H, W)            carried
-keypoints  (N, P, 3)            carried
-area       (N,)                 carried
+masks      (N, H, W)            carried; lose the pixels that a cut hides
+keypoints  (N, P, 3)            carried; visibility 0 where a cut hides them
+area       (N,)                 carried; scaled by the share that a cut leaves
 iscrowd    (N,)                 carried
 difficult  (N,)                 carried
+covers     (N, 1 + M, 4) float  what hides the object; see below, absent means nothing
 ========== ==================== ===========================================================
 
 Any other tensor whose first dimension is N is taken to belong to the objects too, so that a key of
 your own stays aligned. What belongs to the image (``IMAGE_KEYS``, scalars, strings) is left alone.
+
+``covers`` comes with ``cutmix_pair`` and ``cutout``, and lets what is cut be cut again: row 0 is the
+object's box, the M rows after it are the regions cut out of its image so far, xyxy, zeros where there
+is none. It is not moved by geometric transforms. Where row 0 is no longer the object's box, the record
+is void: the object keeps its weight, and a later cut takes what is visible to lie evenly over the box.
+(A transform that moves the image and leaves the box in place, such as a flip of a box in the middle of
+its image, cannot be told from none; leave the key out before it if you cut again.)
 """
 
 from __future__ import annotations
@@ -33,10 +41,10 @@ from torchvision import tv_tensors
 
 Target = dict[str, Any]
 
-OBJECT_KEYS = ("boxes", "labels", "weights", "sources", "masks", "keypoints", "area", "iscrowd", "difficult")
+OBJECT_KEYS = ("boxes", "labels", "weights", "sources", "masks", "keypoints", "area", "iscrowd", "difficult", "covers")
 IMAGE_KEYS = ("image_id", "size", "orig_size", "lam")
 
-_RANKS = {"boxes": 2, "masks": 3, "keypoints": 3}  # number of dimensions; 1 for the rest
+_RANKS = {"boxes": 2, "masks": 3, "keypoints": 3, "covers": 3}  # number of dimensions; 1 for the rest
 _OVERHANG = 1.0  # pixels a box may reach past the image: rounding of annotation tools
 
 
@@ -78,6 +86,8 @@ def check_target(target: Target, *, size: tuple[int, int] | None = None, num_cla
         _refuse(~((weights >= 0) & (weights <= 1)), weights, "weights", "must lie in [0, 1]", name)
     if "sources" in target and target["sources"].dtype != torch.int64:
         raise TypeError(f"{name}: sources must be int64, got {target['sources'].dtype}")
+    if "covers" in target and (target["covers"].shape[1] < 1 or target["covers"].shape[2] != 4):
+        raise ValueError(f"{name}: covers must have shape (N, 1 + M, 4), got {tuple(target['covers'].shape)}")
 
 
 def require_xyxy(boxes: Tensor) -> None:
@@ -119,7 +129,7 @@ def select_objects(target: Target, rows: Tensor) -> Target:
         rows: (N,) bool mask, or int64 row numbers.
     """
     keys = set(per_object_keys(target))
-    return {k: _wrap(v.as_subclass(Tensor)[rows], v) if k in keys else v for k, v in target.items()}
+    return {k: wrap_like(v.as_subclass(Tensor)[rows], v) if k in keys else v for k, v in target.items()}
 
 
 def visible_shares(target: Target) -> Tensor:
@@ -140,7 +150,7 @@ def concatenate(first: Target, second: Target, *, size: tuple[int, int]) -> Targ
     """Join the objects of two targets on one canvas: the first's rows, then the second's.
 
     Weights are joined as they are; ``sources`` of the second are shifted past those of the first.
-    Keys that belong to the image are the first's.
+    Keys that belong to the image are the first's. ``covers`` may be in one of them alone.
 
     Args:
         first: target of the image whose image_id the result keeps.
@@ -151,6 +161,7 @@ def concatenate(first: Target, second: Target, *, size: tuple[int, int]) -> Targ
         ValueError: one target has a per-object key that the other lacks.
     """
     first, second = _with_shares(first), _with_shares(second)
+    first, second = _with_covers(first, second), _with_covers(second, first)
     second["sources"] = second["sources"] + _count_sources(first)
     keys = _shared_object_keys(first, second)
     joined = {k: v for k, v in first.items() if k not in keys}
@@ -163,9 +174,18 @@ def _with_shares(target: Target) -> Target:
     return {**target, "weights": visible_shares(target), "sources": source_ids(target)}
 
 
-def _count_sources(target: Target) -> int:
+def _with_covers(target: Target, other: Target) -> Target:
+    """The target with as many covers for each object as the other one has, if either has any."""
+    columns = max(t["covers"].shape[1] if "covers" in t else 0 for t in (target, other))
+    if not columns:
+        return target
+    covers: Tensor = target.get("covers", target["boxes"].as_subclass(Tensor)[:, None])
+    return {**target, "covers": torch.nn.functional.pad(covers, (0, 0, 0, columns - covers.shape[1]))}
+
+
+def _count_sources(target: Target) -> Tensor | int:
     sources: Tensor = target["sources"]
-    return int(sources.max()) + 1 if len(sources) else 1
+    return sources.max() + 1 if len(sources) else 1  # stays on its device: reading it would wait for the GPU
 
 
 def _shared_object_keys(first: Target, second: Target) -> list[str]:
@@ -197,7 +217,7 @@ def _join(key: str, first: Tensor, second: Tensor, size: tuple[int, int]) -> Ten
     rows = torch.cat([first_rows, second_rows.to(first_rows.dtype)])
     if hasattr(first, "canvas_size"):  # tv_tensors.BoundingBoxes and, where there are any, KeyPoints
         return tv_tensors.wrap(rows, like=first, canvas_size=size)
-    return _wrap(rows, first)
+    return wrap_like(rows, first)
 
 
 def _extend(masks: Tensor, size: tuple[int, int]) -> Tensor:
@@ -205,7 +225,8 @@ def _extend(masks: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.nn.functional.pad(masks.as_subclass(Tensor), (0, size[1] - width, 0, size[0] - height))
 
 
-def _wrap(rows: Tensor, like: Tensor) -> Tensor:
+def wrap_like(rows: Tensor, like: Tensor) -> Tensor:
+    """Rows as the kind of ``tv_tensors`` that another tensor is, if it is one."""
     return tv_tensors.wrap(rows, like=like) if isinstance(like, tv_tensors.TVTensor) else rows
 
 

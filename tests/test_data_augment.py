@@ -1,9 +1,15 @@
+import copy
+import pickle
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from detmix.data import Augment
+from detmix import MixupBatch
+from detmix.data import Augment, MixupBatchTransform, to_tv_tensors
 
 from .factories import make_sample
 
@@ -54,3 +60,114 @@ def test_keypoints_are_refused_since_v2_would_leave_them_behind():
     image, target = tied_sample(0)
     with pytest.raises(ValueError, match="do not move keypoints"):
         Augment()(image, target | {"keypoints": torch.zeros(6, 1, 3)})
+
+
+def make_images_and_targets(count, *, stacked=False, wrapped=False):
+    sizes = [(48, 64) if stacked else (40 + row, 64 - 2 * row) for row in range(count)]
+    samples = [make_sample(row % 3, seed=row, size=size) for row, size in enumerate(sizes)]
+    samples = [to_tv_tensors(*sample) for sample in samples] if wrapped else samples
+    images, targets = [list(column) for column in zip(*samples, strict=True)]
+    if not stacked:
+        return images, targets
+    return (tv_tensors.Image if wrapped else torch.Tensor.contiguous)(torch.stack(images)), targets
+
+
+def assert_same_batch(given, expected):
+    (images, targets), (wanted_images, wanted_targets) = given, expected
+    assert type(images) is type(wanted_images)
+    for image, wanted in zip(images, wanted_images, strict=True):
+        assert type(image) is type(wanted)
+        assert torch.equal(image, wanted)
+    for target, wanted in zip(targets, wanted_targets, strict=True):
+        assert target.keys() == wanted.keys()
+        for key, value in target.items():
+            assert type(value) is type(wanted[key])
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(wanted[key])), key
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {
+            "alpha": st.sampled_from([0, 0.4, 1.5]),
+            "p": st.sampled_from([0.5, 1.0]),
+            "mix": st.sampled_from(["mixup", "cutmix"]),
+            "pairing": st.sampled_from(["roll", "shuffle"]),
+            "per_sample": st.booleans(),
+            "min_weight": st.sampled_from([0.0, 0.4]),
+            "seed": st.integers(0, 9),
+        }
+    ),
+    st.integers(1, 5),
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_batch_through_v2_is_the_batch_through_mixup_batch_step_by_step(options, count, stacked, wrapped):
+    batch = make_images_and_targets(count, stacked=stacked, wrapped=wrapped)
+    pipeline, mixer = v2.Compose([MixupBatchTransform(**options), v2.Identity()]), MixupBatch(**options)
+    for _ in range(2):
+        assert_same_batch(pipeline(*batch), mixer(*batch))
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_kinds_of_tensors_are_kept_and_boxes_know_the_canvas(stacked):
+    images, targets = MixupBatchTransform(per_sample=True)(*make_images_and_targets(4, stacked=stacked, wrapped=True))
+    assert all(type(image) is tv_tensors.Image for image in ([images] if stacked else images))
+    for image, target in zip(images, targets, strict=True):
+        assert type(target["boxes"]) is tv_tensors.BoundingBoxes
+        assert target["boxes"].canvas_size == image.shape[-2:]
+
+
+def test_a_pair_in_one_argument_is_a_batch_too():
+    batch = make_images_and_targets(3)
+    assert_same_batch(v2.Compose([MixupBatchTransform()])(batch), MixupBatch()(*batch))
+
+
+def test_it_stands_behind_other_transforms_of_batches():
+    images, targets = make_images_and_targets(3, wrapped=True)
+    pipeline = v2.Compose([v2.RandomHorizontalFlip(p=1), v2.ToDtype(torch.float32, scale=True), MixupBatchTransform()])
+    flipped = [v2.functional.to_dtype(image.flip(-1), torch.float32, scale=True) for image in images]
+    mixed, _ = pipeline(images, targets)
+    expected, _ = MixupBatch()([tv_tensors.Image(image) for image in flipped], targets)
+    for image, wanted in zip(mixed, expected, strict=True):
+        torch.testing.assert_close(image, wanted)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])
+def test_the_mixer_inside_can_be_switched_off_resumed_and_copied(duplicate):
+    batch = make_images_and_targets(3)
+    transform = MixupBatchTransform(seed=4)
+    first, second = transform(*batch), transform(*batch)
+    other = duplicate(transform)
+    other.mixer.load_state_dict({"step": 1, "epoch": 0})
+    assert_same_batch(other(*batch), second)
+    assert first[1][0]["lam"] != second[1][0]["lam"]
+    transform.mixer.enable(False)
+    assert transform(*batch)[0] is batch[0]
+    assert other.mixer.enabled
+
+
+def test_no_draw_comes_from_the_global_generator():
+    torch.manual_seed(0)
+    expected = torch.rand(())
+    torch.manual_seed(0)
+    MixupBatchTransform()(*make_images_and_targets(3))
+    assert torch.rand(()) == expected
+
+
+def test_the_arguments_show():
+    assert repr(MixupBatchTransform(alpha=0.4, mix="cutmix", per_sample=True, seed=2)) == (
+        "MixupBatchTransform(alpha=0.4, p=1.0, mix='cutmix', pairing='roll', per_sample=True, min_weight=0.0, seed=2)"
+    )
+
+
+def test_what_is_no_batch_is_refused():
+    images, targets = make_images_and_targets(2)
+    with pytest.raises(TypeError, match=r"expected images and targets, got \['Tensor'\]"):
+        MixupBatchTransform()(images[0])
+    with pytest.raises(TypeError, match=r"got \['list', 'list', 'int'\]"):
+        MixupBatchTransform()(images, targets, 3)
+    with pytest.raises(ValueError, match="as many images as targets, got 2 and 1"):
+        MixupBatchTransform()(images, targets[:1])
+    with pytest.raises(ValueError, match="alpha must be"):
+        MixupBatchTransform(alpha=-1)

@@ -57,6 +57,19 @@ def test_ground_truth_has_the_objects_of_the_scenes():
         assert [row["area"] for row in rows] == (width * height).tolist()
 
 
+def test_labels_are_told_without_drawing_the_scene():
+    def never(image, target):
+        raise AssertionError
+
+    told = Shapes(6, transform=never)
+    for index in (*range(6), -1):
+        labels = Shapes(6)[index][1]["labels"]
+        assert told.labels_of(index).dtype == labels.dtype == torch.int64
+        assert told.labels_of(index).tolist() == labels.tolist()
+    with pytest.raises(IndexError):
+        told.labels_of(6)
+
+
 def test_iteration_ends():
     assert len(list(Shapes(3))) == 3
 

@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from detmix import MixupDataset, collate, mix_pair
+from detmix.cutmix import cutmix_pair, cutout, region_around
 
 from .factories import ListDataset, make_sample
 
@@ -15,6 +16,17 @@ COUNT = 12
 
 def make_dataset(count=COUNT):
     return ListDataset([make_sample(index % 3, seed=index, size=(16 + index, 32)) for index in range(count)])
+
+
+class Labelled(ListDataset):
+    """Samples whose labels can be had without their images."""
+
+    def labels_of(self, index):
+        return self.samples[index][1]["labels"]
+
+
+def make_labelled(count=COUNT):
+    return Labelled(make_dataset(count).samples)
 
 
 def assert_same(samples, others):
@@ -66,6 +78,41 @@ def test_samples_are_the_same_for_any_number_of_persistent_workers(reference, wo
     assert_same(plain, make_dataset().samples)
 
 
+@pytest.mark.parametrize(
+    ("mix", "partner"),
+    [("cutmix", "any"), ("cutmix", "other_class"), ("cutout", "any"), ("mixup", "with_boxes"), ("mixup", "background")],
+)
+def test_every_kind_of_mixing_draws_the_same_with_workers(mix, partner):
+    dataset = MixupDataset(make_labelled(), mix=mix, partner=partner, seed=3)
+    assert sum(dataset.draw(index) is not None for index in range(COUNT)) > COUNT // 2
+    expected = [dataset[index] for index in range(COUNT)]
+    loader = DataLoader(dataset, batch_size=2, collate_fn=collate, num_workers=2)
+    [found] = epochs(loader, dataset, numbers=(0,))
+    assert_same(found, expected)
+    dataset.set_epoch(1)
+    assert [dataset.draw(index) for index in range(COUNT)] != [
+        MixupDataset(make_labelled(), mix=mix, partner=partner, seed=3).draw(index) for index in range(COUNT)
+    ]
+
+
+def test_what_is_drawn_never_changes():
+    dataset = MixupDataset(make_dataset(), seed=3)
+    assert [dataset.draw(index) for index in (0, 1, 11)] == [
+        (10, 0.7900730501424492, None),
+        (8, 0.0877143886463683, None),
+        (10, 0.5245640927120532, None),
+    ]
+    dataset.set_epoch(1)
+    assert dataset.draw(5) == (1, 0.7930420044449003, None)
+    dataset = MixupDataset(make_dataset(), alpha=0.2, p=0.5, seed=7)
+    assert [dataset.draw(index) for index in range(2, 6)] == [
+        None,
+        (10, 0.9999984161167124, None),
+        (7, 0.9103561743768965, None),
+        None,
+    ]
+
+
 def test_the_order_of_visits_does_not_matter(reference):
     dataset = MixupDataset(make_dataset(), seed=3)
     visited = {index: dataset[index] for index in (7, 2, 11, 2, 0)}
@@ -108,6 +155,67 @@ def test_a_sample_is_the_mix_of_what_was_drawn():
     for index in range(COUNT):
         draw = dataset.draw(index)
         assert_same([dataset[index]], [mix_pair(*source[index], *source[draw.partner], lam=draw.lam)])
+
+
+def test_a_cut_sample_is_the_cut_of_what_was_drawn():
+    source = make_dataset()
+    mixing = MixupDataset(source, mix="cutmix", alpha=0.7, seed=1)
+    cutting = MixupDataset(source, mix="cutout", alpha=0.7, seed=1)
+    for index in range(COUNT):
+        draw, own = mixing.draw(index), cutting.draw(index)
+        partner = source[draw.partner]
+        size = max(16 + index, 16 + draw.partner), 32
+        region = region_around(draw.centre, draw.lam, size)
+        assert_same([mixing[index]], [cutmix_pair(*source[index], *partner, region=region)])
+        assert (own.partner, own.lam) == (index, draw.lam)
+        region = region_around(own.centre, own.lam, (16 + index, 32))
+        assert_same([cutting[index]], [cutout(*source[index], region=region)])
+
+
+def test_cuts_of_cuts_weigh_what_both_leave():
+    source = ListDataset([make_sample(3, seed=seed) for seed in range(4)])
+    for _, target in source.samples:
+        target["boxes"] = target["boxes"].round()
+    inner = MixupDataset(source, mix="cutout", seed=0)
+    outer = MixupDataset(inner, mix="cutout", seed=0)
+    for index in range(4):
+        seen = torch.ones(48, 64, dtype=torch.bool)
+        for draw in (inner.draw(index), outer.draw(index)):
+            x1, y1, x2, y2 = region_around(draw.centre, draw.lam, (48, 64))
+            seen[y1:y2, x1:x2] = False
+        image, cut = outer[index]
+        assert torch.equal(image, source[index][0] * seen)
+        corners = source[index][1]["boxes"].int().tolist()
+        shares = [seen[y1:y2, x1:x2].double().mean().item() for x1, y1, x2, y2 in corners]
+        assert cut["weights"].tolist() == pytest.approx([share for share in shares if share])
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+@pytest.mark.parametrize("partner", ["with_boxes", "background", "other_class"])
+def test_partners_are_those_that_were_asked_for(mix, partner):
+    source = make_labelled()
+    dataset = MixupDataset(source, mix=mix, partner=partner)
+    for index in range(COUNT):
+        draw, own = dataset.draw(index), set(source.labels_of(index).tolist())
+        other = set(source.labels_of(draw.partner).tolist())
+        assert draw.partner != index
+        assert {"with_boxes": len(other) > 0, "background": not other, "other_class": not own & other}[partner]
+
+
+def test_a_sample_that_alone_has_no_partner_stays_as_it_is():
+    source = make_labelled(3)  # of 0, 1 and 2 objects
+    dataset = MixupDataset(source, partner="background")
+    assert dataset.draw(0) is None
+    assert dataset[0][0] is source[0][0]
+    assert [dataset.draw(index).partner for index in (1, 2)] == [0, 0]
+
+
+def test_partners_are_indexed_without_reading_an_image():
+    class Unread(Labelled):
+        def __getitem__(self, index):
+            raise AssertionError("an image was read")
+
+    MixupDataset(Unread(make_dataset().samples), partner="other_class")
 
 
 def test_partners_are_all_others_equally_often_and_never_the_sample_itself():
@@ -194,11 +302,29 @@ def test_a_partner_that_fails_is_named_with_both_indices_and_files(workers):
         (3, {"alpha": -1}, "alpha must be"),
         (3, {"p": 1.5}, r"p must lie in \[0, 1\]"),
         (3, {"min_weight": -0.5}, "min_weight must lie"),
+        (3, {"mix": "blend"}, "mix must be one of mixup, cutmix, cutout, got 'blend'"),
+        (3, {"partner": "same_class"}, "partner must be one of any, with_boxes, background, other_class, got 'same"),
+        (3, {"mix": "cutout", "partner": "background"}, "cutout takes no partner, got partner='background'"),
+        (1, {"mix": "cutmix"}, "single image: mixing needs a partner"),
     ],
 )
 def test_bad_settings_are_refused(count, options, wanted):
     with pytest.raises(ValueError, match=wanted):
         MixupDataset(make_dataset(count), **options)
+
+
+def test_a_choice_that_leaves_every_sample_without_a_partner_is_refused():
+    source = make_labelled(3)
+    with pytest.raises(ValueError, match="partner='background' finds no partner .* every image has an object"):
+        MixupDataset(Labelled(source.samples[1:]), partner="background")
+    assert len(MixupDataset(Labelled(source.samples[1:]), partner="background", alpha=0)) == 2
+
+
+def test_labels_that_cannot_be_told_are_asked_for():
+    with pytest.raises(TypeError, match=r"ListDataset cannot tell them: give it a method labels_of\(index\)"):
+        MixupDataset(make_dataset(), partner="with_boxes")
+    with pytest.raises(TypeError, match="a MixupDataset's change with what is drawn: choose partners in the inner"):
+        MixupDataset(MixupDataset(make_labelled()), partner="with_boxes")
 
 
 def test_a_seed_that_is_no_integer_is_refused():
@@ -208,6 +334,10 @@ def test_a_seed_that_is_no_integer_is_refused():
 
 def test_a_single_image_may_train_without_mixing():
     assert len(MixupDataset(make_dataset(1), alpha=0)) == 1
+
+
+def test_a_single_image_may_be_cut():
+    assert "covers" in MixupDataset(make_dataset(1), mix="cutout")[0][1]
 
 
 def test_an_index_out_of_range_ends_iteration():

@@ -9,6 +9,7 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from detmix import mix_pair, sample_lambda
+from detmix.cutmix import cutout
 from detmix.draws import MIXING, generator_at
 
 from .factories import make_sample
@@ -202,6 +203,71 @@ def test_a_box_outside_the_image_is_refused():
     target["boxes"][1] = torch.tensor([10, 10, 99, 20])
     with pytest.raises(ValueError, match=r"image 0: boxes must lie in the image of 64x48 pixels, got .* in row 1"):
         mix_pair(image, target, *make_sample(1, seed=1), lam=0.5)
+
+
+@given(st.tuples(st.integers(0, 3), st.integers(0, 3)), SIZES, SIZES, RATIOS)
+def test_any_pair_swapped_with_the_complementary_ratio_is_the_same_mix(counts, size_a, size_b, lam):
+    a, b = (make_sample(n, seed=s, size=z) for s, (n, z) in enumerate(zip(counts, (size_a, size_b), strict=True)))
+    before = copy.deepcopy((a, b))
+    mixed, target = mix_pair(*a, *b, lam=lam)
+    swapped, swapped_target = mix_pair(*b, *a, lam=1 - lam)
+    assert mixed.dtype == swapped.dtype == torch.uint8
+    torch.testing.assert_close(mixed, swapped, rtol=0, atol=1)
+    rows = torch.arange(sum(counts)).roll(counts[0])  # where A's objects, then B's, lie in the swapped target
+    assert torch.equal(swapped_target["boxes"][rows], target["boxes"])
+    assert torch.equal(swapped_target["labels"][rows], target["labels"])
+    torch.testing.assert_close(swapped_target["weights"][rows], target["weights"])
+    for (image, labelled), (image_before, labelled_before) in zip((a, b), before, strict=True):
+        assert torch.equal(image, image_before)
+        assert labelled.keys() == labelled_before.keys()
+        assert torch.equal(labelled["boxes"], labelled_before["boxes"])
+
+
+@given(SIZES, SIZES, st.sampled_from([0.0, 1.0]))
+def test_a_ratio_of_one_or_zero_shows_one_image_alone(size_a, size_b, lam):
+    samples = [make_sample(2, seed=s, size=z) for s, z in enumerate((size_a, size_b))]
+    mixed, target = mix_pair(*samples[0], *samples[1], lam=lam)
+    shown = samples[0 if lam == 1 else 1][0]
+    height, width = shown.shape[1:]
+    assert torch.equal(mixed[:, :height, :width], shown)
+    assert not mixed[:, height:].any()
+    assert not mixed[:, :, width:].any()
+    assert target["weights"].tolist() == [lam] * 2 + [1 - lam] * 2
+
+
+def beta_cdf(x, alpha):
+    """The distribution function of Beta(alpha, alpha), integrated with t = u**alpha, which takes out the pole at 0."""
+    t = np.linspace(0, 0.5**alpha, 200_001)
+    integrand = (1 - t ** (1 / alpha)) ** (alpha - 1)
+    lower = np.concatenate([[0], np.cumsum((integrand[1:] + integrand[:-1]) / 2)])
+    below = np.interp(np.minimum(x, 1 - x) ** alpha, t, lower / (2 * lower[-1]))
+    return np.where(x <= 0.5, below, 1 - below)
+
+
+@pytest.mark.parametrize("alpha", [0.04, 0.2, 1.0, 1.5, 5.0])
+def test_ratios_follow_the_beta_distribution(alpha):
+    count = 20_000
+    draws = np.sort([sample_lambda(alpha, generator_at(0, 0, index, MIXING)) for index in range(count)])
+    resolved = draws < 1 - 1e-9  # next to 1, where alpha 0.04 puts many, floats are coarser than the distribution
+    expected, ranks = beta_cdf(draws, alpha), np.arange(count)
+    distance = np.maximum(expected - ranks / count, (ranks + 1) / count - expected)[resolved].max()
+    assert distance < 1.95 / np.sqrt(count)  # Kolmogorov-Smirnov at one in a thousand
+
+
+def test_the_distribution_function_is_right_where_it_is_known():
+    x = np.linspace(0, 1, 11)
+    np.testing.assert_allclose(beta_cdf(x, 1.0), x, atol=1e-9)
+    np.testing.assert_allclose(beta_cdf(x, 2.0), 3 * x**2 - 2 * x**3, atol=1e-6)
+    np.testing.assert_allclose(beta_cdf(x, 0.5), 2 / np.pi * np.arcsin(np.sqrt(x)), atol=1e-6)
+
+
+def test_what_was_cut_keeps_its_record_when_it_is_blended():
+    cut, plain = cutout(*make_sample(2, seed=0), region=(0, 0, 8, 8)), make_sample(3, seed=1)
+    for pair in ((cut, plain), (plain, cut)):
+        _, target = mix_pair(*pair[0], *pair[1], lam=0.3)
+        assert torch.equal(target["covers"][:, 0], target["boxes"])
+        regions = torch.cat([t.get("covers", torch.zeros(3, 2, 4))[:, 1:] for _, t in pair])
+        assert torch.equal(target["covers"][:, 1:], regions)
 
 
 @settings(max_examples=25)

@@ -4,9 +4,15 @@ import sys
 import detmix
 
 PUBLIC = {
+    "ManifoldMixup",
+    "MixupBatch",
     "MixupDataset",
+    "MixupIterable",
     "check_target",
     "collate",
+    "cutmix_pair",
+    "cutout",
+    "losses_and_detections",
     "mix_pair",
     "object_keys",
     "sample_lambda",

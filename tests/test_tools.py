@@ -1,8 +1,14 @@
+import json
+import runpy
 import subprocess
 import sys
 
 import pytest
+import torch
 from PIL import Image
+
+from detmix.training.analysis import open_run, read_weights
+from tests.conftest import ROOT
 
 TINY = ["--data.shapes.train=4", "--data.shapes.val=2", "--samples=3"]
 
@@ -19,6 +25,8 @@ def call(*command):
         ("train fit --data.mixup.help", "probability that a sample is mixed at all"),
         ("preview --help", "one pair of images at"),
         ("benchmark --help", "python tools/benchmark.py step --device cuda"),
+        ("analyze --help", "--model mixup=runs/quickstart/model.pt"),
+        ("analyze visibility --help", "pairs of images, drawn at random"),
     ],
 )
 def test_help_teaches(command, wanted, in_repository):
@@ -28,11 +36,14 @@ def test_help_teaches(command, wanted, in_repository):
     assert wanted in result.stdout
 
 
-def test_preview_writes_the_samples_and_the_ratios_of_a_config(in_repository, tmp_path):
-    result = call("tools/preview.py", "--config", "configs/quickstart.yaml", f"--output={tmp_path}", *TINY)
+def test_preview_writes_the_samples_the_ratios_and_the_kinds_of_mixing_of_a_config(in_repository, tmp_path):
+    result = call("tools/preview.py", "--config", "configs/shapes_manifold.yaml", f"--output={tmp_path}", *TINY)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == [str(tmp_path / "samples.png"), str(tmp_path / "lambda.png")]
-    for name in ("samples.png", "lambda.png"):
+    names = ("samples.png", "lambda.png", "kinds.png")
+    *files, note = result.stdout.splitlines()
+    assert files == [str(tmp_path / name) for name in names]
+    assert "mixes features too, at input or backbone.body.layer2 or roi: no picture shows that" in note
+    for name in names:
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 200
 
@@ -49,3 +60,101 @@ def test_benchmark_prints_ratios(in_repository):
     assert result.returncode == 0, result.stderr
     assert "blend / copy" in result.stdout
     assert "detmix / torchvision" in result.stdout
+
+
+SMALL_SCENES = ["--data.shapes.train=2", "--data.shapes.val=3", "--data.shapes.size=64", "--data.shapes.max_extent=32"]
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """The weights of the quickstart's detector before any training."""
+    _, detector = open_run(ROOT / "configs/quickstart.yaml", SMALL_SCENES)
+    file = tmp_path_factory.mktemp("weights") / "model.pt"
+    torch.save(detector.state_dict(), file)
+    return file
+
+
+@pytest.fixture
+def analyze(in_repository, monkeypatch, capsys):
+    """Run tools/analyze.py in this process, which has its libraries already; give what it prints."""
+
+    def run(part, *arguments):
+        command = [part, "--config=configs/quickstart.yaml", "--device=cpu", *SMALL_SCENES, *arguments]
+        monkeypatch.setattr(sys, "argv", ["tools/analyze.py", *command])
+        runpy.run_path("tools/analyze.py", run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_analyze_visibility_prints_writes_and_draws_a_curve_for_each_model(analyze, tmp_path, untrained):
+    files = [f"--json={tmp_path}/deep/rates.json", f"--plot={tmp_path}/rates.png"]
+    models = [f"--model=one={untrained}", f"--model=two[b]={untrained}"]
+    printed = analyze("visibility", *models, "--visibilities", "0.5", "1", "--score-threshold=0", *files)
+    assert "IoU 0.5" in printed
+    assert "two[b]" in printed
+    rates = json.loads((tmp_path / "deep/rates.json").read_text())
+    assert rates["one"] == rates["two[b]"]
+    assert rates["one"]["visibilities"] == [0.5, 1.0]
+    assert rates["one"]["num_pairs"] == 3
+    assert sum(rates["one"]["counts"]) > 0
+    with Image.open(tmp_path / "rates.png") as picture:
+        assert min(picture.size) > 200
+
+
+def test_analyze_entanglement_prints_writes_and_draws_the_layers(analyze, tmp_path, untrained):
+    files = [f"--json={tmp_path}/layers.json", f"--plot={tmp_path}/layers.svg"]
+    layers = ["--layers", "backbone.body.layer2", "backbone.fpn", "roi"]
+    printed = analyze("entanglement", f"--model={untrained}", *layers, "--temperature=median", *files)
+    assert "Soft nearest neighbour loss" in printed
+    content = json.loads((tmp_path / "layers.json").read_text())
+    wanted = ["backbone.body.layer2", "backbone.fpn:0", "backbone.fpn:1", "backbone.fpn:pool", "roi"]
+    assert content["layers"] == wanted
+    assert "<svg" in (tmp_path / "layers.svg").read_text()
+
+
+def test_analyze_reads_weights_without_running_code_from_them(tmp_path, untrained):
+    _, detector = open_run(ROOT / "configs/quickstart.yaml", SMALL_SCENES)
+    state = read_weights(untrained, detector)
+    assert all(torch.equal(state[name], value) for name, value in torch.load(untrained).items())
+    torch.save(detector, tmp_path / "pickle.pt")
+    (tmp_path / "text.pt").write_text("no weights")
+    for name in ("pickle.pt", "text.pt"):
+        with pytest.raises(ValueError, match=f"{name}: not a file of weights"):
+            read_weights(tmp_path / name, detector)
+    torch.save({**state, "rpn.head.cls_logits.bias": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(
+        ValueError, match=r"1 of \d+ tensors differ, rpn.head.cls_logits.bias first: .* got shape \(1,\)"
+    ):
+        read_weights(tmp_path / "other.pt", detector)
+
+
+@pytest.mark.parametrize(
+    ("part", "arguments", "message"),
+    [
+        ("visibility", ["--model=mixup"], "--model must be NAME=PATH with a name of its own, got mixup"),
+        ("visibility", ["--model=a={weights}", "--model=a={weights}"], "with a name of its own, got a="),
+        ("visibility", ["--model=a=nowhere/model.pt"], "nowhere/model.pt: no such file of weights"),
+        ("visibility", ["--model=a={weights}", "--data.shapes.sice=3"], "sice"),
+        ("visibility", ["--model=a={weights}", "--plot=rates.docx"], "must end in one of"),
+        ("entanglement", ["--model={weights}", "--layers", "backbone.body.layer9"], "near are backbone.body.layer"),
+        (
+            "entanglement",
+            ["--model={weights}", "--layers", "roi", "--temperature=warm"],
+            "median or optimised, got warm",
+        ),
+    ],
+)
+def test_analyze_names_what_is_wrong(part, arguments, message, analyze, capsys, untrained):
+    with pytest.raises(SystemExit) as ended:
+        analyze(part, *(argument.format(weights=untrained) for argument in arguments))
+    assert ended.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_preview_names_the_callback_with_a_misspelt_setting(in_repository, tmp_path):
+    config = tmp_path / "typo.yaml"
+    config.write_text((in_repository / "configs" / "shapes_batch.yaml").read_text().replace("pairing", "paring"))
+    result = call("tools/preview.py", "--config", str(config), *TINY)
+    assert result.returncode == 2
+    assert "paring" in result.stderr

@@ -6,17 +6,17 @@ python tools/benchmark.py step --device cuda --batch-size 8 --size 800
 python tools/benchmark.py blend --repeats 200
 
 The sides of a ratio are timed in turn, A B A B ..., and the median of the pairwise ratios is printed with its
-quartiles, so that a machine that slows down half-way spoils both alike. Peak memory is that of a process of its
-own for each side, or of the GPU's allocator.
+quartiles, so that a machine that slows down half-way spoils both alike. Peak memory is that of model and step, each
+side in a process of its own: what is resident on Linux, or allocated on the GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -74,15 +74,16 @@ def _blend_and_copy(image_a: torch.Tensor, image_b: torch.Tensor) -> list[Action
 def step_table(options: argparse.Namespace) -> Table:
     """A training step on weighted targets, under each objective, as a multiple of plain torchvision's."""
     synchronize = torch.cuda.synchronize if options.device.startswith("cuda") else lambda: None
-    plain = _step(options, None)
     peaks = {side: _peak(options, side) for side in (None, *OBJECTIVES)}
+    plain = _step(options, None)
     title = (
         f"Training step of {options.detector}, {options.batch_size} images of {options.size} pixels, {options.device}"
     )
     table = Table("objective", "detmix", "torchvision", "detmix / torchvision", "peak memory", title=title)
     for objective in OBJECTIVES:
         cells = _cells([_step(options, objective), plain], options.repeats or 10, synchronize)
-        table.add_row(objective, *cells, f"{peaks[objective] / peaks[None]:.3f} x {peaks[None] / 2**20:.0f} MiB")
+        memory = f"{peaks[objective] / peaks[None]:.3f} x {peaks[None] / 2**20:.0f} MiB" if peaks[None] else "unknown"
+        table.add_row(objective, *cells, memory)
     return table
 
 
@@ -103,23 +104,27 @@ def _time(action: Action, synchronize: Action) -> float:
 
 
 def _peak(options: argparse.Namespace, objective: Objective | None) -> int:
-    """Bytes that three steps take at most: of the GPU's allocator, or of a process that does nothing else."""
-    if options.device.startswith("cuda"):
-        return _take_steps(options, objective)
+    """Bytes that a model and its training steps take at most, in a process of their own; 0 where that is unknown."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_take_steps, (options, objective))
 
 
 def _take_steps(options: argparse.Namespace, objective: Objective | None) -> int:
     torch.set_num_threads(options.threads)
+    before = _resident("VmRSS")
     step = _step(options, objective)
     for _ in range(3):
         step()
     if options.device.startswith("cuda"):
-        peak = torch.cuda.max_memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        return peak
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return torch.cuda.max_memory_allocated()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    """Bytes of this process in memory, now (VmRSS) or at most so far (VmHWM); 0 where there is no /proc."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), 0)
 
 
 def _step(options: argparse.Namespace, objective: Objective | None) -> Action:

@@ -1,10 +1,11 @@
-"""Show what a training will see, before it starts: writes two PNG files and opens nothing.
+"""Show what a training will see, before it starts: writes three PNG files and opens nothing.
 
 python tools/preview.py --config configs/quickstart.yaml
-python tools/preview.py --config configs/bccd.yaml --data.mixup.alpha 0.2 --output previews
+python tools/preview.py --config configs/bccd.yaml --data.mixup.mix cutmix --output previews
 
-samples.png is a grid of training samples, each box as opaque as its weight; lambda.png is one pair of images at
-every ratio from 0.1 to 0.9. The config is that of tools/train.py; all its data settings can be overridden here.
+samples.png is a grid of training samples, mixed as the config says, each box as opaque as its weight; lambda.png is one
+pair of images at every ratio from 0.1 to 0.9; kinds.png is that pair under mixup, CutMix and cutout. The config is that
+of tools/train.py; all its data and model settings can be overridden here.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from lightning import seed_everything
 
-from detmix.training import DetectionData
-from detmix.training.preview import write_preview
+from detmix.training import DetectionData, DetectionModule
+from detmix.training.preview import batch_mixer, write_preview
 
-OTHER_SECTIONS = ("model", "trainer", "name", "runs", "ckpt_path", "weights_only", "verbose")
+OTHER_SECTIONS = ("name", "runs", "ckpt_path", "weights_only", "verbose")
 
 
 def main() -> None:
@@ -29,16 +30,21 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8, help="How many training samples to draw.")
     parser.add_argument("--seed_everything", type=int, default=0, help="Seed of the augmentation.")
     parser.add_class_arguments(DetectionData, "data")
+    parser.add_class_arguments(DetectionModule, "model")
+    parser.add_argument("--trainer", type=Any, help="Of tools/train.py; only its callbacks matter here.")
     for section in OTHER_SECTIONS:
         parser.add_argument(f"--{section}", type=Any, help="Read by tools/train.py; no matter here.")
     settings = parser.parse_args()
     try:
         seed_everything(settings.seed_everything, verbose=False)
-        data = parser.instantiate_classes(settings).data
-        files = write_preview(data, settings.output, samples=settings.samples)
+        run = parser.instantiate_classes(settings)
+        mixer = batch_mixer(run.data, run.trainer)
+        files = write_preview(run.data, settings.output, samples=settings.samples, mixer=mixer)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     print("\n".join(map(str, files)))
+    if run.model.mixes:
+        print(f"The detector mixes features too, at {' or '.join(run.model.manifold.layers)}: no picture shows that.")
 
 
 if __name__ == "__main__":

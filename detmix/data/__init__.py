@@ -5,6 +5,7 @@ The albumentations bridge is :mod:`detmix.data.transforms`, imported on its own 
 
 from .annotations import Annotations as Annotations
 from .augment import Augment as Augment
+from .augment import MixupBatchTransform as MixupBatchTransform
 from .augment import to_tv_tensors as to_tv_tensors
 from .coco import read_coco as read_coco
 from .dataset import DetectionDataset as DetectionDataset

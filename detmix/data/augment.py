@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from ..batch import Mix, MixupBatch, Pairing
 from ..targets import Target, object_keys
 
 
@@ -58,6 +59,58 @@ class Augment:
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
         """Transform one sample: (C, H, W) tensor and target in, the same kinds out."""
         return to_tensors(*self.compose(*to_tv_tensors(image, target)))
+
+
+class MixupBatchTransform(v2.Transform):
+    """``detmix.MixupBatch`` as a torchvision v2 transform of batches.
+
+    ``v2.Compose([..., MixupBatchTransform(alpha=1.5)])(images, targets)``, with the images as a list or stacked,
+    plain or ``tv_tensors``: the kinds that come are the kinds that leave. The arguments are those of
+    ``MixupBatch``, and so are the draws of its training step; none is taken from torch's global generator.
+
+    Attributes:
+        mixer: the ``MixupBatch`` that does the work: its ``enable``, ``step`` and ``state_dict`` are there.
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 1.5,
+        p: float = 1.0,
+        mix: Mix = "mixup",
+        pairing: Pairing = "roll",
+        per_sample: bool = False,
+        min_weight: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """Set what is drawn; see ``MixupBatch`` for the arguments and what they raise."""
+        super().__init__()
+        self.mixer = MixupBatch(
+            alpha=alpha, p=p, mix=mix, pairing=pairing, per_sample=per_sample, min_weight=min_weight, seed=seed
+        )
+
+    def forward(self, *inputs: Any) -> tuple[Any, Sequence[Target]]:
+        """Mix a batch; counts one step.
+
+        Args:
+            inputs: B images and their B targets, as two arguments or as one pair.
+
+        Returns:
+            Images and targets; see ``MixupBatch.__call__``, also for what is raised.
+
+        Raises:
+            TypeError: not images and targets came.
+        """
+        pair = inputs if len(inputs) > 1 else inputs[0]
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"expected images and targets, got {[type(value).__name__ for value in inputs]}")
+        images, targets = pair
+        return self.mixer(images, targets)
+
+    def extra_repr(self) -> str:
+        """The arguments, as ``repr`` shows them."""
+        names = ("alpha", "p", "mix", "pairing", "per_sample", "min_weight", "seed")
+        return ", ".join(f"{name}={getattr(self.mixer, name)!r}" for name in names)
 
 
 def _plain(value: Any) -> Any:

@@ -88,6 +88,11 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
         image = torch.from_numpy(self._draw(rng, boxes, labels))
         return (image, target) if self.transform is None else self.transform(image, target)
 
+    def labels_of(self, index: int) -> torch.Tensor:
+        """The labels of a scene, (N,) int64, without drawing it or calling the transform."""
+        _, labels = self._place(generator_at(self.seed, 0, range(self.num_scenes)[index], SCENES))
+        return torch.from_numpy(labels)
+
     def ground_truth(self) -> dict[str, Any]:
         """All scenes' objects as a COCO dict, for evaluation."""
         placed = [(index, *self._place(generator_at(self.seed, 0, index, SCENES))) for index in range(self.num_scenes)]

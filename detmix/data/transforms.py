@@ -1,6 +1,7 @@
 """Bridges to augmentation libraries that keep every per-object key in step with its box.
 
-:class:`Albumentations` runs albumentations transforms on a sample. For torchvision's v2 transforms, wrap a
+:class:`Albumentations` runs albumentations transforms on a sample, and :class:`Mixup` is one of its own kind, for
+pipelines that are written in albumentations. For torchvision's v2 transforms, wrap a
 sample with :func:`detmix.data.to_tv_tensors` and let ``SanitizeBoundingBoxes`` know of all keys:
 
     pipeline = v2.Compose([
@@ -25,8 +26,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision import tv_tensors
 
+from ..canvas import image_size
 from ..draws import AUGMENTATION, generator_at
+from ..mixing import check_alpha, check_share, mix_pair, sample_lambda
 from ..targets import Target, require_xyxy, select_objects
+from .rows import check_columns, encode, to_rows, to_sample
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # a look-up on the network at every import
 import albumentations as A  # noqa: E402  it reads that variable when imported
@@ -182,3 +186,123 @@ def _move_points(points: Tensor, moved: Tensor, size: tuple[int, int]) -> Tensor
     """Points (N, P, 3) at their new places (N, P, 2); those outside the image lose their visibility."""
     inside = ((moved >= 0) & (moved < torch.tensor([size[1], size[0]]))).all(-1)
     return torch.cat([moved.to(points.dtype), (points[..., 2] * inside)[..., None]], dim=-1)
+
+
+class Mixup(A.DualTransform):
+    """``detmix.mix_pair`` as an albumentations transform; partners come through the metadata of the call.
+
+    In a Compose::
+
+        params = A.BboxParams(format="pascal_voc", label_fields=["labels", "weights"])
+        compose = A.Compose([A.HorizontalFlip(), Mixup(alpha=1.5, p=1.0)], bbox_params=params)
+        mixed = compose(
+            image=image, bboxes=boxes, labels=labels, weights=np.ones(len(boxes), np.float32),
+            mixup_metadata=[{"image": other_image, "bboxes": other_boxes, "labels": other_labels}],
+        )
+
+    One of the partners is drawn, each as likely, and the ratio from Beta(alpha, alpha), by the random state of
+    the transform, which a Compose with a ``seed`` sets. Partners are taken as they are: transforms before this one
+    see the first image alone, those after it the mixed one. The canvas grows to hold both images; Compose
+    compares shapes before the first transform only, and so does not object.
+
+    The rows are those of ``mix_pair``: the image's objects, then the partner's, each with its label fields. Two
+    of these have a meaning: ``weights``, which the ``label_fields`` must name, and ``sources``, which they may. A
+    partner may leave these two out, for 1 and 0, and no other. Give arrays: from lists, albumentations makes lists
+    of floats.
+
+    Mixed are the image, (H, W, C) or (H, W), uint8 or float32; the boxes, in the format of Compose; and masks
+    (N, H, W), if there are any, one for each box. Compose drops boxes without their masks, so this comes before
+    anything that drops boxes.
+
+    The ratio and the number of the partner are among the applied parameters (``get_applied_params``, or Compose's
+    ``save_applied_params``) as ``lam`` and ``partner``. ``A.to_dict`` and ``A.from_dict`` work; for the latter,
+    this module must have been imported.
+
+    Args:
+        alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off.
+        min_weight: objects fainter than this are left out of a mixed image.
+        metadata_key: the argument of the call that holds the partners: a dict with ``image``, ``bboxes``, the label
+            fields and, if the image has them, ``masks``; or a sequence of such dicts, of which one is drawn.
+        p: probability that an image is mixed; 0.5 as for albumentations' own transforms.
+
+    Raises:
+        ValueError: alpha is negative, p or min_weight outside [0, 1]. When called: a key or label field is missing,
+            there is no partner, a target other than image, bboxes and masks came, or as ``mix_pair``.
+        TypeError: when called: weights are not floats, sources not numbers, or as ``mix_pair``.
+
+    Source: Zhang et al., Bag of Freebies for Training Object Detection Neural Networks, arXiv:1902.04103.
+    """
+
+    def __init__(
+        self, alpha: float = 1.5, min_weight: float = 0.0, metadata_key: str = "mixup_metadata", p: float = 0.5
+    ) -> None:
+        check_alpha(alpha)
+        check_share("min_weight", min_weight)
+        check_share("p", p)
+        super().__init__(p=p)
+        self.alpha = alpha
+        self.min_weight = min_weight
+        self.metadata_key = metadata_key
+
+    @property
+    def targets_as_params(self) -> list[str]:
+        """The arguments of the call that the transform cannot do without."""
+        return ["image", "bboxes", self.metadata_key]
+
+    def should_apply(self, force_apply: bool = False) -> bool:
+        """Whether this image is mixed: never if alpha is 0."""
+        return self.alpha > 0 and super().should_apply(force_apply)
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Draw partner and ratio, and mix."""
+        others = sorted(k for k in self.available_keys - {"image", "bboxes", "masks"} if data.get(k) is not None)
+        if others:
+            raise ValueError(f"Mixup mixes image, bboxes and masks, and would leave others behind: got {others}")
+        partners = data[self.metadata_key]
+        partners = [partners] if isinstance(partners, dict) else partners
+        if not isinstance(partners, Sequence) or not partners:
+            raise ValueError(f"{self.metadata_key} must be a dict or a sequence of one dict or more, got {partners!r}")
+        number = int(self.random_generator.integers(len(partners)))
+        lam = sample_lambda(self.alpha, self.random_generator)
+        try:
+            mixed = self._mix(data, partners[number], lam)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"mixing with {self.metadata_key}[{number}] failed: {error}") from error
+        return {"lam": lam, "partner": number, "mixed": mixed}
+
+    def apply(self, img: NDArray[Any], mixed: dict[str, Any], **params: Any) -> NDArray[Any]:
+        """The mixed image."""
+        return mixed["image"]
+
+    def apply_to_bboxes(self, bboxes: NDArray[Any], mixed: dict[str, Any], **params: Any) -> NDArray[Any]:
+        """The boxes of both images with their label fields."""
+        return mixed["bboxes"]
+
+    def apply_to_masks(self, masks: NDArray[Any], mixed: dict[str, Any], **params: Any) -> NDArray[Any]:
+        """The masks of both images, extended to the canvas."""
+        return mixed["masks"]
+
+    def _mix(self, data: dict[str, Any], partner: dict[str, Any], lam: float) -> dict[str, Any]:
+        processor, fields = self._label_fields()
+        with_masks = data.get("masks") is not None
+        if with_masks and not isinstance(data["masks"], np.ndarray):  # albumentations hands on an empty list untouched
+            raise TypeError("an image without objects must have masks of shape (0, H, W), got an empty list")
+        first = data["bboxes"] if len(data["bboxes"]) else np.zeros((0, 4 + len(fields)), np.float32)
+        second = encode(partner, processor, given=data)
+        check_columns(processor)
+        samples = (
+            to_sample(data, first, fields, masks=with_masks),
+            to_sample(partner, second, fields, masks=with_masks),
+        )
+        samples[1][1]["labels"] += len(first)
+        image, target = mix_pair(*samples[0], *samples[1], lam=lam, min_weight=self.min_weight)
+        rows = np.concatenate([rows for rows in (first, second) if len(rows)] or [first])
+        mixed = {"image": image, "bboxes": to_rows(target, rows, fields, image_size(image))}
+        return {**mixed, "masks": target["masks"].numpy()} if with_masks else mixed
+
+    def _label_fields(self) -> tuple[A.BboxProcessor, list[str]]:
+        processor = self.get_processor("bboxes")
+        fields = list(processor.params.label_fields or ()) if processor else []
+        if "weights" not in fields:
+            raise ValueError(f"Mixup needs a Compose with bbox_params whose label_fields name 'weights', got {fields}")
+        return processor, fields

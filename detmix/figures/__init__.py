@@ -5,6 +5,8 @@ said by colour or opacity alone: a box's number stands beside it, and lines diff
 Needs matplotlib, which is in ``detmix[train]``; ``import detmix`` does not.
 """
 
+from .analysis import entanglement_figure as entanglement_figure
+from .analysis import visibility_figure as visibility_figure
 from .boxes import draw_boxes as draw_boxes
 from .boxes import to_picture as to_picture
 from .grid import image_grid as image_grid

@@ -1,6 +1,7 @@
 """Training with Lightning; the only part of detmix that imports it."""
 
 from .artifacts import RunFiles as RunFiles
+from .callbacks import MixBatches as MixBatches
 from .callbacks import MixupSchedule as MixupSchedule
 from .callbacks import Throughput as Throughput
 from .cli import DetmixCLI as DetmixCLI
@@ -10,3 +11,4 @@ from .data import MixupOptions as MixupOptions
 from .data import ShapesOptions as ShapesOptions
 from .models import build_detector as build_detector
 from .module import DetectionModule as DetectionModule
+from .module import ManifoldOptions as ManifoldOptions

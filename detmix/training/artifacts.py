@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..figures import draw_boxes, image_grid, precision_recall_figure
 from ..targets import Target
+from .callbacks import callbacks_of, mixing_of
 from .data import data_of
 from .files import read_history, write_whole
 from .module import DetectionModule
@@ -158,7 +159,7 @@ class RunFiles(L.Callback):
         return {
             "Command": self.command,
             "Detector": f"{module.detector_name}, starting from {module.weights or 'nothing'}",
-            "Mixing": str(data_of(trainer).mixup or "none"),
+            "Mixing": ", ".join(mixing_of(data_of(trainer), module, callbacks_of(trainer))) or "none",
             "Objective": f"{module.objective}, normalizer {module.normalizer}",
             "Epochs": f"{trainer.current_epoch} ({trainer.global_step} steps)",
             "Duration": f"{seconds // 60} min {seconds % 60} s",

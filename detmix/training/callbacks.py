@@ -1,24 +1,108 @@
-"""Callbacks that follow the training: the mixing schedule, the last validation and the throughput."""
+"""Callbacks that follow the training: the mixing of batches and its schedule, the last validation, the throughput."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import lightning as L
 
-from .data import data_of
+from ..batch import Mix, MixupBatch, Pairing
+from .data import DetectionData, data_of
+from .module import DetectionModule
+
+
+class MixBatches(L.Callback):
+    """Mixes the images of each training batch with each other before the step, on the device that trains.
+
+    See ``detmix.MixupBatch``; it draws from the seed of the data, the process and the number of the step,
+    which checkpoints keep. It is off in the last ``data.mixup.no_mixup_epochs``. What the data set has mixed
+    already is mixed again, so ``data.mixup.alpha`` is to be 0 where that is not wanted.
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 1.5,
+        p: float = 1.0,
+        mix: Mix = "mixup",
+        pairing: Pairing = "roll",
+        per_sample: bool = False,
+        min_weight: float = 0.0,
+    ) -> None:
+        """Set what is drawn.
+
+        Args:
+            alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off.
+            p: probability that the batch is mixed or, with per_sample, that an image is.
+            mix: ``mixup`` blends two images, ``cutmix`` replaces a region of the one by the other's.
+            pairing: ``roll`` mixes each image with the one before it, the first with the last; ``shuffle``
+                puts the images in a random circle first, so that every other one is equally likely.
+            per_sample: one ratio for each image, instead of one for the batch.
+            min_weight: objects fainter than this are left out.
+
+        Raises:
+            ValueError: alpha is negative, p or min_weight outside [0, 1], or mix or pairing is unknown.
+        """
+        self.mixer = MixupBatch(
+            alpha=alpha, p=p, mix=mix, pairing=pairing, per_sample=per_sample, min_weight=min_weight
+        )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether batches are mixed at all."""
+        return self.mixer.alpha > 0 and self.mixer.p > 0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the seed of the data."""
+        self.mixer.seed = data_of(trainer).seed
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Mix the batch in place, unless the epoch is one of the last."""
+        self.mixer.set_epoch(trainer.current_epoch)
+        self.mixer.enable(data_of(trainer).in_mixed_epoch)
+        images, targets = batch
+        images[:], targets[:] = self.mixer(images, targets)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step that comes next, for the checkpoint."""
+        return self.mixer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on drawing where the checkpoint was written."""
+        self.mixer.load_state_dict(state_dict)
+
+
+def mixing_of(data: DetectionData, module: DetectionModule, callbacks: Iterable[L.Callback]) -> list[str]:
+    """All that a run mixes, each in words: samples, batches, features; nothing where it does not mix."""
+    found = [str(data.mixup)] if data.mixes else []
+    for callback in callbacks:
+        if isinstance(callback, MixBatches) and callback.mixes:
+            mixer = callback.mixer
+            found.append(f"MixBatches(alpha={mixer.alpha}, p={mixer.p}, mix={mixer.mix!r}, pairing={mixer.pairing!r})")
+    return [*found, str(module.manifold)] if module.mixes else found
+
+
+def callbacks_of(trainer: Any) -> list[L.Callback]:
+    """The callbacks of a trainer; Lightning attaches them at run time."""
+    return trainer.callbacks
 
 
 class MixupSchedule(L.Callback):
-    """Tells the training set which epoch it is, and switches mixing off for the last epochs.
+    """Tells the training set which epoch it is, and switches all mixing off for the last epochs.
 
     Always on in ``tools/train.py``; ``data.mixup.no_mixup_epochs`` says how many epochs go unmixed.
     """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a schedule under which nothing would be mixed, or whose end is unknown."""
-        data_of(trainer).check_schedule(trainer.max_epochs)
+        assert isinstance(pl_module, DetectionModule)
+        data = data_of(trainer)
+        if mixing_of(data, pl_module, callbacks_of(trainer)):
+            data.check_schedule(trainer.max_epochs)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Pass the epoch on, also to data-loading workers that are already running."""

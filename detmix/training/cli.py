@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from .artifacts import RunFiles
-from .callbacks import MixupSchedule, Throughput, ValidateAtTheEnd
+from .callbacks import MixupSchedule, Throughput, ValidateAtTheEnd, mixing_of
 from .data import DetectionData
 from .files import set_aside
 from .module import DetectionModule
@@ -75,8 +75,13 @@ class DetmixCLI(LightningCLI):
     @property
     def run_dir(self) -> Path:
         """Folder of this run."""
-        suffix = "" if self.datamodule.mixes else "_nomix"
+        suffix = "" if self._mixes else "_nomix"
         return Path(self._get(self.config, "runs")) / f"{self._get(self.config, 'name')}{suffix}"
+
+    @property
+    def _mixes(self) -> bool:
+        callbacks = _as_list(self._get(self.config_init, "trainer.callbacks"))
+        return bool(mixing_of(self.datamodule, self.model, callbacks))
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -111,7 +116,7 @@ class DetmixCLI(LightningCLI):
         try:
             self.datamodule.setup(stage)
             self.model.build(stage, self.datamodule.class_names)
-            if stage == "fit":
+            if stage == "fit" and self._mixes:
                 self.datamodule.check_schedule(self.trainer.max_epochs)
             if checkpoint not in (None, "best", "last", "hpc", "registry") and not Path(checkpoint).exists():
                 raise FileNotFoundError(f"{checkpoint}: no such checkpoint")

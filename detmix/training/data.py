@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,31 +12,38 @@ from typing import Any, Literal
 import cv2
 import lightning as L
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
 from torchvision.transforms.v2.functional import to_dtype
 
 from ..batch import collate
 from ..data import DetectionDataset, Shapes, read_coco, read_voc
 from ..data.augment import Augment
-from ..dataset import MixupDataset
+from ..dataset import Mix, MixupDataset
+from ..partners import PartnerPolicy
 
 Stage = Literal["train", "val", "test"]
 
 
 @dataclass
 class MixupOptions:
-    """How training samples are mixed.
+    """How training samples are mixed; see ``detmix.MixupDataset``.
 
     Attributes:
         alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off.
         p: probability that a sample is mixed at all.
+        mix: ``mixup`` blends two images, ``cutmix`` replaces a region of the one by the other's, ``cutout``
+            by nothing.
+        partner: ``any`` other image; ``with_boxes``, one that has an object; ``background``, one that has none;
+            ``other_class``, one without a class of the sample. A sample that has no such partner stays as it is.
         min_weight: objects fainter than this are left out.
-        no_mixup_epochs: epochs at the end that train without mixing.
+        no_mixup_epochs: epochs at the end that train without mixing, that of batches and features included.
     """
 
     alpha: float = 1.5
     p: float = 1.0
+    mix: Mix = "mixup"
+    partner: PartnerPolicy = "any"
     min_weight: float = 0.0
     no_mixup_epochs: int = 0
 
@@ -101,7 +109,8 @@ class DetectionData(L.LightningDataModule):
             mixup: how training samples are mixed; null does not mix.
             augment: torchvision v2 transforms for each training image, before mixing; a horizontal flip
                 half of the time unless given.
-            batch_size: images in a batch of one device.
+            batch_size: images in a batch of one device. The images that are left for the last training batch are
+                fewer; a single one is left out, if there are others, since SSDlite cannot normalise it.
             num_workers: processes that load data; null takes up to 8 where a GPU trains, and none on a CPU,
                 where they would take the cores from the training.
             seed: of the mixing and of the made-up scenes.
@@ -136,6 +145,11 @@ class DetectionData(L.LightningDataModule):
         return self.mixup is not None and self.mixup.alpha > 0 and self.mixup.p > 0
 
     @property
+    def in_mixed_epoch(self) -> bool:
+        """Whether the epoch that was started last comes before the last ``no_mixup_epochs``."""
+        return bool(self.train_set.enabled)
+
+    @property
     def _unmixed_epochs(self) -> int:
         return self.mixup.no_mixup_epochs if self.mixup else 0
 
@@ -159,9 +173,13 @@ class DetectionData(L.LightningDataModule):
             self.evaluated_set("test")
 
     def check_schedule(self, max_epochs: int | None) -> None:
-        """Raise ValueError for a ``no_mixup_epochs`` under which nothing would be mixed, or whose end is unknown."""
+        """Refuse a ``no_mixup_epochs`` under which nothing would be mixed; for runs that mix something.
+
+        Raises:
+            ValueError: it is not below ``max_epochs``, or that is unknown.
+        """
         unmixed = self._unmixed_epochs
-        if not self.mixes or unmixed == 0:
+        if unmixed == 0:
             return
         if max_epochs is None or max_epochs < 0:
             raise ValueError("mixup.no_mixup_epochs counts from the last epoch: set trainer.max_epochs")
@@ -181,7 +199,7 @@ class DetectionData(L.LightningDataModule):
         """Shuffled, mixed batches."""
         if self.trainer is not None:  # workers load ahead before the first epoch begins
             self.start_epoch(self.trainer.current_epoch, self.trainer.max_epochs)
-        return self._loader(self.train_set, shuffle=True)
+        return self._loader(self.train_set, shuffle=True, drop_last=self._leaves_one_over())
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation images as they are."""
@@ -197,9 +215,19 @@ class DetectionData(L.LightningDataModule):
         return [to_dtype(image, torch.float32, scale=True) for image in images], targets
 
     def _mixed(self, sources: list[Any]) -> Any:
-        source = sources[0] if len(sources) == 1 else ConcatDataset(sources)
         options = self.mixup or MixupOptions(alpha=0.0)
-        return MixupDataset(source, alpha=options.alpha, p=options.p, min_weight=options.min_weight, seed=self.seed)
+        try:
+            return MixupDataset(
+                sources[0] if len(sources) == 1 else Joined(sources),
+                alpha=options.alpha,
+                p=options.p,
+                mix=options.mix,
+                partner=options.partner,
+                min_weight=options.min_weight,
+                seed=self.seed,
+            )
+        except ValueError as error:
+            raise ValueError(f"data.mixup: {error}") from error
 
     def _open(self, split: str, stage: str, names: Sequence[str] | None, transform: Any = None) -> Any:
         if self.format == "shapes":
@@ -223,11 +251,18 @@ class DetectionData(L.LightningDataModule):
             transform=transform,
         )
 
-    def _loader(self, dataset: Any, *, shuffle: bool) -> DataLoader[Any]:
+    def _leaves_one_over(self) -> bool:
+        """Whether the last of a process's training batches would hold one image, and others more."""
+        processes = 1 if self.trainer is None else self.trainer.world_size
+        images = -(-len(self.train_set) // processes)  # the distributed sampler fills up to a multiple
+        return images > self.batch_size > 1 and images % self.batch_size == 1
+
+    def _loader(self, dataset: Any, *, shuffle: bool, drop_last: bool = False) -> DataLoader[Any]:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
             shuffle=shuffle,
+            drop_last=drop_last,
             collate_fn=collate,
             num_workers=self._workers(),
             worker_init_fn=_one_thread,
@@ -248,6 +283,16 @@ class DetectionData(L.LightningDataModule):
         assert self.trainer is not None
         if not self._on_gpu():
             torch.set_num_threads(max(1, _cores() // self.trainer.num_devices - self._workers()))
+
+
+class Joined(ConcatDataset[Any]):
+    """Data sets one after the other, which know the labels of a sample if each of them does."""
+
+    def labels_of(self, index: int) -> Tensor:
+        """The labels of sample 0 ... len - 1, (N,) int64, without reading its image."""
+        number = bisect.bisect_right(self.cumulative_sizes, index)
+        source: Any = self.datasets[number]
+        return source.labels_of(index - self.cumulative_sizes[number] + len(source))
 
 
 def data_of(trainer: Any) -> DetectionData:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import lightning as L
@@ -11,15 +12,36 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
+from ..batch import Pairing
 from ..detectors import Objective, losses_and_detections, weight_losses
 from ..evaluation import CocoResult, VocResult, coco_results, evaluate_coco, evaluate_voc
 from ..losses import Normalizer
+from ..manifold import ROI, ManifoldMixup
 from ..targets import Target
 from .data import data_of
 from .models import Weights, build_detector, weights_shape_the_model
 
 Batch = tuple[Sequence[Tensor], Sequence[Target]]
 Schedule = Literal["cosine", "multistep", "constant"]
+
+
+@dataclass
+class ManifoldOptions:
+    """How features are mixed inside the detector; see ``detmix.ManifoldMixup``.
+
+    Attributes:
+        layers: the layers to draw from, anew in each step: ``input``; ``backbone`` or a module in it by its
+            dotted name, such as ``backbone.body.layer2``; ``roi``, the box head's features, in two-stage detectors.
+        alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off.
+        p: probability that a step is mixed.
+        pairing: ``roll`` mixes each image with the one before it, the first with the last; ``shuffle`` with a
+            random one.
+    """
+
+    layers: list[str] = field(default_factory=lambda: ["input"])
+    alpha: float = 2.0
+    p: float = 1.0
+    pairing: Pairing = "roll"
 
 
 class Evaluation(NamedTuple):
@@ -69,6 +91,7 @@ class DetectionModule(L.LightningModule):
         milestones: tuple[float, ...] = (0.67, 0.92),
         warmup_steps: int = 500,
         options: dict[str, Any] | None = None,
+        manifold: ManifoldOptions | None = None,
     ) -> None:
         """Keep the settings; the detector is built when the data is known.
 
@@ -97,6 +120,9 @@ class DetectionModule(L.LightningModule):
             warmup_steps: steps in which the learning rate grows from nothing.
             options: keyword arguments for the torchvision builder, such as min_size and max_size (which SSD
                 and SSDlite do not have: their image size is fixed) or trainable_backbone_layers.
+            manifold: how features are mixed in training; null does not mix them. It is off in the last
+                ``data.mixup.no_mixup_epochs``. What it draws is logged: ``train/lambda`` is then its ratio, and
+                ``train/layer`` the place of the layer in the list, from 0.
         """
         super().__init__()
         self.detector_name = detector
@@ -112,9 +138,16 @@ class DetectionModule(L.LightningModule):
         self.milestones = milestones
         self.warmup_steps = warmup_steps
         self.options = options or {}
+        self.manifold = manifold
+        self.mixer: ManifoldMixup | None = None
         self.detector: nn.Module | None = None
         self.evaluation: Evaluation | None = None
         self._predictions: dict[int, list[dict[str, Any]]] = {}
+
+    @property
+    def mixes(self) -> bool:
+        """Whether features are mixed at all."""
+        return self.manifold is not None and self.manifold.alpha > 0 and self.manifold.p > 0
 
     def setup(self, stage: str) -> None:
         """Build the detector for the classes of the data."""
@@ -128,7 +161,8 @@ class DetectionModule(L.LightningModule):
             names: the classes, without background.
 
         Raises:
-            ValueError: ``num_classes`` disagrees with the classes, or a setting of the detector is wrong.
+            ValueError: ``num_classes`` disagrees with the classes, or a setting of the detector or of the mixing
+                of its features is wrong.
             TypeError: its losses cannot be weighted.
             RuntimeError: the weights to start from could not be downloaded.
         """
@@ -142,6 +176,12 @@ class DetectionModule(L.LightningModule):
             weights = self.weights if stage == "fit" or started_from else None
             model = build_detector(self.detector_name, len(names) + 1, weights, **self.options)
             self.detector = weight_losses(model, self.objective, self.normalizer)
+            self.mixer = None if self.manifold is None else _feature_mixer(self.detector, self.manifold)
+
+    def on_fit_start(self) -> None:
+        """Let the mixing of features draw from the seed of the data."""
+        if self.mixer is not None:
+            self.mixer.seed = data_of(self.trainer).seed
 
     def forward(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """Detections of a list of (3, H, W) float images in [0, 1], as torchvision's detectors give them."""
@@ -152,9 +192,11 @@ class DetectionModule(L.LightningModule):
         """Sum of the detector's losses on one batch."""
         assert self.detector is not None
         images, targets = batch
-        losses: dict[str, Tensor] = self.detector(list(images), list(targets))
+        mixer = self.mixer if data_of(self.trainer).in_mixed_epoch else None
+        losses: dict[str, Tensor] = (mixer or self.detector)(list(images), list(targets))
         total, terms = _total_and_terms("train", losses)
-        self.log_dict(terms | _mixing_numbers(targets), batch_size=len(images))
+        numbers = _mixing_numbers(targets) | _feature_numbers(mixer, len(images))
+        self.log_dict(terms | numbers, batch_size=len(images))
         self.log("train/loss", total, prog_bar=True, batch_size=len(images))
         return total
 
@@ -176,6 +218,16 @@ class DetectionModule(L.LightningModule):
         """Evaluate what was detected, by the rules of COCO and of VOC."""
         self._evaluate("test")
         self._predictions = {}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the step that the mixing of features draws next."""
+        if self.mixer is not None:
+            checkpoint["manifold"] = self.mixer.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on drawing where the checkpoint was written."""
+        if self.mixer is not None and "manifold" in checkpoint:
+            self.mixer.load_state_dict(checkpoint["manifold"])
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer chosen, with warm-up and schedule."""
@@ -232,10 +284,29 @@ def _total_and_terms(stage: str, losses: dict[str, Tensor]) -> tuple[Tensor, dic
 
 
 def _mixing_numbers(targets: Sequence[Target]) -> dict[str, float]:
-    """Mean weight of the first image over the mixed ones of a batch, and their share of the batch."""
+    """Mean weight of the first image over the blended ones of a batch, and the share of it that is mixed.
+
+    An image with a part cut out counts as mixed, and has no such weight.
+    """
     ratios = [target["lam"] for target in targets if "lam" in target]
-    numbers = {"train/mixed_fraction": len(ratios) / len(targets)}
+    mixed = sum("lam" in target or "covers" in target for target in targets)
+    numbers = {"train/mixed_fraction": mixed / len(targets)}
     return numbers | ({"train/lambda": sum(ratios) / len(ratios)} if ratios else {})
+
+
+def _feature_mixer(detector: nn.Module, options: ManifoldOptions) -> ManifoldMixup:
+    try:
+        return ManifoldMixup(detector, options.layers, options.alpha, p=options.p, pairing=options.pairing)
+    except ValueError as error:
+        raise ValueError(f"model.manifold: {error}") from error
+
+
+def _feature_numbers(mixer: ManifoldMixup | None, images: int) -> dict[str, float]:
+    """What a batch's features were mixed by, and at which layer; nothing where they were not."""
+    if mixer is None or mixer.layer is None or mixer.lam == 1 or (images == 1 and mixer.layer != ROI):
+        return {}
+    layer = mixer.layers.index(mixer.layer)
+    return {"train/mixed_fraction": 1.0, "train/lambda": mixer.lam, "train/layer": float(layer)}
 
 
 def _gather(predictions: dict[int, list[dict[str, Any]]]) -> dict[int, list[dict[str, Any]]]:

@@ -1,0 +1,104 @@
+"""Plots of what mixing does: detection rate against visibility, and entanglement by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..analysis import DetectionRates, Entanglement
+from .style import INK, PALETTE
+
+_DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 3)))
+_MARKERS = "os^Dv*"
+
+
+def visibility_figure(results: Mapping[str, DetectionRates], title: str | None = None) -> Figure:
+    """Detection rate over all classes against visibility, a line for each model.
+
+    Args:
+        results: by the name of the model, at least one; of one IoU threshold and one score threshold.
+        title: written above.
+
+    Raises:
+        ValueError: there are no results, or they were measured at different thresholds.
+    """
+    thresholds = {(result.iou_threshold, result.score_threshold) for result in results.values()}
+    if len(thresholds) != 1:
+        raise ValueError(f"results of one IoU and one score threshold can share a plot, got {sorted(thresholds)}")
+    ((iou, score),) = thresholds
+    figure, axis = _plot((6.4, 4.2), title)
+    for number, (name, result) in enumerate(results.items()):
+        order = np.argsort(result.visibilities)
+        axis.plot(result.visibilities[order], result.rates[order], label=name, **_line(number))
+    axis.set(xlim=(0, 1.02), ylim=(0, 1.04))
+    axis.set_xlabel("visibility (share of the object's image in the blend)")
+    axis.set_ylabel(f"detection rate\n(recall at IoU {iou:g}, score {score:g} or more)")
+    _legend(axis)
+    return figure
+
+
+def entanglement_figure(result: Entanglement, title: str | None = None) -> Figure:
+    """Soft nearest neighbour loss of each layer, from the first to the last, with a small point for each class.
+
+    Up to six classes have a mark of their own each; beyond, all classes have the same.
+
+    Args:
+        result: of one layer or more.
+        title: written above.
+    """
+    places = np.arange(len(result.layers))
+    figure, axis = _plot((7.2, 1.6 + 0.42 * len(places)), title)
+    axis.plot(result.losses, places, "|", color=INK, markersize=22, markeredgewidth=3, label="all objects", zorder=3)
+    measured = np.flatnonzero(~np.isnan(result.losses_by_class).all(0))
+    for number, row in enumerate(measured):
+        apart = len(measured) <= len(PALETTE)
+        style: dict[str, Any] = {
+            "marker": _MARKERS[number] if apart else ".",
+            "color": _color(number) if apart else "0.5",
+        }
+        label = result.class_names[row] if apart else "one class each" if number == 0 else None
+        axis.plot(result.losses_by_class[:, row], places, linestyle="none", markersize=6, label=label, **style)
+    axis.axvline(result.uninformed, color="0.35", linestyle="--", label="all objects equally far apart")
+    axis.set_yticks(places, result.layers, parse_math=False)
+    axis.set_ylim(len(places) - 0.5, -0.5)
+    axis.set_xlim(left=0)
+    axis.set_xlabel("soft nearest neighbour loss (nats; low: classes well apart)")
+    axis.set_ylabel("layer")
+    _legend(axis)
+    return figure
+
+
+def _plot(size: tuple[float, float], title: str | None) -> tuple[Figure, Axes]:
+    """A figure of one plot, its size in inches."""
+    figure = Figure(figsize=size, layout="constrained")
+    axis = figure.add_subplot()
+    axis.grid(color="0.88", linewidth=0.8)
+    axis.spines[["top", "right"]].set_visible(False)
+    if title:
+        axis.set_title(title, parse_math=False)
+    return figure, axis
+
+
+def _line(number: int) -> dict[str, Any]:
+    """Colour, dashes and marker of a line: the first 6 differ in all, the first 36 in two of the three."""
+    turn, place = divmod(number, len(PALETTE))
+    dashes = _DASHES[(place + turn) % len(_DASHES)]
+    marker = _MARKERS[place]
+    return {"color": _color(place), "linestyle": dashes, "marker": marker, "markersize": 4.5, "linewidth": 1.8}
+
+
+def _color(number: int) -> str:
+    return PALETTE[4 - number]  # blue first
+
+
+def _legend(axis: Axes) -> None:
+    legend = axis.legend(fontsize="small", frameon=False, handlelength=3, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    for handle in legend.legend_handles:
+        if handle is not None:
+            handle.set(markersize=7)
+    for text in legend.get_texts():
+        text.set_parse_math(False)

@@ -1,0 +1,211 @@
+"""Streams of detection samples: mixing with partners from a bounded buffer.
+
+A reader is one data-loader worker of one process that trains, or that process itself without workers.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from .canvas import image_size
+from .draws import STREAMS, generator_at
+from .mixing import check_alpha, check_share, mix_pair, sample_lambda
+from .switch import Reader, Switched, this_process
+from .targets import Target, check_target
+
+Sample = tuple[Any, Target]
+
+
+class MixupIterable(Switched, IterableDataset[Sample]):
+    """Blends each sample of a stream with another one from a window of the stream.
+
+    The window holds the sample and the ``buffer_size`` samples that the reader read before it; the first
+    ``buffer_size + 1`` samples share one window, read ahead. Every sample comes out once, in the stream's
+    order, as the first image of its pair. Its partner is drawn uniformly from the others in the window;
+    a reader that finds a single sample gives it as it is.
+
+    Whether a sample is mixed, and its ratio, are a function of (seed, epoch, position in the stream), where
+    reader r of n reads the positions r, r + n, r + 2n, ... The partner is one of the reader's own window,
+    and so also depends on the number of readers.
+
+    Call ``set_epoch`` before each epoch, or every epoch draws the same. It takes effect, in running workers
+    too, when the stream is next read from the start, and is handed on to a wrapped data set that has
+    ``set_epoch``. ``enable`` takes effect with the next sample that is mixed.
+    """
+
+    def __init__(
+        self,
+        dataset: Iterable[Sample],
+        *,
+        alpha: float = 1.5,
+        p: float = 1.0,
+        buffer_size: int = 64,
+        min_weight: float = 0.0,
+        transform: Callable[[Any, Target], Sample] | None = None,
+        shard: bool = True,
+        seed: int = 0,
+    ) -> None:
+        """Wrap a stream.
+
+        Args:
+            dataset: iterable of (image, target) that can be read again every epoch, such as an
+                ``IterableDataset``; see ``detmix.mix_pair`` for both.
+            alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off.
+            p: probability that a sample is mixed at all.
+            buffer_size: how many samples before its own a sample may be mixed with. Each reader holds
+                ``buffer_size + 1`` samples in memory.
+            min_weight: objects fainter than this are left out of a blended sample.
+            transform: ``image, target -> image, target``, applied to every sample after mixing.
+            shard: give each reader its own part: of n readers, every n-th sample. All of them read the whole
+                stream, so a data set that shares itself out among workers and ranks does it at less cost:
+                pass False for it, or only an n-th of its samples come out. A wrapped ``MixupIterable`` is
+                never shared out a second time. Parts differ in length by one if n does not divide the stream.
+            seed: of the draws; an integer.
+
+        Raises:
+            TypeError: the data set is no iterable, or one that can be read once only; the seed or
+                buffer_size is not an integer.
+            ValueError: alpha is negative, p or min_weight outside [0, 1], or buffer_size below 1.
+        """
+        super().__init__()
+        check_alpha(alpha)
+        check_share("p", p)
+        check_share("min_weight", min_weight)
+        _check_stream(dataset)
+        if operator.index(buffer_size) < 1:
+            raise ValueError(f"buffer_size must be 1 or more, got {buffer_size}")
+        self.dataset = dataset
+        self.alpha = alpha
+        self.p = p
+        self.buffer_size = operator.index(buffer_size)
+        self.min_weight = min_weight
+        self.transform = transform
+        self.shard = shard and not isinstance(dataset, MixupIterable)
+        self.seed = operator.index(seed)
+        self._stream: int = dataset._stream + 1 if isinstance(dataset, MixupIterable) else STREAMS
+        self._process = this_process()
+        self._read_by_workers = torch.tensor([False]).share_memory_()
+        self._state = {"epoch": 0, "position": 0, "readers": 1}
+        self._resumed = False
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the latest reading is: what ``load_state_dict`` goes on from.
+
+        Returns:
+            The epoch, the position (samples this reader has given since the epoch began), and the number
+            of readers.
+
+        Raises:
+            RuntimeError: the stream is read by worker processes, which alone know their positions. Use a
+                loader that asks its workers for their states, such as torchdata's ``StatefulDataLoader``.
+        """
+        if get_worker_info() is None and self._read_by_workers:
+            raise RuntimeError("the stream is read by worker processes: the state must be asked for in each of them")
+        return dict(self._state)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where a state was taken: the next reading gives what would have come after it.
+
+        The buffer is not part of the state. The stream is read from its start up to the position, and what
+        comes before the window is dropped: this costs the reading of ``position`` samples, no mixing.
+
+        Args:
+            state: what ``state_dict`` returned; resume with the same number of readers.
+
+        Raises:
+            ValueError: the state is not one of ``state_dict``.
+        """
+        if state.keys() != self._state.keys():
+            raise ValueError(f"a state must have the keys {sorted(self._state)}, got {sorted(state)}")
+        self.set_epoch(state["epoch"])
+        self._state = dict(state)
+        self._resumed = True
+
+    def __iter__(self) -> Iterator[Sample]:
+        """The samples of this reader, from the start of the epoch or from where the loaded state was taken."""
+        epoch, reader = self.epoch, self._reader()
+        start = self._begin(epoch, reader)
+        reach = self.buffer_size if self.alpha > 0 and self.p > 0 else 0
+        first = max(0, start - reach)  # the window's first sample
+        samples = islice(self._part(epoch, reader), first, None)
+        window = deque(islice(samples, reach + 1), maxlen=reach + 1)
+        for own in range(start - first, len(window)):
+            yield self._give(window, own, first + own, epoch, reader)
+        for position, sample in enumerate(samples, start=first + reach + 1):
+            window.append(sample)
+            yield self._give(window, reach, position, epoch, reader)
+
+    def _reader(self) -> Reader:
+        rank, processes = this_process(self._process)
+        worker = get_worker_info()
+        self._read_by_workers[0] = worker is not None
+        if worker is None:
+            return Reader(rank, processes)
+        return Reader(rank * worker.num_workers + worker.id, processes * worker.num_workers)
+
+    def _begin(self, epoch: int, reader: Reader) -> int:
+        """The position to start from; a loaded state counts once, and for its own epoch only."""
+        resumed, self._resumed = self._resumed and self._state["epoch"] == epoch, False
+        if resumed and self._state["readers"] != reader.total:
+            raise ValueError(
+                f"the state was taken with {self._state['readers']} readers (workers times processes), "
+                f"and now there are {reader.total}: resume with as many"
+            )
+        position = self._state["position"] if resumed else 0
+        self._state = {"epoch": epoch, "position": position, "readers": reader.total}
+        return position
+
+    def _part(self, epoch: int, reader: Reader) -> Iterator[Sample]:
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+        return islice(self.dataset, reader.number, None, reader.total) if self.shard else iter(self.dataset)
+
+    def _give(self, window: deque[Sample], own: int, position: int, epoch: int, reader: Reader) -> Sample:
+        """The sample in place ``own`` of the window, mixed and transformed."""
+        index = position * reader.total + reader.number
+        generator = generator_at(self.seed, epoch, index, self._stream)
+        if not self.enabled or len(window) == 1 or generator.random() >= self.p:
+            image, target = self._plain(window, own)
+        else:
+            lam = sample_lambda(self.alpha, generator)
+            partner = int(generator.integers(len(window) - 1))
+            image, target = self._mix(window, own, partner + (partner >= own), lam, position)
+        self._state["position"] = position + 1
+        return (image, target) if self.transform is None else self.transform(image, target)
+
+    def _plain(self, window: deque[Sample], own: int) -> Sample:
+        image, target = window[own]
+        check_target(target, size=image_size(image))
+        # a transform that writes in place must not reach what is still to be someone's partner
+        return (image, target) if len(window) == 1 else copy.deepcopy((image, target))
+
+    def _mix(self, window: deque[Sample], own: int, partner: int, lam: float, position: int) -> Sample:
+        try:
+            return mix_pair(*window[own], *window[partner], lam=lam, min_weight=self.min_weight)
+        except Exception as error:
+            names = f"sample {position} of this reader with sample {position - own + partner}"
+            raise RuntimeError(f"mixing {names} failed: {error}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a worker started by spawn has no process group of its own to ask
+        return {**self.__dict__, "_process": this_process(self._process)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._read_by_workers.share_memory_()
+
+
+def _check_stream(dataset: Any) -> None:
+    name = type(dataset).__name__
+    if not isinstance(dataset, Iterable):
+        raise TypeError(f"a stream must be an iterable of (image, target), got {name}: for indices see MixupDataset")
+    if isinstance(dataset, Iterator):
+        raise TypeError(f"a stream must be readable again every epoch, got the iterator {name}")

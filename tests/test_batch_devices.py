@@ -1,0 +1,109 @@
+"""Batches that do not fit together, and batches on an accelerator."""
+
+import pytest
+import torch
+
+from detmix.batch import MixupBatch
+
+from .test_batch import assert_same, make_lists
+
+
+def on_meta(batch):
+    images, targets = batch
+    targets = [{k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in t.items()} for t in targets]
+    images = images.to("meta") if isinstance(images, torch.Tensor) else [image.to("meta") for image in images]
+    return images, targets
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_off_the_cpu_no_value_is_ever_read(dtype, stacked):
+    images, targets = make_lists(4, dtype=dtype, size=(20, 24) if stacked else None)
+    for target in targets:
+        target |= {"image_id": torch.tensor(3), "weights": torch.ones(len(target["boxes"]))}
+    batch = torch.stack(images) if stacked else images, targets
+    mixer = MixupBatch(pairing="shuffle", per_sample=True, p=0.9)
+    for _ in range(3):  # what is mixed already too; meta tensors have no values: reading one raises
+        shapes = [target["boxes"].shape for target in mixer(*batch)[1]]
+        mixer.step -= 1
+        images, targets = mixer(*on_meta(batch))
+        assert images[0].device.type == targets[0]["weights"].device.type == "meta"
+        assert [target["boxes"].shape for target in targets] == shapes
+        mixer.step -= 1
+        batch = mixer(*batch)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_on_a_gpu_nothing_waits_and_the_mix_is_that_of_the_cpu(dtype, stacked):
+    images, targets = make_lists(4, dtype=dtype, size=(20, 24) if stacked else None)
+    images = torch.stack(images) if stacked else images
+    on_gpu = images.cuda() if stacked else [image.cuda() for image in images]
+    gpu_targets = [{k: torch.as_tensor(v).cuda() for k, v in target.items()} for target in targets]
+    mixer, gpu_mixer = (MixupBatch(pairing="shuffle", per_sample=True, p=0.9) for _ in range(2))
+    for mode in ("default", "error"):  # the first step also takes memory
+        expected, expected_targets = mixer(images, targets)
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            mixed, mixed_targets = gpu_mixer(on_gpu, gpu_targets)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        for image, target, wanted, wanted_target in zip(mixed, mixed_targets, expected, expected_targets, strict=True):
+            tolerance = 1 if dtype == torch.uint8 else 1e-6  # a tie may round either way
+            torch.testing.assert_close(image.cpu().double(), wanted.double(), rtol=0, atol=tolerance)
+            assert_same([{k: torch.as_tensor(v).cpu() for k, v in target.items()}], [wanted_target])
+
+
+BAD_ROWS = [
+    (lambda image, target: (image.float(), target), TypeError, "uint8 on cpu and Tensor of torch.float32"),
+    (lambda image, target: (image[:1], target), ValueError, "same channels, got 3 and 1"),
+    (lambda image, target: (image.to("meta"), target), TypeError, "on cpu and Tensor of torch.uint8 on meta"),
+    (lambda image, target: (image.numpy(), target), TypeError, "numpy array"),
+    (lambda image, target: (image, {**target, "labels": target["labels"] * 0}), ValueError, "labels must be 1 or more"),
+    (
+        lambda image, target: (image, on_meta(([], [target]))[1][0]),
+        ValueError,
+        "one device, got boxes on meta",
+    ),
+    (
+        lambda image, target: (image, {**target, "labels": target["labels"].to("meta")}),
+        ValueError,
+        "got labels on meta",
+    ),
+    (lambda image, target: (image, {"labels": target["labels"]}), ValueError, "'boxes' is missing"),
+    (lambda image, target: (image, None), TypeError, "a target must be a dict"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "error", "wanted"), BAD_ROWS)
+def test_a_row_that_does_not_fit_the_batch_is_named(spoil, error, wanted):
+    images, targets = make_lists(4)
+    images[2], targets[2] = spoil(images[2], targets[2])
+    with pytest.raises(error, match=f"row 2 of the batch: .*{wanted}"):
+        MixupBatch(alpha=0)(images, targets)
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"boxes": torch.zeros(2, 5)}, r"shape \(N, 4\), got torch.float32 and \(2, 5\)"),
+        ({"boxes": torch.zeros(2, 4, dtype=torch.int64)}, "floating and of shape"),
+        ({"weights": torch.zeros(3)}, "weights must be a tensor with a row for each of the 2 boxes"),
+        ({"labels": None}, "'labels' is missing"),
+    ],
+)
+def test_off_the_cpu_keys_shapes_and_dtypes_are_still_checked(change, wanted):
+    images, targets = make_lists(3)
+    spoilt = {k: v for k, v in {**targets[2], **change}.items() if v is not None}
+    with pytest.raises(ValueError, match=f"row 2 of the batch: .*{wanted}"):
+        MixupBatch()(*on_meta((images, [*targets[:2], spoilt])))
+
+
+def test_a_batch_of_the_wrong_shape_is_refused():
+    images, targets = make_lists(3, size=(20, 24))
+    with pytest.raises(ValueError, match="as many images as targets, got 3 and 2"):
+        MixupBatch()(images, targets[:2])
+    with pytest.raises(ValueError, match=r"shape \(B, C, H, W\), got \(3, 20, 24\)"):
+        MixupBatch()(images[0], targets)

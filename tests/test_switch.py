@@ -1,0 +1,86 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import distributed, multiprocessing
+
+from detmix import MixupBatch, MixupDataset, MixupIterable
+from detmix.switch import Reader, Switched, this_process
+
+from .factories import ListDataset, make_sample
+
+MAKERS = {
+    "plain": Switched,
+    "dataset": lambda: MixupDataset(ListDataset([make_sample(1, seed=seed) for seed in range(3)])),
+    "stream": lambda: MixupIterable([make_sample(1, seed=seed) for seed in range(3)]),
+    "batch": MixupBatch,
+}
+
+
+@pytest.fixture(params=sorted(MAKERS))
+def switched(request):
+    return MAKERS[request.param]()
+
+
+def test_it_starts_enabled_in_epoch_0_and_keeps_what_is_set(switched):
+    assert isinstance(switched, Switched)
+    assert (switched.epoch, switched.enabled) == (0, True)
+    switched.set_epoch(7)
+    switched.enable(False)
+    assert (switched.epoch, switched.enabled) == (7, False)
+    switched.enable()
+    assert (switched.epoch, switched.enabled) == (7, True)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_copies_keep_what_was_set_in_shared_memory(switched, duplicate):
+    switched.set_epoch(3)
+    switched.enable(False)
+    other = duplicate(switched)
+    assert (other.epoch, other.enabled) == (3, False)
+    assert other._shared.is_shared()
+    if duplicate is not copy.copy:
+        other.set_epoch(4)
+        assert switched.epoch == 3
+
+
+def test_other_tensors_of_a_subclass_stay_in_memory_of_their_own():
+    class WithTensor(Switched):
+        pass
+
+    switched = WithTensor()
+    switched.large = torch.zeros(3)
+    assert not copy.deepcopy(switched).large.is_shared()
+
+
+def answer(switched, asked, told):
+    for _ in iter(asked.get, None):
+        told.put((switched.epoch, switched.enabled))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_process_that_already_runs_sees_every_change(method):
+    context, switched = multiprocessing.get_context(method), Switched()
+    asked, told = context.Queue(), context.Queue()
+    process = context.Process(target=answer, args=(switched, asked, told))
+    process.start()
+    for epoch, enabled in ((0, True), (5, False), (6, True)):
+        switched.set_epoch(epoch)
+        switched.enable(enabled)
+        asked.put(True)
+        assert told.get(timeout=60) == (epoch, enabled)
+    asked.put(None)
+    process.join()
+    assert process.exitcode == 0
+
+
+def test_a_process_is_alone_until_a_group_is_set_up(tmp_path):
+    assert this_process() == Reader(0, 1)
+    assert this_process(Reader(2, 5)) == Reader(2, 5)
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        assert this_process(Reader(2, 5)) == Reader(0, 1)
+    finally:
+        distributed.destroy_process_group()
