@@ -6,17 +6,16 @@ python tools/benchmark.py step --device cuda --batch-size 8 --size 800
 python tools/benchmark.py blend --repeats 200
 
 The sides of a ratio are timed in turn, A B A B ..., and the median of the pairwise ratios is printed with its
-quartiles, so that a machine that slows down half-way spoils both alike. Peak memory is that of model and step, each
-side in a process of its own: what is resident on Linux, or allocated on the GPU.
+quartiles, so that a machine that slows down half-way spoils both alike. Peak memory is what torch
+allocates for a step.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import time
 from collections.abc import Callable
-from pathlib import Path
+from itertools import accumulate
 from typing import Any
 
 import cv2
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
 from torchvision.models import detection
 
 from detmix import weight_losses
@@ -82,8 +82,7 @@ def step_table(options: argparse.Namespace) -> Table:
     table = Table("objective", "detmix", "torchvision", "detmix / torchvision", "peak memory", title=title)
     for objective in OBJECTIVES:
         cells = _cells([_step(options, objective), plain], options.repeats or 10, synchronize)
-        memory = f"{peaks[objective] / peaks[None]:.3f} x {peaks[None] / 2**20:.0f} MiB" if peaks[None] else "unknown"
-        table.add_row(objective, *cells, memory)
+        table.add_row(objective, *cells, f"{peaks[objective] / peaks[None]:.3f} x {peaks[None] / 2**20:.0f} MiB")
     return table
 
 
@@ -104,27 +103,18 @@ def _time(action: Action, synchronize: Action) -> float:
 
 
 def _peak(options: argparse.Namespace, objective: Objective | None) -> int:
-    """Bytes that a model and its training steps take at most, in a process of their own; 0 where that is unknown."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_take_steps, (options, objective))
-
-
-def _take_steps(options: argparse.Namespace, objective: Objective | None) -> int:
-    torch.set_num_threads(options.threads)
-    before = _resident("VmRSS")
+    """Bytes that a training step takes at most, beside those that were taken before it."""
     step = _step(options, objective)
-    for _ in range(3):
-        step()
+    step()
     if options.device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    return _resident("VmHWM") - before
-
-
-def _resident(field: str) -> int:
-    """Bytes of this process in memory, now (VmRSS) or at most so far (VmHWM); 0 where there is no /proc."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), 0)
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    events = sorted(profiled.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    return max(accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
 
 
 def _step(options: argparse.Namespace, objective: Objective | None) -> Action:
@@ -141,9 +131,9 @@ def _step(options: argparse.Namespace, objective: Objective | None) -> Action:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
 
     def step() -> None:
-        optimizer.zero_grad()
         torch.stack(list(model(images, targets).values())).sum().backward()
         optimizer.step()
+        optimizer.zero_grad()
 
     return step
 
