@@ -4,6 +4,7 @@ from .batch import MixupBatch as MixupBatch
 from .batch import collate as collate
 from .cutmix import cutmix_pair as cutmix_pair
 from .cutmix import cutout as cutout
+from .cutmix import sample_region as sample_region
 from .dataset import MixupDataset as MixupDataset
 from .detectors import losses_and_detections as losses_and_detections
 from .detectors import unweight_losses as unweight_losses

@@ -16,6 +16,7 @@ PUBLIC = {
     "mix_pair",
     "object_keys",
     "sample_lambda",
+    "sample_region",
     "unweight_losses",
     "weight_losses",
 }

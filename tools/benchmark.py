@@ -7,7 +7,7 @@ python tools/benchmark.py blend --repeats 200
 
 The sides of a ratio are timed in turn, A B A B ..., and the median of the pairwise ratios is printed with its
 quartiles, so that a machine that slows down half-way spoils both alike. Peak memory is what torch
-allocates for a step.
+allocates for a step. The step "MixupBatch" mixes its batch first and then has twice the objects.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import argparse
 import time
 from collections.abc import Callable
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -26,12 +26,12 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 from torchvision.models import detection
 
-from detmix import weight_losses
+from detmix import MixupBatch, weight_losses
 from detmix.canvas import blend
-from detmix.detectors import Objective
 
 Action = Callable[[], Any]
-OBJECTIVES: tuple[Objective, ...] = ("weighted", "pair")
+Side = Literal["plain", "weighted", "pair", "MixupBatch"]
+SIDES: tuple[Side, ...] = ("weighted", "pair", "MixupBatch")
 
 
 def main() -> None:
@@ -72,17 +72,17 @@ def _blend_and_copy(image_a: torch.Tensor, image_b: torch.Tensor) -> list[Action
 
 
 def step_table(options: argparse.Namespace) -> Table:
-    """A training step on weighted targets, under each objective, as a multiple of plain torchvision's."""
+    """A training step on mixed targets as a multiple of plain torchvision's, and mixing in the step on top of it."""
     synchronize = torch.cuda.synchronize if options.device.startswith("cuda") else lambda: None
-    peaks = {side: _peak(options, side) for side in (None, *OBJECTIVES)}
-    plain = _step(options, None)
+    peaks = {side: _peak(options, side) for side in get_args(Side)}
+    plain = _step(options, "plain")
     title = (
         f"Training step of {options.detector}, {options.batch_size} images of {options.size} pixels, {options.device}"
     )
-    table = Table("objective", "detmix", "torchvision", "detmix / torchvision", "peak memory", title=title)
-    for objective in OBJECTIVES:
-        cells = _cells([_step(options, objective), plain], options.repeats or 10, synchronize)
-        table.add_row(objective, *cells, f"{peaks[objective] / peaks[None]:.3f} x {peaks[None] / 2**20:.0f} MiB")
+    table = Table("step", "detmix", "torchvision", "detmix / torchvision", "peak memory", title=title)
+    for side in SIDES:
+        cells = _cells([_step(options, side), plain], options.repeats or 10, synchronize)
+        table.add_row(side, *cells, f"{peaks[side] / peaks['plain']:.3f} x {peaks['plain'] / 2**20:.0f} MiB")
     return table
 
 
@@ -102,9 +102,9 @@ def _time(action: Action, synchronize: Action) -> float:
     return time.perf_counter() - start
 
 
-def _peak(options: argparse.Namespace, objective: Objective | None) -> int:
+def _peak(options: argparse.Namespace, side: Side) -> int:
     """Bytes that a training step takes at most, beside those that were taken before it."""
-    step = _step(options, objective)
+    step = _step(options, side)
     step()
     if options.device.startswith("cuda"):
         before = torch.cuda.memory_allocated()
@@ -117,21 +117,25 @@ def _peak(options: argparse.Namespace, objective: Objective | None) -> int:
     return max(accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
 
 
-def _step(options: argparse.Namespace, objective: Objective | None) -> Action:
-    """A training step: plain torchvision's, or under an objective with half of the objects from either image."""
+def _step(options: argparse.Namespace, side: Side) -> Action:
+    """A training step: plain torchvision's; under an objective, half of the objects from either image; or mixed."""
     torch.manual_seed(0)
     builder = getattr(detection, options.detector)
     sizes = {} if "ssd" in options.detector else {"min_size": options.size, "max_size": 2 * options.size}
     model = builder(weights=None, weights_backbone=None, num_classes=91, **sizes).to(options.device).train()
     images, targets = _batch(options)
-    if objective is not None:
-        weight_losses(model, objective)
+    mixer = MixupBatch() if side == "MixupBatch" else None
+    if side == "MixupBatch":
+        weight_losses(model)
+    elif side != "plain":
+        weight_losses(model, side)
         halves = torch.arange(options.objects, device=options.device) % 2
         targets = [t | {"weights": torch.full_like(t["boxes"][:, 0], 0.5), "sources": halves} for t in targets]
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
 
     def step() -> None:
-        torch.stack(list(model(images, targets).values())).sum().backward()
+        batch = (images, targets) if mixer is None else mixer(images, targets)
+        torch.stack(list(model(*batch).values())).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
 
