@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .canvas import Image, Region, canvas_size, image_size, paste, require_same_kind, require_supported
 from .mixing import check_share
-from .targets import Target, check_target, concatenate, select_objects, visible_shares, wrap_like
+from .targets import SLIVER, Target, check_target, concatenate, select_objects, visible_shares, widened, wrap_like
 
 _SAME_PLACE = 0.01  # pixels: a box that moved by less did not move
 
@@ -76,10 +76,11 @@ def cutmix_pair(
 
     Both images sit at the top left of a zero canvas that holds them. Inside the region the pixels are B's,
     or zero where B has none; outside they are A's. Boxes of A stay where they are, boxes of B are clipped
-    to the region. A weight is multiplied by the share of the object's visible area that the cut leaves, so
-    after several cuts a total is the area of the box outside the union of all that was cut out, divided by
-    the area of the box as annotated. ``covers`` in the result keeps count; :mod:`detmix.targets` says how,
-    and what becomes of it when boxes are moved in between.
+    to the region and to image B. A weight is multiplied by the share of the object's visible area that the
+    cut leaves, so after several cuts a total is the area of the box outside the union of all that was cut
+    out, divided by the area of the box as annotated. Areas are of what lies in the object's own image, where
+    a box overhangs it. ``covers`` in the result keeps count; :mod:`detmix.targets` says how, and what
+    becomes of it when boxes are moved in between.
 
     Args:
         image_a: any kind that ``mix_pair`` takes.
@@ -88,7 +89,8 @@ def cutmix_pair(
         target_b: as target_a, with Nb boxes.
         region: (x1, y1, x2, y2), integer pixels of the canvas, x2 and y2 exclusive; it may be empty.
         min_weight: objects whose weight comes out below this are left out, with all their keys. Those
-            whose weight comes out as 0 always are.
+            whose weight comes out as 0 always are, and so is what shows of an object of B if it is narrower
+            or lower than a thousandth of a pixel.
 
     Returns:
         The canvas, max(Ha, Hb) by max(Wa, Wb), of the kind and dtype given, and a new target: A's objects,
@@ -99,7 +101,7 @@ def cutmix_pair(
     Raises:
         ValueError: the region is not on the canvas; min_weight outside [0, 1]; channel counts differ; a target
             is malformed.
-        TypeError: the region is not made of integers; the images differ in kind or dtype, or are of a kind
+        TypeError: the region is not four integers; the images differ in kind or dtype, or are of a kind
             that is not supported.
 
     Source: Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable
@@ -107,11 +109,11 @@ def cutmix_pair(
     """
     check_share("min_weight", min_weight)
     require_same_kind(image_a, image_b)
-    size = canvas_size(image_a, image_b)
+    size, size_a, size_b = canvas_size(image_a, image_b), image_size(image_a), image_size(image_b)
     region = _checked(region, size)
-    check_target(target_a, size=image_size(image_a))
-    check_target(target_b, size=image_size(image_b))
-    target = concatenate(outside(target_a, region), inside(target_b, region), size=size)
+    check_target(target_a, size=size_a)
+    check_target(target_b, size=size_b)
+    target = concatenate(outside(target_a, region, size_a), inside(target_b, region, size_b), size=size)
     target["lam"] = 1.0 - _area(region) / (size[0] * size[1])
     return paste(image_a, image_b, region), _visible(target, min_weight)
 
@@ -132,7 +134,7 @@ def cutout(image: Image, target: Target, *, region: Region, min_weight: float = 
 
     Raises:
         ValueError: the region is not on the image; min_weight outside [0, 1]; the target is malformed.
-        TypeError: the region is not made of integers; the image is of a kind that is not supported.
+        TypeError: the region is not four integers; the image is of a kind that is not supported.
 
     Source: DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout,
     arXiv:1708.04552, which leaves the labels alone; the weights of boxes are this package's.
@@ -142,32 +144,37 @@ def cutout(image: Image, target: Target, *, region: Region, min_weight: float = 
     size = image_size(image)
     region = _checked(region, size)
     check_target(target, size=size)
-    return paste(image, None, region), _visible(outside(target, region), min_weight)
+    return paste(image, None, region), _visible(outside(target, region, size), min_weight)
 
 
-def outside(target: Target, region: Region) -> Target:
-    """The target of an image that a region is cut out of; covered objects stay, with weight 0."""
-    boxes: Tensor = target["boxes"].as_subclass(Tensor)
+def outside(target: Target, region: Region, size: tuple[int, int]) -> Target:
+    """The target of an image of (H, W) pixels that a region is cut out of; covered objects stay, with weight 0."""
+    boxes, covers = _wide_boxes(target), _covers(target)
+    in_image = _clip(boxes, (0, 0, size[1], size[0]))
     cut = boxes.new_tensor(region).expand(len(boxes), 1, 4)
-    return _shown(target, boxes, torch.cat([_covers(target), cut], dim=1), region, keep_inside=False)
+    more_covers = torch.cat([covers, cut], dim=1)
+    share = _share(_visible_areas(in_image, more_covers), _visible_areas(in_image, covers))
+    return _shown(target, target["boxes"].as_subclass(Tensor), more_covers, share, region, keep_inside=False)
 
 
-def inside(target: Target, region: Region) -> Target:
-    """The target of an image of which only a region shows; objects outside it stay, with weight 0 and no area."""
-    boxes: Tensor = target["boxes"].as_subclass(Tensor)
-    limits = boxes.new_tensor(region)
-    corners = boxes.reshape(-1, 2, 2).clamp(limits[:2], limits[2:])
-    return _shown(target, corners.reshape(-1, 4), _covers(target), region, keep_inside=True)
+def inside(target: Target, region: Region, size: tuple[int, int]) -> Target:
+    """The target of an image of (H, W) pixels of which only a region shows; what lies outside it gets weight 0."""
+    covers, in_image = _covers(target), _clip(_wide_boxes(target), (0, 0, size[1], size[0]))
+    in_region = _clip(in_image, region)
+    share = _share(_visible_areas(in_region, covers), _visible_areas(in_image, covers))
+    boxes = in_region.to(target["boxes"].dtype)
+    thick = (boxes[:, 2:] - boxes[:, :2] >= SLIVER).all(dim=1)
+    return _shown(target, boxes, covers, share * thick, region, keep_inside=True)
 
 
-def _shown(target: Target, boxes: Tensor, covers: Tensor, region: Region, *, keep_inside: bool) -> Target:
-    """The target with new boxes and covers, and all that depends on what they leave to be seen."""
-    before = _visible_areas(target["boxes"].as_subclass(Tensor), _covers(target))
-    share = _visible_areas(boxes, covers) / before
+def _shown(
+    target: Target, boxes: Tensor, covers: Tensor, share: Tensor, region: Region, *, keep_inside: bool
+) -> Target:
+    """The target with new boxes and covers, and all that depends on the share of each object that is left."""
     changed: Target = {
         "boxes": wrap_like(boxes, target["boxes"]),
         "weights": (visible_shares(target) * share).float(),
-        "covers": torch.cat([boxes[:, None], covers], dim=1),
+        "covers": torch.cat([widened(boxes)[:, None], covers], dim=1),
     }
     if "area" in target:
         changed["area"] = (target["area"] * share).to(target["area"].dtype)
@@ -180,12 +187,25 @@ def _shown(target: Target, boxes: Tensor, covers: Tensor, region: Region, *, kee
 
 def _covers(target: Target) -> Tensor:
     """What hides each object, (N, M, 4); a record made for a box that has moved since counts for nothing."""
-    boxes: Tensor = target["boxes"].as_subclass(Tensor)
+    boxes = _wide_boxes(target)
     if "covers" not in target:
         return boxes.new_zeros(len(boxes), 0, 4)
     record: Tensor = target["covers"].to(boxes.dtype)
     in_place = ((record[:, 0] - boxes).abs() <= _SAME_PLACE).all(dim=1)
     return record[:, 1:] * in_place[:, None, None]
+
+
+def _wide_boxes(target: Target) -> Tensor:
+    return widened(target["boxes"].as_subclass(Tensor))  # float16 has no number for each pixel past 2048
+
+
+def _clip(boxes: Tensor, region: Region) -> Tensor:
+    limits = boxes.new_tensor(region)
+    return boxes.reshape(-1, 2, 2).clamp(limits[:2], limits[2:]).reshape(-1, 4)
+
+
+def _share(left: Tensor, whole: Tensor) -> Tensor:
+    return torch.where(whole > 0, left / whole, 0.0)
 
 
 def _visible_areas(boxes: Tensor, covers: Tensor) -> Tensor:
@@ -218,8 +238,9 @@ def _cut_masks(masks: Tensor, region: Region, keep_inside: bool) -> Tensor:
 
 def _cut_keypoints(keypoints: Tensor, region: Region, keep_inside: bool) -> Tensor:
     points = keypoints.as_subclass(Tensor).clone()
-    limits = points.new_tensor(region)
-    within = ((points[..., :2] >= limits[:2]) & (points[..., :2] < limits[2:])).all(dim=-1)
+    places = widened(points[..., :2])
+    limits = places.new_tensor(region)
+    within = ((places >= limits[:2]) & (places < limits[2:])).all(dim=-1)
     points[..., 2:] *= (within == keep_inside)[..., None]
     return wrap_like(points, keypoints)
 
@@ -230,12 +251,13 @@ def _visible(target: Target, min_weight: float) -> Target:
 
 
 def _checked(region: Region, size: tuple[int, int]) -> Region:
-    if len(region) != 4:
-        raise ValueError(f"region must be (x1, y1, x2, y2), got {region}")
     try:
-        x1, y1, x2, y2 = (operator.index(side) for side in region)
+        sides = [operator.index(side) for side in region]
     except TypeError:
-        raise TypeError(f"region must be made of integers, got {region}") from None
+        raise TypeError(f"region must be (x1, y1, x2, y2), made of integers, got {region}") from None
+    if len(sides) != 4:
+        raise ValueError(f"region must be (x1, y1, x2, y2), got {region}")
+    x1, y1, x2, y2 = sides
     height, width = size
     if not (0 <= x1 <= x2 <= width and 0 <= y1 <= y2 <= height):
         raise ValueError(f"region must lie on the canvas of {width}x{height} pixels, got {(x1, y1, x2, y2)}")

@@ -50,11 +50,15 @@ class MixupDataset(Switched, Dataset[Sample]):
     order of visits and restarts do not matter. A partner is never the sample itself. Where the choice of
     partners leaves a sample none while it leaves others some, that sample stays as it is.
 
-    Data sets of this class can be nested: what is mixed is mixed again, and shares multiply.
+    Data sets of this class can be nested: what is mixed is mixed again, and shares multiply. Each level draws
+    for itself, and ``set_epoch`` and ``enable`` reach all levels, through wrappers that keep what they wrap as
+    ``dataset`` or in a list ``datasets``, such as torch's ``Subset`` and ``ConcatDataset``. Within a wrapper that
+    hides it, an inner one needs a ``seed`` of its own, and to be told the epoch and the switch itself.
 
     Call ``set_epoch`` before each epoch, as for a ``DistributedSampler``, or every epoch draws the same
     partners. ``set_epoch`` and ``enable`` live in shared memory: worker processes that are already
-    running see them with the next sample they load (samples they have loaded ahead stay as they are).
+    running see them with the next sample they load (samples they have loaded ahead stay as they are). The
+    epoch is handed on to a ``transform`` that has ``set_epoch``.
     """
 
     def __init__(
@@ -74,7 +78,8 @@ class MixupDataset(Switched, Dataset[Sample]):
         Args:
             dataset: map-style data set of (image, target); see ``detmix.mix_pair`` for both. Choices of partners
                 other than "any" also need its method ``labels_of(index)``, which returns the (N,) integer labels of
-                a sample without reading the image; it is called once per sample, here.
+                a sample without reading the image; it is called once per sample, here. torch's ``Subset`` and
+                ``ConcatDataset`` of such data sets will do.
             alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off. 1.5 is the value of
                 the Bag of Freebies.
             p: probability that a sample is mixed at all.
@@ -83,6 +88,7 @@ class MixupDataset(Switched, Dataset[Sample]):
                 drawn as by ``sample_region``, for the ratio drawn from Beta(alpha, alpha).
             partner: ``"any"`` other sample; ``"with_boxes"``, one that has an object; ``"background"``, one that has
                 none; ``"other_class"``, one without a class of the sample. All eligible ones are equally likely.
+                A draw takes O(1); of another class, where such samples are rare, O(distinct sets of classes).
             min_weight: objects fainter than this are left out of a mixed sample.
             transform: ``image, target -> image, target``, applied to every sample after mixing. For
                 torchvision's v2 transforms pass ``detmix.data.Augment([...])``: on plain tensors they
@@ -111,7 +117,7 @@ class MixupDataset(Switched, Dataset[Sample]):
         self.min_weight = min_weight
         self.transform = transform
         self.seed = operator.index(seed)
-        self._stream: int = dataset._stream + 1 if isinstance(dataset, MixupDataset) else MIXING
+        self._stream = MIXING + self._depth
 
     def draw(self, index: int) -> Draw | None:
         """What is drawn for sample 0 ... len - 1 in this epoch; None if it stays as it is."""

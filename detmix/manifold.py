@@ -7,9 +7,8 @@ has ``1 - lam``.
 
 from __future__ import annotations
 
-import difflib
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args
@@ -28,15 +27,12 @@ from .detectors.retinanet import WeightedRetinaNet
 from .detectors.rows import RowTargets, mix_rows
 from .detectors.ssd import WeightedSSD
 from .draws import MANIFOLD, generator_at
+from .layers import INPUT, ROI, check_keys, check_module, map_tensors, split_layer
 from .mixing import check_alpha, check_share, sample_lambda
 from .switch import this_process
 from .targets import Target, concatenate, visible_shares
 
-INPUT = "input"
-ROI = "roi"
-
 _PARTNERS = MANIFOLD + 1  # what the partners of a step are drawn from, apart from its layer and ratio
-_COMPILED = "_orig_mod."  # what torch.compile puts between the names of a module and its parts
 
 _being_mixed: WeakSet[nn.Module] = WeakSet()
 
@@ -73,8 +69,8 @@ class ManifoldMixup:
 
     - ``"input"``: the batch as the backbone gets it, every image resized by the model and padded;
     - ``"backbone"`` or a module in it by its dotted name, such as ``"backbone.body.layer2"`` (a stage),
-      ``"backbone.fpn"`` (all levels) or ``"backbone.fpn.layer_blocks.0"`` (one level): what it returns, a
-      tensor or a list, tuple or dict of tensors;
+      ``"backbone.fpn"`` (all levels): what it returns, a tensor or a list, tuple or dict of tensors;
+    - some of what a module returns, by its keys: ``"backbone.fpn:0"`` (one level) or ``"backbone.fpn:0,1,pool"``;
     - ``"roi"``: the features that the box predictor of a two-stage detector gets. The sampled rows of all
       images are mixed with a random permutation of themselves, and each learns the targets of both, its
       partner's boxes as seen from its partner's proposal. Images keep their own objects, and the mask and
@@ -83,6 +79,10 @@ class ManifoldMixup:
     Everywhere but at ``"roi"`` each image takes its partner's objects too, where the partner's own resizing
     puts them, at weights ``1 - lam``; its own have ``lam``. Proposals are clipped to the larger of the two.
     A batch of one image has no partners and stays as it is, but for ``"roi"``.
+
+    An object's weight is its visible share where all levels are mixed. One level alone, or a stage in the midst of
+    the body, leaves levels unmixed that show nothing of the partner's objects, and these are learned there at
+    ``1 - lam`` all the same. Prefer ``"input"``, ``"backbone.fpn"``, ``"backbone"`` or ``"roi"``.
 
     Nothing is mixed in evaluation mode or without targets, and at ``lam`` 1 nothing is touched at all. All
     that is drawn is a function of (seed, rank, ``step``), where ``step`` counts the entries and goes on from
@@ -99,6 +99,8 @@ class ManifoldMixup:
     Attributes:
         layer: the layer that the latest step drew; None before the first.
         lam: the ratio that the latest step drew; 1 where it was not to be mixed.
+        mixed: whether the latest step has mixed anything: not so in evaluation, at ``lam`` 1, or where a single image
+            has no partner.
         step: how many steps were drawn.
 
     Source: Verma et al., Manifold Mixup: Better Representations by Interpolating Hidden States,
@@ -127,16 +129,17 @@ class ManifoldMixup:
             seed: of the draws; an integer.
 
         Raises:
-            TypeError: the seed is not an integer, or layers is a single string.
-            ValueError: the model is not adapted; a layer does not exist in it, is not for its kind, or is
-                named twice; alpha is negative, p outside [0, 1], or pairing unknown.
+            TypeError: the seed is not an integer, or layers is no list of names.
+            ValueError: the model is not adapted; a layer does not exist in it, is not for its kind, is a mere list
+                or dict of modules, or is named twice; alpha is negative, p outside [0, 1], or pairing unknown.
         """
         check_alpha(alpha)
         check_share("p", p)
         if pairing not in get_args(Pairing):
             raise ValueError(f"pairing must be one of {', '.join(get_args(Pairing))}, got {pairing!r}")
-        if isinstance(layers, str):
-            raise TypeError(f"layers must be a list of names, got the string {layers!r}")
+        names = isinstance(layers, Sequence) and not isinstance(layers, str)
+        if not names or not all(isinstance(layer, str) for layer in layers):
+            raise TypeError(f"layers must be a list of names, got {layers!r}")
         if not layers or len(set(layers)) < len(layers):
             raise ValueError(f"layers must be one or more names, each once, got {list(layers)}")
         _check_layers(model, layers)
@@ -149,10 +152,13 @@ class ManifoldMixup:
         self.step = 0
         self.layer: str | None = None
         self.lam = 1.0
+        self.mixed = False
         self._now: _Step | None = None
         self._handles: list[RemovableHandle] = []
         # the same objects at every entry: code that was compiled with them calls those it has seen
-        inner = [(layer, partial(self._mix_layer, layer)) for layer in layers if layer not in (INPUT, ROI)]
+        inner = [
+            (split_layer(layer)[0], partial(self._mix_layer, layer)) for layer in layers if layer not in (INPUT, ROI)
+        ]
         self._hooks = [("transform", self._after_transform), *inner, ("backbone", self._after_backbone)]
 
     def __call__(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None) -> Any:
@@ -167,7 +173,8 @@ class ManifoldMixup:
 
         Raises:
             RuntimeError: as ``__enter__`` and ``__exit__``.
-            ValueError: one target has a per-object key that its partner lacks.
+            ValueError: one target has a per-object key that its partner lacks, or the output of a module lacks a
+                key that is named for it.
         """
         with self:
             return self.model(images, targets)
@@ -187,6 +194,7 @@ class ManifoldMixup:
         self.layer = self.layers[int(generator.integers(len(self.layers)))]
         self.lam = sample_lambda(self.alpha, generator) if generator.random() < self.p else 1.0
         self.step += 1
+        self.mixed = False
         self._now = _Step(self.layer, self.lam, key)
         _being_mixed.add(self.model)
         if self.lam < 1:
@@ -249,20 +257,27 @@ class ManifoldMixup:
         pixels = images.tensors
         if step.layer == INPUT:
             pixels = _mix(pixels, _on(pixels.device, partners), step.lam)
-            step.mixed += 1
+            self._count(step)
         return ImageList(pixels, sizes), joined
 
     @torch.compiler.disable
     def _mix_layer(self, name: str, module: nn.Module, arguments: Any, output: Any) -> Any:
         """Mix what a layer returns, in the forward pass and where checkpointing runs it again."""
         step = self._now
-        if step is None or step.layer != name or not step.images:
+        if step is None:
             return output
-        step.mixed += step.in_forward
+        check_keys(name, output)  # whatever this step drew, so that a wrong one is told in the first that is mixed
+        if step.layer != name or not step.images:
+            return output
+        if step.in_forward:
+            self._count(step)
         # reentrant checkpointing hides it from autograd until the backward pass runs it again
         hidden = step.with_graph and not torch.is_grad_enabled()
         step.recorded = not (hidden and any(p.requires_grad for p in module.parameters()))
-        return _map_tensors(output, lambda feature: self._mix_feature(feature, step))
+        keys = split_layer(name)[1]
+        return map_tensors(
+            output, lambda key, feature: self._mix_feature(feature, step) if key in keys or not keys else feature
+        )
 
     def _mix_feature(self, feature: Tensor, step: _Step) -> Tensor:
         if step.in_forward and len(feature) != step.images:
@@ -281,11 +296,15 @@ class ManifoldMixup:
         step = self._now
         if step is None or step.layer != ROI or not step.images:
             return features, rows, own
-        step.mixed += 1
+        self._count(step)
         order = generator_at(*step.key, _PARTNERS).permutation(len(features))
         partners = _on(features.device, order)
         proposals = torch.stack([own, own[partners]]).repeat_interleave(len(rows.objects), dim=0)  # (2 S, R, 4)
         return _mix(features, partners, step.lam), mix_rows(rows, partners, step.lam), proposals
+
+    def _count(self, step: _Step) -> None:
+        step.mixed += 1
+        self.mixed = True
 
     def _partners(self, step: _Step, count: int) -> np.ndarray:
         """Row of the partner of each of B images, (B,) int64: the same each time that one step asks."""
@@ -307,16 +326,6 @@ def _on(device: torch.device, rows: np.ndarray) -> Tensor:
 
 def _mix(values: Tensor, partners: Tensor, lam: float) -> Tensor:
     return lam * values + (1.0 - lam) * values[partners]
-
-
-def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return type(value)({key: _map_tensors(part, change) for key, part in value.items()})
-    if isinstance(value, (list, tuple)):
-        return type(value)(_map_tensors(part, change) for part in value)
-    raise TypeError(f"a layer must return tensors, or lists or dicts of them, to be mixed: got {type(value).__name__}")
 
 
 def _join(first: Target, second: Target, lam: float, size: tuple[int, int]) -> Target:
@@ -364,23 +373,5 @@ def _check_layers(model: Any, layers: Sequence[str]) -> None:
             raise ValueError(f"layer 'roi' is for two-stage detectors: {type(model).__name__} has no box head")
         if layer == ROI and adapted.objective == "unweighted":
             raise ValueError("layer 'roi' needs the objective 'weighted' or 'pair', got 'unweighted'")
-        if layer not in (INPUT, ROI) and not _is_in_backbone(model, layer):
-            raise ValueError(_missing(model, layer, [INPUT] if adapted is model else [INPUT, ROI]))
-
-
-def _is_in_backbone(model: nn.Module, layer: str) -> bool:
-    try:
-        model.get_submodule(layer)
-    except AttributeError:
-        return False
-    return layer.split(".")[0] == "backbone"
-
-
-def _missing(model: Any, layer: str, others: list[str]) -> str:
-    modules = (name.replace(_COMPILED, "") for name, _ in model.backbone.named_modules(prefix="backbone"))
-    near = difflib.get_close_matches(layer, [*others, *modules], n=3)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    return (
-        f"the model has no layer {layer!r} to mix.{hint} Layers are {', '.join(map(repr, others))}, 'backbone' and the "
-        "modules in it: [name for name, _ in model.backbone.named_modules(prefix='backbone')]"
-    )
+        if layer not in (INPUT, ROI):
+            check_module(model, layer, [INPUT] if adapted is model else [INPUT, ROI])

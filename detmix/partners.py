@@ -6,12 +6,13 @@ Letters: I images, S distinct sets of classes, W words of 64 bits that hold a se
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Sized
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Subset
+from torch.utils.data import ConcatDataset, Subset
 
 PartnerPolicy = Literal["any", "with_boxes", "background", "other_class"]
 
@@ -40,7 +41,7 @@ def index_partners(policy: PartnerPolicy, dataset: Sized) -> Partners:
             objects has none in common with any).
         dataset: of two samples or more. All policies but ``"any"`` call its ``labels_of(index)`` once for every
             sample; it gives the sample's labels, (N,) integers, without reading the image. A
-            ``torch.utils.data.Subset`` of such a data set will do.
+            ``Subset`` or ``ConcatDataset`` of ``torch.utils.data`` over such data sets will do.
 
     Raises:
         ValueError: no sample has a partner.
@@ -175,13 +176,25 @@ def _label_reader(dataset: Any) -> Callable[[int], Any]:
     if isinstance(dataset, Subset):
         inner, indices = _label_reader(dataset.dataset), dataset.indices
         return lambda index: inner(indices[index])
-    if not callable(getattr(dataset, "labels_of", None)):
-        raise TypeError(
-            f"this choice of partners needs the labels of all samples, and {type(dataset).__name__} cannot tell them: "
-            "give it a method labels_of(index) that returns the (N,) integer labels of a sample without reading "
-            "its image, or pass partner='any'"
-        )
-    return dataset.labels_of
+    if callable(getattr(dataset, "labels_of", None)):
+        return dataset.labels_of
+    if isinstance(dataset, ConcatDataset):
+        return _joint_reader(dataset)
+    raise TypeError(
+        f"this choice of partners needs the labels of all samples, and {type(dataset).__name__} cannot tell them: "
+        "give it a method labels_of(index) that returns the (N,) integer labels of a sample without reading "
+        "its image, or pass partner='any'"
+    )
+
+
+def _joint_reader(dataset: ConcatDataset[Any]) -> Callable[[int], Any]:
+    readers, starts = [_label_reader(part) for part in dataset.datasets], [0, *dataset.cumulative_sizes]
+
+    def labels_of(index: int) -> Any:
+        number = bisect_right(starts, index) - 1
+        return readers[number](index - starts[number])
+
+    return labels_of
 
 
 def _class_sets(labels: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -190,8 +203,8 @@ def _class_sets(labels: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray
     codes = np.searchsorted(classes, labels).astype(np.int32)
     words = max(1, -(-len(classes) // 64))
     sets = np.zeros(len(counts) * words, np.uint64)
-    rows = np.repeat(np.arange(len(counts)), counts)
-    np.bitwise_or.at(sets, rows * words + codes // 64, np.uint64(1) << (codes % 64).astype(np.uint64))
+    places = np.repeat(np.arange(len(counts)) * words, counts) + codes // 64
+    np.bitwise_or.at(sets, places, np.uint64(1) << (codes % 64).astype(np.uint64))
     return sets.reshape(-1, words)
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from .canvas import image_size
 from .draws import STREAMS, generator_at
 from .mixing import check_alpha, check_share, mix_pair, sample_lambda
-from .switch import Reader, Switched, this_process
+from .switch import Reader, Switched, mixers_within, this_process
 from .targets import Target, check_target
 
 Sample = tuple[Any, Target]
@@ -37,8 +37,14 @@ class MixupIterable(Switched, IterableDataset[Sample]):
     and so also depends on the number of readers.
 
     Call ``set_epoch`` before each epoch, or every epoch draws the same. It takes effect, in running workers
-    too, when the stream is next read from the start, and is handed on to a wrapped data set that has
-    ``set_epoch``. ``enable`` takes effect with the next sample that is mixed.
+    too, when the stream is next read from the start, and is then handed on to a wrapped data set that has
+    ``set_epoch``; a ``transform`` that has it is told at once. ``enable`` takes effect with the next sample that
+    is mixed.
+
+    Streams of this class can be nested. Each level draws for itself, and ``set_epoch`` and ``enable`` reach all
+    levels, through wrappers that keep what they wrap as ``dataset`` or in a list ``datasets``, such as torch's
+    ``ChainDataset``. Around a wrapper that hides an inner stream, pass ``shard=False`` and another ``seed``, and
+    tell the inner stream the epoch and the switch itself.
     """
 
     def __init__(
@@ -66,8 +72,8 @@ class MixupIterable(Switched, IterableDataset[Sample]):
             transform: ``image, target -> image, target``, applied to every sample after mixing.
             shard: give each reader its own part: of n readers, every n-th sample. All of them read the whole
                 stream, so a data set that shares itself out among workers and ranks does it at less cost:
-                pass False for it, or only an n-th of its samples come out. A wrapped ``MixupIterable`` is
-                never shared out a second time. Parts differ in length by one if n does not divide the stream.
+                pass False for it, or only an n-th of its samples come out. Samples of a ``MixupIterable`` within
+                are not shared out a second time. Parts differ in length by one if n does not divide the stream.
             seed: of the draws; an integer.
 
         Raises:
@@ -88,16 +94,16 @@ class MixupIterable(Switched, IterableDataset[Sample]):
         self.buffer_size = operator.index(buffer_size)
         self.min_weight = min_weight
         self.transform = transform
-        self.shard = shard and not isinstance(dataset, MixupIterable)
+        self.shard = shard and not any(isinstance(mixer, MixupIterable) for mixer in mixers_within(self))
         self.seed = operator.index(seed)
-        self._stream: int = dataset._stream + 1 if isinstance(dataset, MixupIterable) else STREAMS
+        self._stream = STREAMS + self._depth
         self._process = this_process()
         self._read_by_workers = torch.tensor([False]).share_memory_()
         self._state = {"epoch": 0, "position": 0, "readers": 1}
-        self._resumed = False
+        self._to_resume = torch.tensor([False]).share_memory_()  # which readers are still to go on from the state
 
     def state_dict(self) -> dict[str, int]:
-        """Where the latest reading is: what ``load_state_dict`` goes on from.
+        """Where the reading that began last is: what ``load_state_dict`` goes on from.
 
         Returns:
             The epoch, the position (samples this reader has given since the epoch began), and the number
@@ -115,10 +121,11 @@ class MixupIterable(Switched, IterableDataset[Sample]):
         """Go on where a state was taken: the next reading gives what would have come after it.
 
         The buffer is not part of the state. The stream is read from its start up to the position, and what
-        comes before the window is dropped: this costs the reading of ``position`` samples, no mixing.
+        comes before the window is dropped: this costs the reading of ``position`` samples, no mixing. Each
+        reader goes on once, workers that are started later included; those that already run do not.
 
         Args:
-            state: what ``state_dict`` returned; resume with the same number of readers.
+            state: what ``state_dict`` returned; resume with the same number of readers, or any at position 0.
 
         Raises:
             ValueError: the state is not one of ``state_dict``.
@@ -127,21 +134,22 @@ class MixupIterable(Switched, IterableDataset[Sample]):
             raise ValueError(f"a state must have the keys {sorted(self._state)}, got {sorted(state)}")
         self.set_epoch(state["epoch"])
         self._state = dict(state)
-        self._resumed = True
+        self._to_resume = torch.full((state["readers"],), state["position"] > 0).share_memory_()
 
     def __iter__(self) -> Iterator[Sample]:
         """The samples of this reader, from the start of the epoch or from where the loaded state was taken."""
-        epoch, reader = self.epoch, self._reader()
-        start = self._begin(epoch, reader)
+        reader = self._reader()
+        reading = self._begin(reader)
+        start = reading["position"]
         reach = self.buffer_size if self.alpha > 0 and self.p > 0 else 0
         first = max(0, start - reach)  # the window's first sample
-        samples = islice(self._part(epoch, reader), first, None)
+        samples = islice(self._part(reading["epoch"], reader), first, None)
         window = deque(islice(samples, reach + 1), maxlen=reach + 1)
         for own in range(start - first, len(window)):
-            yield self._give(window, own, first + own, epoch, reader)
+            yield self._give(window, own, first + own, reader, reading)
         for position, sample in enumerate(samples, start=first + reach + 1):
             window.append(sample)
-            yield self._give(window, reach, position, epoch, reader)
+            yield self._give(window, reach, position, reader, reading)
 
     def _reader(self) -> Reader:
         rank, processes = this_process(self._process)
@@ -151,34 +159,43 @@ class MixupIterable(Switched, IterableDataset[Sample]):
             return Reader(rank, processes)
         return Reader(rank * worker.num_workers + worker.id, processes * worker.num_workers)
 
-    def _begin(self, epoch: int, reader: Reader) -> int:
-        """The position to start from; a loaded state counts once, and for its own epoch only."""
-        resumed, self._resumed = self._resumed and self._state["epoch"] == epoch, False
-        if resumed and self._state["readers"] != reader.total:
+    def _begin(self, reader: Reader) -> dict[str, int]:
+        """The state that a new reading counts in."""
+        epoch = self.epoch
+        self._state = {"epoch": epoch, "position": self._start(epoch, reader), "readers": reader.total}
+        return self._state
+
+    def _start(self, epoch: int, reader: Reader) -> int:
+        """The position to start from; a loaded state counts once for each reader, and for its own epoch only."""
+        if self._state["epoch"] != epoch:
+            self._to_resume.zero_()
+        if not self._to_resume.any():
+            return 0
+        if self._state["readers"] != reader.total:
             raise ValueError(
                 f"the state was taken with {self._state['readers']} readers (workers times processes), "
                 f"and now there are {reader.total}: resume with as many"
             )
-        position = self._state["position"] if resumed else 0
-        self._state = {"epoch": epoch, "position": position, "readers": reader.total}
-        return position
+        resumed = bool(self._to_resume[reader.number])
+        self._to_resume[reader.number] = False
+        return self._state["position"] if resumed else 0
 
     def _part(self, epoch: int, reader: Reader) -> Iterator[Sample]:
         if hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(epoch)
         return islice(self.dataset, reader.number, None, reader.total) if self.shard else iter(self.dataset)
 
-    def _give(self, window: deque[Sample], own: int, position: int, epoch: int, reader: Reader) -> Sample:
+    def _give(self, window: deque[Sample], own: int, position: int, reader: Reader, reading: dict[str, int]) -> Sample:
         """The sample in place ``own`` of the window, mixed and transformed."""
         index = position * reader.total + reader.number
-        generator = generator_at(self.seed, epoch, index, self._stream)
+        generator = generator_at(self.seed, reading["epoch"], index, self._stream)
         if not self.enabled or len(window) == 1 or generator.random() >= self.p:
             image, target = self._plain(window, own)
         else:
             lam = sample_lambda(self.alpha, generator)
             partner = int(generator.integers(len(window) - 1))
             image, target = self._mix(window, own, partner + (partner >= own), lam, position)
-        self._state["position"] = position + 1
+        reading["position"] = position + 1
         return (image, target) if self.transform is None else self.transform(image, target)
 
     def _plain(self, window: deque[Sample], own: int) -> Sample:
@@ -201,6 +218,7 @@ class MixupIterable(Switched, IterableDataset[Sample]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._read_by_workers.share_memory_()
+        self._to_resume.share_memory_()
 
 
 def _check_stream(dataset: Any) -> None:

@@ -9,7 +9,11 @@ from torch import distributed
 
 
 class Switched:
-    """The epoch that draws belong to, and an on-off switch: worker processes that already run see both change."""
+    """The epoch that draws belong to, and an on-off switch: worker processes that already run see both change.
+
+    Both are handed on to the mixers within (see ``mixers_within``), the epoch also to a ``transform`` that has
+    ``set_epoch``.
+    """
 
     def __init__(self) -> None:
         self._shared = torch.tensor([0, 1]).share_memory_()  # epoch, enabled
@@ -17,10 +21,17 @@ class Switched:
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that the draws belong to, here and in running workers."""
         self._shared[0] = epoch
+        for mixer in mixers_within(self):
+            mixer.set_epoch(epoch)
+        transform: Any = getattr(self, "transform", None)
+        if hasattr(transform, "set_epoch"):
+            transform.set_epoch(epoch)
 
     def enable(self, flag: bool = True) -> None:
         """Switch mixing on or off, here and in running workers."""
         self._shared[1] = int(flag)
+        for mixer in mixers_within(self):
+            mixer.enable(flag)
 
     @property
     def epoch(self) -> int:
@@ -32,9 +43,30 @@ class Switched:
         """Whether samples are mixed."""
         return bool(self._shared[1])
 
+    @property
+    def _depth(self) -> int:
+        """How many mixers lie within each other below this one."""
+        return max((1 + mixer._depth for mixer in mixers_within(self)), default=0)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._shared.share_memory_()  # an ordinary copy or unpickling gives private memory
+
+
+def mixers_within(outer: Any) -> list[Switched]:
+    """The nearest mixers that something wraps.
+
+    Args:
+        outer: anything. What it wraps is its attribute ``dataset``, as in torch's ``Subset``, and its list or tuple
+            ``datasets``, as in ``ConcatDataset``, any number of wrappers deep.
+    """
+    several = getattr(outer, "datasets", None)
+    wrapped = [getattr(outer, "dataset", None), *(several if isinstance(several, (list, tuple)) else ())]
+    found = []
+    for inner in wrapped:
+        if inner is not None:
+            found += [inner] if isinstance(inner, Switched) else mixers_within(inner)
+    return found
 
 
 class Reader(NamedTuple):

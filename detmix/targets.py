@@ -24,10 +24,12 @@ your own stays aligned. What belongs to the image (``IMAGE_KEYS``, scalars, stri
 
 ``covers`` comes with ``cutmix_pair`` and ``cutout``, and lets what is cut be cut again: row 0 is the
 object's box, the M rows after it are the regions cut out of its image so far, xyxy, zeros where there
-is none. It is not moved by geometric transforms. Where row 0 is no longer the object's box, the record
-is void: the object keeps its weight, and a later cut takes what is visible to lie evenly over the box.
-(A transform that moves the image and leaves the box in place, such as a flip of a box in the middle of
-its image, cannot be told from none; leave the key out before it if you cut again.)
+is none. Its dtype is float32 or wider, whatever that of the boxes. It is not moved by geometric
+transforms: ``Augment`` and ``Albumentations`` of :mod:`detmix.data` leave the key out of what they
+return, and a transform of your own must too if you cut again. Without it an object keeps its weight,
+and a later cut takes what is visible to lie evenly over the box. The same holds where row 0 is no
+longer the object's box, but do not rely on that: a flip leaves some boxes in place, such as those as
+wide as their image.
 """
 
 from __future__ import annotations
@@ -46,6 +48,9 @@ IMAGE_KEYS = ("image_id", "size", "orig_size", "lam")
 
 _RANKS = {"boxes": 2, "masks": 3, "keypoints": 3, "covers": 3}  # number of dimensions; 1 for the rest
 _OVERHANG = 1.0  # pixels a box may reach past the image: rounding of annotation tools
+
+# pixels; a box that is thinner after a cut or a crop is a rounding error, which resizing turns into an empty box
+SLIVER = 1e-3
 
 
 def check_target(target: Target, *, size: tuple[int, int] | None = None, num_classes: int | None = None) -> None:
@@ -132,6 +137,11 @@ def select_objects(target: Target, rows: Tensor) -> Target:
     return {k: wrap_like(v.as_subclass(Tensor)[rows], v) if k in keys else v for k, v in target.items()}
 
 
+def without_covers(target: Target) -> Target:
+    """A copy of the target without the record of what hides its objects, for transforms that move them."""
+    return {k: v for k, v in target.items() if k != "covers"}
+
+
 def visible_shares(target: Target) -> Tensor:
     """The weights of a target, (N,) float32; ones where it has none."""
     boxes: Tensor = target["boxes"]
@@ -179,8 +189,13 @@ def _with_covers(target: Target, other: Target) -> Target:
     columns = max(t["covers"].shape[1] if "covers" in t else 0 for t in (target, other))
     if not columns:
         return target
-    covers: Tensor = target.get("covers", target["boxes"].as_subclass(Tensor)[:, None])
+    covers = widened(target.get("covers", target["boxes"].as_subclass(Tensor)[:, None]))
     return {**target, "covers": torch.nn.functional.pad(covers, (0, 0, 0, columns - covers.shape[1]))}
+
+
+def widened(values: Tensor) -> Tensor:
+    """Floating values as float32, or as they are if they are wider."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _count_sources(target: Target) -> Tensor | int:

@@ -186,9 +186,16 @@ def test_every_partner_is_equally_likely():
     assert ((counts - 1000) ** 2 / 1000).sum() < 16.3  # chi-square of 3 degrees of freedom, 0.1 %
 
 
+@pytest.mark.parametrize("key", ["difficult", "iscrowd"])
 @settings(max_examples=60)
-@given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.integers(0, 6), st.sampled_from([0.3, 0.5, 0.7]))
-def test_matching_is_that_of_pycocotools(seed, num_found, num_objects, iou):
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    num_found=st.integers(0, 12),
+    num_objects=st.integers(0, 6),
+    iou=st.sampled_from([0.3, 0.5, 0.7]),
+    share=st.sampled_from([0.0, 0.3, 0.7]),
+)
+def test_matching_is_that_of_pycocotools(key, seed, num_found, num_objects, iou, share):
     rng = np.random.default_rng(seed)
 
     def draw(count):
@@ -197,18 +204,32 @@ def test_matching_is_that_of_pycocotools(seed, num_found, num_objects, iou):
 
     (boxes, labels), (found, kinds) = draw(num_objects), draw(num_found)
     scores = rng.permutation(num_found) / 20
-    target = {"boxes": torch.tensor(boxes).reshape(-1, 4), "labels": torch.tensor(labels)}
+    ignored = rng.random(num_objects) < share
+    target = {"boxes": torch.tensor(boxes).reshape(-1, 4), "labels": torch.tensor(labels), key: torch.tensor(ignored)}
     detection = {"boxes": torch.tensor(found).reshape(-1, 4), "labels": torch.tensor(kinds)}
     hits = match(detection | {"scores": torch.tensor(scores)}, target, iou_threshold=iou, score_threshold=0.0)
-    wanted = coco_matches(boxes, labels, found, kinds, scores, iou)
-    assert hits.tolist() == wanted
+    wanted = coco_matches(boxes, labels, ignored, found, kinds, scores, iou)
+    assert hits.tolist() == [hit and not left_out for hit, left_out in zip(wanted, ignored, strict=True)]
 
 
-def coco_matches(boxes, labels, found, kinds, scores, iou):
-    def rows(corners, classes):
-        for n, (box, label) in enumerate(zip(corners, classes, strict=True), start=1):
+@pytest.mark.parametrize("key", ["difficult", "iscrowd"])
+def test_a_detection_goes_to_the_object_that_counts_before_one_that_does_not(key):
+    """It meets the ignored object at IoU 1 and the counted one at 0.8."""
+    samples = [make_image(0, (1, 1)), make_image(1, (1, 1))]
+    for _, target in samples:
+        target["boxes"][1] = target["boxes"][0] + torch.tensor([0, 0, 0, 2.5])
+        target[key] = torch.tensor([1, 0])
+    only_the_ignored = Oracle(samples, 0.6, lambda t: (t["boxes"][:1], t["labels"][:1], torch.ones(1)))
+    result = detection_rates(only_the_ignored, ListDataset(samples), class_names=NAMES, visibilities=[0.7, 1.0])
+    assert (result.counts.tolist(), result.rates.tolist()) == ([2, 0, 0], [1, 1])
+
+
+def coco_matches(boxes, labels, ignored, found, kinds, scores, iou):
+    def rows(corners, classes, crowds):
+        for n, (box, label, crowd) in enumerate(zip(corners, classes, crowds, strict=True), start=1):
             bbox = [*box[:2], *(box[2:] - box[:2])]
-            yield {"id": n, "image_id": 1, "category_id": label, "bbox": bbox, "area": bbox[2] * bbox[3], "iscrowd": 0}
+            row = {"id": n, "image_id": 1, "category_id": label, "bbox": bbox, "area": bbox[2] * bbox[3]}
+            yield row | {"iscrowd": int(crowd)}
 
     def index(annotations):
         coco = COCO()
@@ -216,9 +237,9 @@ def coco_matches(boxes, labels, found, kinds, scores, iou):
         coco.createIndex()
         return coco
 
-    detections = [row | {"score": score} for row, score in zip(rows(found, kinds), scores, strict=True)]
+    detections = [row | {"score": s} for row, s in zip(rows(found, kinds, [0] * len(found)), scores, strict=True)]
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(index(list(rows(boxes, labels))), index(detections), "bbox")
+        evaluation = COCOeval(index(list(rows(boxes, labels, ignored))), index(detections), "bbox")
         evaluation.params.iouThrs = np.array([iou])
         evaluation.params.areaRng = evaluation.params.areaRng[:1]
         evaluation.params.areaRngLbl = ["all"]

@@ -1,6 +1,7 @@
 import copy
 import pickle
 
+import albumentations as A
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,8 +9,9 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from detmix import MixupBatch
+from detmix import MixupBatch, cutmix_pair, cutout
 from detmix.data import Augment, MixupBatchTransform, to_tv_tensors
+from detmix.data.transforms import Albumentations
 
 from .factories import make_sample
 
@@ -60,6 +62,50 @@ def test_keypoints_are_refused_since_v2_would_leave_them_behind():
     image, target = tied_sample(0)
     with pytest.raises(ValueError, match="do not move keypoints"):
         Augment()(image, target | {"keypoints": torch.zeros(6, 1, 3)})
+
+
+TRANSFORMS = {
+    "flip": Augment([v2.RandomHorizontalFlip(1.0)]),
+    "vertical flip": Augment([v2.RandomVerticalFlip(1.0)]),
+    "crop": Augment([v2.CenterCrop((30, 40))]),
+    "albumentations flip": Albumentations([A.HorizontalFlip(p=1.0)]),
+    "albumentations vertical flip": Albumentations([A.VerticalFlip(p=1.0)]),
+    "albumentations crop": Albumentations([A.CenterCrop(30, 40)]),
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_a_cut_after_a_transform_takes_what_is_visible_to_lie_evenly_over_the_box(transform):
+    image, target = cutmix_pair(*make_sample(4, seed=0), *make_sample(4, seed=1), region=(20, 10, 60, 40))
+    target["row"] = torch.arange(len(target["boxes"]))
+    moved, moved_target = transform(image, target)
+    rows = moved_target["row"]
+    for key in ("weights", "labels"):
+        assert torch.equal(moved_target[key], target[key][rows])
+    height, width = moved.shape[1:]
+    _, again = cutout(moved, moved_target, region=(0, 0, width // 2, height))
+    left = moved_target["boxes"].clone()
+    left[:, 0] = left[:, 0].clamp(min=width // 2)
+    share = (left[:, 2] - left[:, 0]).clamp(min=0) / (moved_target["boxes"][:, 2] - moved_target["boxes"][:, 0])
+    expected = moved_target["weights"] * share
+    torch.testing.assert_close(again["weights"], expected[share > 0])
+
+
+@pytest.mark.parametrize("vertical", [False, True])
+@pytest.mark.parametrize("library", ["v2", "albumentations"])
+def test_a_flip_that_leaves_a_box_in_place_voids_its_record_too(library, vertical):
+    box, regions = (
+        ([5, 0, 35, 60], [(0, 0, 60, 30), (0, 30, 60, 60)])
+        if vertical
+        else ([0, 5, 60, 35], [(0, 0, 30, 60), (30, 0, 60, 60)])
+    )
+    name = "vertical flip" if vertical else "flip"
+    transform = TRANSFORMS[name if library == "v2" else f"albumentations {name}"]
+    target = {"boxes": torch.tensor([box]).float(), "labels": torch.tensor([1])}
+    moved, flipped = transform(*cutout(torch.ones(3, 60, 60), target, region=regions[0]))
+    assert flipped["boxes"].tolist() == [box]
+    assert "covers" not in flipped
+    assert cutout(moved, flipped, region=regions[1])[1]["weights"].tolist() == [0.25]
 
 
 def make_images_and_targets(count, *, stacked=False, wrapped=False):

@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from detmix import MixupDataset, collate, mix_pair
 from detmix.cutmix import cutmix_pair, cutout, region_around
@@ -126,12 +126,40 @@ def test_indices_of_every_kind_give_the_same_samples(reference, integer):
     assert_same([dataset[integer(index)] for index in range(COUNT)], reference[0])
 
 
-def test_mixing_what_is_mixed_draws_anew():
+WRAPPERS = {
+    "itself": lambda dataset: dataset,
+    "subset": lambda dataset: Subset(Subset(dataset, range(COUNT)), range(COUNT)),
+    "concat": lambda dataset: ConcatDataset([Subset(dataset, range(COUNT))]),
+}
+
+
+@pytest.mark.parametrize("wrapper", sorted(WRAPPERS))
+def test_mixing_what_is_mixed_draws_anew(wrapper):
+    wrap = WRAPPERS[wrapper]
     inner = MixupDataset(make_dataset())
-    outer = MixupDataset(inner)
-    assert [outer.draw(index) for index in range(COUNT)] != [inner.draw(index) for index in range(COUNT)]
-    _, target = outer[1]
+    middle = MixupDataset(wrap(inner))
+    outer = MixupDataset(wrap(middle))
+    ratios = {level.draw(index).lam for level in (inner, middle, outer) for index in range(COUNT)}
+    assert len(ratios) == 3 * COUNT
+    assert middle.draw(0) == MixupDataset(inner).draw(0)
+    _, target = middle[1]
     assert len(target["boxes"].unique(dim=0)) == len(target["boxes"])
+
+
+@pytest.mark.parametrize("wrapper", sorted(WRAPPERS))
+@pytest.mark.parametrize("workers", [0, 1])
+def test_epoch_and_switch_reach_what_is_mixed_within(wrapper, workers):
+    inner = MixupDataset(make_dataset())
+    expected = MixupDataset(WRAPPERS[wrapper](inner))
+    expected.set_epoch(1)
+    inner.set_epoch(1)
+    dataset = MixupDataset(WRAPPERS[wrapper](MixupDataset(make_dataset())))
+    loader = DataLoader(dataset, batch_size=2, collate_fn=collate, num_workers=workers, persistent_workers=workers > 0)
+    _, second = epochs(loader, dataset)
+    assert_same(second, [expected[index] for index in range(COUNT)])
+    dataset.enable(False)
+    [plain] = epochs(loader, dataset, numbers=(1,))
+    assert_same(plain, make_dataset().samples)
 
 
 def test_samples_that_stay_as_they_are_are_checked_too():

@@ -256,7 +256,9 @@ def test_roi_is_refused_where_weights_are_ignored():
 @pytest.mark.parametrize(
     ("options", "error", "wanted"),
     [
-        ({"layers": "input"}, TypeError, "layers must be a list of names, got the string 'input'"),
+        ({"layers": "input"}, TypeError, "layers must be a list of names, got 'input'"),
+        ({"layers": None}, TypeError, "layers must be a list of names, got None"),
+        ({"layers": ["input", 0]}, TypeError, r"layers must be a list of names, got \['input', 0\]"),
         ({"layers": []}, ValueError, r"one or more names, each once, got \[\]"),
         ({"layers": ["input", "input"]}, ValueError, "each once"),
         ({"alpha": -1}, ValueError, "alpha must be .* got -1"),
@@ -289,7 +291,7 @@ class Backbone(TinyBackbone):
 
     def __init__(self):
         super().__init__()
-        self.unused, self.windows, self.text = nn.ModuleList([nn.Identity()]), Windows(), Text()
+        self.unused, self.windows, self.text = nn.Identity(), Windows(), Text()
 
     def forward(self, x):
         x = self[1](self[1](self[0](x)))

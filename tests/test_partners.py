@@ -1,12 +1,14 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import Subset
+from torch.utils.data import ConcatDataset, Subset
 
 from detmix.draws import MIXING, generator_at
-from detmix.partners import index_partners
+from detmix.partners import _read_labels, index_partners
 
 POLICIES = ("any", "with_boxes", "background", "other_class")
 
@@ -152,15 +154,41 @@ def test_a_subset_asks_the_data_set_it_is_of():
     assert [draws(partners, index, 3) for index in range(3)] == [[1] * 3, [0] * 3, [None] * 3]
 
 
-def test_the_index_of_118000_images_is_small():
+@given(st.lists(st.lists(st.lists(st.integers(1, 4), max_size=2), min_size=1, max_size=4), min_size=1, max_size=4))
+@settings(deadline=None)
+def test_data_sets_one_after_the_other_ask_each_of_them(parts):
+    labels = [row for part in parts for row in part]
+    joined = ConcatDataset([ConcatDataset([Subset(Labelled(part), range(len(part)))]) for part in parts])
+    found, counts = _read_labels(joined)
+    assert counts.tolist() == [len(row) for row in labels]
+    assert found.tolist() == [label for row in labels for label in row]
+
+
+def test_data_sets_one_after_the_other_must_all_tell_their_labels():
+    with pytest.raises(TypeError, match="list cannot tell them"):
+        index_partners("other_class", ConcatDataset([Labelled([[1]]), [2]]))
+
+    class Telling(ConcatDataset):
+        def labels_of(self, index):
+            return self[index]
+
+    assert index_partners("other_class", Telling([[[1]], [[2]]])).draw(0, generator_at(0, 0, 0, MIXING)) == 1
+
+
+def test_the_index_of_118000_images_is_small_and_takes_little_to_build():
     rng = np.random.default_rng(0)
     counts = rng.integers(0, 20, 118_000)
     labels = np.minimum(rng.geometric(0.06, counts.sum()), 80)
     dataset = Labelled(np.split(labels, counts.cumsum()[:-1]))
     dataset.labels_of = dataset.labels.__getitem__
-    partners = index_partners("other_class", dataset)
+    tracemalloc.start()
+    try:
+        partners = index_partners("other_class", dataset)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert len(partners._sets) > 50_000
-    assert partners.nbytes < 50e6
+    assert partners.nbytes < peak < 50e6
     for index in range(0, 118_000, 1000):
         partner = partners.draw(index, generator_at(0, 0, index, MIXING))
         assert not set(dataset.labels[index]) & set(dataset.labels[partner])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import distributed
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import ChainDataset, DataLoader, IterableDataset, get_worker_info
 
 from detmix import collate, mix_pair
 from detmix.stream import MixupIterable
@@ -253,107 +253,38 @@ def test_transform_sees_the_mixed_sample():
         assert target["count"] == len(target["boxes"])
 
 
-@given(st.integers(0, 20), st.integers(1, 6), st.data())
-@settings(max_examples=40, deadline=None)
-def test_a_resumed_stream_gives_what_would_have_come(count, buffer_size, data):
-    taken = data.draw(st.integers(0, count))
-    options = {"buffer_size": buffer_size, "p": 0.7, "seed": 5}
-    stream = MixupIterable(Stream(make_samples(count)), **options)
-    stream.set_epoch(2)
-    reading = iter(stream)
-    for _ in range(taken):
-        next(reading)
-    state = pickle.loads(pickle.dumps(stream.state_dict())) if taken else {"epoch": 2, "position": 0, "readers": 1}
-    expected = list(reading)
-    resumed = MixupIterable(Stream(make_samples(count)), **options)
-    resumed.load_state_dict(state)
-    assert resumed.state_dict() == state
-    resumed.set_epoch(2)  # as a training loop does at the start of the epoch it resumes
-    assert_same(list(resumed), expected)
-    assert_same(list(resumed), list(stream))  # a state counts for one reading
+class Passing(IterableDataset):
+    """Gives what another stream gives."""
 
-
-def test_a_loader_without_workers_resumes_between_batches():
-    def make():
-        stream = MixupIterable(make_samples(), buffer_size=4)
-        return stream, DataLoader(stream, batch_size=3, collate_fn=collate)
-
-    stream, loader = make()
-    batches = iter(loader)
-    next(batches), next(batches)
-    state = stream.state_dict()
-    assert state["position"] == 6
-    resumed, resumed_loader = make()
-    resumed.load_state_dict(state)
-    for (images, targets), expected in zip(resumed_loader, batches, strict=True):
-        assert_same(zip(images, targets, strict=True), zip(*expected, strict=True))
-
-
-class Saved(IterableDataset):
-    """Gives each sample of a stream together with the state taken after it, as a loader of states would."""
-
-    def __init__(self, stream):
-        self.stream = stream
+    def __init__(self, dataset):
+        self.dataset = dataset
 
     def __iter__(self):
-        for sample in self.stream:
-            yield get_worker_info().id, sample, self.stream.state_dict()
+        return iter(self.dataset)
 
 
-class Resumed(IterableDataset):
-    """Gives the rest of a stream from each worker's own state."""
-
-    def __init__(self, stream, states):
-        self.stream, self.states = stream, states
-
-    def __iter__(self):
-        self.stream.load_state_dict(self.states[get_worker_info().id])
-        for sample in self.stream:
-            yield get_worker_info().id, sample, None
-
-
-def test_each_worker_resumes_from_its_own_state():
-    def read(dataset):
-        return list(DataLoader(dataset, batch_size=None, num_workers=2))
-
-    def make():
-        return MixupIterable(make_samples(), buffer_size=3)
-
-    given = read(Saved(make()))
-    states = [[state for worker, _, state in given if worker == w][position] for w, position in ((0, 4), (1, 2))]
-    resumed = read(Resumed(make(), states))
-    for worker, position in ((0, 5), (1, 3)):
-        expected = [sample for w, sample, _ in given if w == worker][position:]
-        assert_same([sample for w, sample, _ in resumed if w == worker], expected)
-
-
-def test_the_state_is_not_made_up_where_workers_read():
-    stream = MixupIterable(make_samples())
-    loaded(stream, 1)
-    with pytest.raises(RuntimeError, match="read by worker processes"):
-        stream.state_dict()
-    list(stream)
-    assert stream.state_dict()["position"] == COUNT
-
-
-def test_a_state_of_another_number_of_readers_or_another_kind_is_refused():
-    stream = MixupIterable(make_samples())
-    stream.load_state_dict({"epoch": 0, "position": 3, "readers": 4})
-    with pytest.raises(ValueError, match="taken with 4 readers .* now there are 1"):
-        next(iter(stream))
-    with pytest.raises(ValueError, match=r"keys \['epoch', 'position', 'readers'\], got \['step'\]"):
-        stream.load_state_dict({"step": 3})
-
-
-def test_mixing_what_is_mixed_draws_anew_and_is_shared_out_once():
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: Passing(Passing(s)), lambda s: ChainDataset([Passing([]), s])])
+def test_mixing_what_is_mixed_draws_anew_and_is_shared_out_once(wrap):
     inner = MixupIterable(numbered(COUNT), buffer_size=4)
-    outer = MixupIterable(inner, buffer_size=4)
+    outer = MixupIterable(wrap(inner), buffer_size=4)
     lams = {target["lam"] for _, target in inner}
     for workers in (0, 2):
         [samples] = loaded(outer, workers)
         assert sorted(target["image_id"] for _, target in samples) == list(range(COUNT))
         assert all(target["sources"].tolist() == [0, 1, 2, 3] for _, target in samples)
         assert not lams & {target["lam"] for _, target in samples}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_epoch_and_switch_reach_what_is_mixed_within_a_wrapper(workers):
+    stream = MixupIterable(Passing(MixupIterable(numbered(COUNT), buffer_size=4)), buffer_size=4)
+    first, second = loaded(stream, workers, epochs=(0, 1))
+    direct = MixupIterable(MixupIterable(numbered(COUNT), buffer_size=4), buffer_size=4)
+    direct.set_epoch(1)
+    assert_same(second, list(direct))
+    assert [t["boxes"][:, 0].tolist() for _, t in first] != [t["boxes"][:, 0].tolist() for _, t in second]
+    stream.enable(False)
+    assert_same(loaded(stream, workers)[0], numbered(COUNT))
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda d: pickle.loads(pickle.dumps(d))])
@@ -365,6 +296,7 @@ def test_copies_have_switches_of_their_own(duplicate):
     assert (stream.enabled, stream.epoch) == (True, 0)
     assert other._shared.is_shared()
     assert other._read_by_workers.is_shared()
+    assert other._to_resume.is_shared()
 
 
 def test_a_pair_that_cannot_be_mixed_is_named():

@@ -4,9 +4,10 @@ import pickle
 import pytest
 import torch
 from torch import distributed, multiprocessing
+from torch.utils.data import ChainDataset, ConcatDataset, IterableDataset, Subset
 
 from detmix import MixupBatch, MixupDataset, MixupIterable
-from detmix.switch import Reader, Switched, this_process
+from detmix.switch import Reader, Switched, mixers_within, this_process
 
 from .factories import ListDataset, make_sample
 
@@ -43,6 +44,69 @@ def test_copies_keep_what_was_set_in_shared_memory(switched, duplicate):
     if duplicate is not copy.copy:
         other.set_epoch(4)
         assert switched.epoch == 3
+
+
+class Passing(IterableDataset):
+    """A stream that gives what another one gives."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __iter__(self):
+        return iter(self.dataset)
+
+
+WRAPPERS = {
+    "itself": lambda mixer: mixer,
+    "subset": lambda mixer: Subset(Subset(mixer, range(3)), range(3)),
+    "concat": lambda mixer: ConcatDataset([ListDataset([make_sample(1, seed=9)]), mixer]),
+    "passing": lambda mixer: Passing(Passing(mixer)),
+    "chain": lambda mixer: ChainDataset([Passing([]), mixer]),
+}
+NESTED = [("dataset", "itself"), ("dataset", "subset"), ("dataset", "concat")]
+NESTED += [("stream", "itself"), ("stream", "passing"), ("stream", "chain")]
+
+
+@pytest.mark.parametrize(("kind", "wrapper"), NESTED)
+def test_epoch_and_switch_reach_every_level_through_wrappers(kind, wrapper):
+    outermost = {"dataset": MixupDataset, "stream": MixupIterable}[kind]
+    levels = [MAKERS[kind]()]
+    for _ in range(2):
+        levels.append(outermost(WRAPPERS[wrapper](levels[-1])))
+    levels[-1].set_epoch(5)
+    assert [level.epoch for level in levels] == [5] * 3
+    for flag in (False, True):
+        levels[-1].enable(flag)
+        assert [level.enabled for level in levels] == [flag] * 3
+    levels[0].set_epoch(7)
+    levels[0].enable(False)
+    assert (levels[1].epoch, levels[1].enabled) == (5, True)
+
+
+def test_the_nearest_mixers_are_found_and_nothing_else():
+    first, second = MAKERS["dataset"](), MAKERS["dataset"]()
+    outer = MixupDataset(second)
+    assert mixers_within(ConcatDataset([Subset(first, [0]), outer])) == [first, outer]
+    assert mixers_within(outer) == [second]
+    assert mixers_within(second) == mixers_within([outer]) == mixers_within(None) == []
+
+
+@pytest.mark.parametrize("kind", [MixupDataset, MixupIterable])
+def test_the_epoch_reaches_a_transform_that_asks_for_it(kind):
+    class Dated:
+        epoch = 0
+
+        def set_epoch(self, epoch):
+            self.epoch = epoch
+
+        def __call__(self, image, target):
+            return image, {**target, "epoch": self.epoch}
+
+    samples = ListDataset([make_sample(1, seed=seed) for seed in range(3)])
+    dataset = kind(samples if kind is MixupDataset else samples.samples, transform=Dated())
+    dataset.set_epoch(4)
+    assert [target["epoch"] for _, target in dataset] == [4] * 3
+    kind(samples if kind is MixupDataset else samples.samples, transform=lambda *sample: sample).set_epoch(4)
 
 
 def test_other_tensors_of_a_subclass_stay_in_memory_of_their_own():

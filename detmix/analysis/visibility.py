@@ -88,7 +88,7 @@ def detection_rates(
 
     Matching is COCO's: a detection, the highest score first, gets the object of its class that it overlaps
     most and that no better one has, if their IoU is ``iou_threshold`` or more. Objects that their target
-    marks as ``difficult`` or ``iscrowd`` are matched, but not counted.
+    marks as ``difficult`` or ``iscrowd`` do not count, and take no detection from one that does.
 
     Args:
         model: a detector with torchvision's interface: images in, dicts of boxes, labels and scores out.
@@ -160,21 +160,25 @@ def draw_pairs(count: int, num_pairs: int | None, seed: int) -> NDArray[np.int64
 def match(
     detection: dict[str, Tensor], target: Target, *, iou_threshold: float, score_threshold: float
 ) -> NDArray[np.bool_]:
-    """Which objects of an image are found, by COCO's rules for objects that are no crowds.
+    """Which objects of an image are found, by COCO's rules.
+
+    COCO gives a detection to an ignored object only where no counted one is left for it: so what is found of the
+    counted ones is what is found without the others.
 
     Args:
         detection: boxes (D, 4) xyxy, labels (D,) and scores (D,) of one image.
-        target: boxes (N, 4) and labels (N,); D and N may be 0.
+        target: boxes (N, 4) and labels (N,), and difficult and iscrowd (N,) or not; D and N may be 0.
         iou_threshold: the least IoU of a match.
         score_threshold: the least score of a detection.
 
     Returns:
-        (N,) bool.
+        (N,) bool; False where an object is difficult or a crowd.
     """
     boxes, labels, scores = (detection[key].cpu() for key in ("boxes", "labels", "scores"))
     overlaps = box_iou(boxes.double(), target["boxes"].as_subclass(Tensor).cpu().double())  # (D, N)
     overlaps[labels[:, None] != target["labels"].cpu()] = 0.0
     overlaps[scores < score_threshold] = 0.0
+    overlaps[:, _ignored(target)] = 0.0
     ranked = overlaps[scores.argsort(descending=True, stable=True)].numpy()
     taken = np.zeros(ranked.shape[1], bool)
     for row in ranked[(ranked >= iou_threshold).any(1)]:
@@ -213,13 +217,18 @@ def _joined(pairs: list[list[_Blend]]) -> list[_Blend]:
     return [blend for blends in pairs for blend in blends]
 
 
+def _ignored(target: Target) -> Tensor:
+    """Objects that are difficult or crowds, (N,) bool on the CPU."""
+    ignored = torch.zeros(len(target["boxes"]), dtype=torch.bool)
+    for key in ("difficult", "iscrowd"):
+        if key in target:
+            ignored |= target[key].cpu().bool()
+    return ignored
+
+
 def _counted(blend: _Blend, names: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Image A's objects that count: their rows in the target, and their classes."""
-    left_out = np.zeros(blend.own, bool)
-    for key in ("difficult", "iscrowd"):
-        if key in blend.target:
-            left_out |= blend.target[key][: blend.own].numpy(force=True).astype(bool)
-    rows = np.flatnonzero(~left_out)
+    rows = np.flatnonzero(~_ignored(blend.target)[: blend.own].numpy())
     return rows, classes_of(blend.target["labels"][: blend.own], names)[rows]
 
 

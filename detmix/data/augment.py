@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ..batch import Mix, MixupBatch, Pairing
-from ..targets import Target, object_keys
+from ..targets import Target, object_keys, without_covers
 
 
 def to_tv_tensors(image: Tensor, target: Target) -> tuple[tv_tensors.Image, Target]:
@@ -57,8 +57,8 @@ class Augment:
         self.compose = v2.Compose([*chosen, *clean])
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
-        """Transform one sample: (C, H, W) tensor and target in, the same kinds out."""
-        return to_tensors(*self.compose(*to_tv_tensors(image, target)))
+        """Transform one sample: (C, H, W) tensor and target in, the same kinds out, without ``covers``."""
+        return to_tensors(*self.compose(*to_tv_tensors(image, without_covers(target))))
 
 
 class MixupBatchTransform(v2.Transform):

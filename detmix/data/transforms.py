@@ -29,14 +29,11 @@ from torchvision import tv_tensors
 from ..canvas import image_size
 from ..draws import AUGMENTATION, generator_at
 from ..mixing import check_alpha, check_share, mix_pair, sample_lambda
-from ..targets import Target, require_xyxy, select_objects
+from ..targets import SLIVER, Target, require_xyxy, select_objects, without_covers
 from .rows import check_columns, encode, to_rows, to_sample
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # a look-up on the network at every import
 import albumentations as A  # noqa: E402  it reads that variable when imported
-
-# pixels; without it a box that left the image lives on as a line, a rounding error wide, for a rotation to widen
-_SLIVER = 1e-3
 
 
 class Albumentations:
@@ -71,8 +68,8 @@ class Albumentations:
             label_fields=["rows"],
             min_visibility=min_visibility,
             min_area=min_area,
-            min_width=_SLIVER,
-            min_height=_SLIVER,
+            min_width=SLIVER,  # lest a box that left the image live on as a line, for a rotation to widen
+            min_height=SLIVER,
             clip=True,
             filter_invalid_bboxes=True,
         )
@@ -92,7 +89,7 @@ class Albumentations:
             target: the dict described in :mod:`detmix.targets`; masks (N, H, W), keypoints (N, P, 3).
 
         Returns:
-            An image of the kind given, and a new target.
+            An image of the kind given, and a new target, without ``covers``.
 
         Raises:
             TypeError: the image is neither a tensor nor an array, or a transform makes it another kind.
@@ -161,7 +158,7 @@ def _gather(target: Target, result: dict[str, Any]) -> Target:
     boxes = corners.to(target["boxes"].dtype)
     kept = (boxes[:, 2:] > boxes[:, :2]).all(1)  # a sliver may round to nothing
     rows = torch.as_tensor(result["rows"], dtype=torch.int64)[kept]
-    gathered = select_objects(target, rows)
+    gathered = select_objects(without_covers(target), rows)
     gathered["boxes"] = _boxes_like(boxes[kept], target["boxes"], (height, width))
     if "masks" in target:
         masks = torch.from_numpy(result["masks"])[rows] if len(rows) else torch.zeros(0, height, width)

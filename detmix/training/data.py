@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import cv2
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader
 from torchvision.transforms.v2.functional import to_dtype
 
@@ -218,7 +217,7 @@ class DetectionData(L.LightningDataModule):
         options = self.mixup or MixupOptions(alpha=0.0)
         try:
             return MixupDataset(
-                sources[0] if len(sources) == 1 else Joined(sources),
+                sources[0] if len(sources) == 1 else ConcatDataset(sources),
                 alpha=options.alpha,
                 p=options.p,
                 mix=options.mix,
@@ -283,16 +282,6 @@ class DetectionData(L.LightningDataModule):
         assert self.trainer is not None
         if not self._on_gpu():
             torch.set_num_threads(max(1, _cores() // self.trainer.num_devices - self._workers()))
-
-
-class Joined(ConcatDataset[Any]):
-    """Data sets one after the other, which know the labels of a sample if each of them does."""
-
-    def labels_of(self, index: int) -> Tensor:
-        """The labels of sample 0 ... len - 1, (N,) int64, without reading its image."""
-        number = bisect.bisect_right(self.cumulative_sizes, index)
-        source: Any = self.datasets[number]
-        return source.labels_of(index - self.cumulative_sizes[number] + len(source))
 
 
 def data_of(trainer: Any) -> DetectionData:

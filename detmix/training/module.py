@@ -16,7 +16,7 @@ from ..batch import Pairing
 from ..detectors import Objective, losses_and_detections, weight_losses
 from ..evaluation import CocoResult, VocResult, coco_results, evaluate_coco, evaluate_voc
 from ..losses import Normalizer
-from ..manifold import ROI, ManifoldMixup
+from ..manifold import ManifoldMixup
 from ..targets import Target
 from .data import data_of
 from .models import Weights, build_detector, weights_shape_the_model
@@ -195,7 +195,7 @@ class DetectionModule(L.LightningModule):
         mixer = self.mixer if data_of(self.trainer).in_mixed_epoch else None
         losses: dict[str, Tensor] = (mixer or self.detector)(list(images), list(targets))
         total, terms = _total_and_terms("train", losses)
-        numbers = _mixing_numbers(targets) | _feature_numbers(mixer, len(images))
+        numbers = _mixing_numbers(targets) | _feature_numbers(mixer)
         self.log_dict(terms | numbers, batch_size=len(images))
         self.log("train/loss", total, prog_bar=True, batch_size=len(images))
         return total
@@ -301,9 +301,9 @@ def _feature_mixer(detector: nn.Module, options: ManifoldOptions) -> ManifoldMix
         raise ValueError(f"model.manifold: {error}") from error
 
 
-def _feature_numbers(mixer: ManifoldMixup | None, images: int) -> dict[str, float]:
+def _feature_numbers(mixer: ManifoldMixup | None) -> dict[str, float]:
     """What a batch's features were mixed by, and at which layer; nothing where they were not."""
-    if mixer is None or mixer.layer is None or mixer.lam == 1 or (images == 1 and mixer.layer != ROI):
+    if mixer is None or mixer.layer is None or not mixer.mixed:
         return {}
     layer = mixer.layers.index(mixer.layer)
     return {"train/mixed_fraction": 1.0, "train/lambda": mixer.lam, "train/layer": float(layer)}
