@@ -338,3 +338,33 @@ def test_the_box_heads_rows_are_those_that_torchvision_samples():
     for row, match, label in zip(rows, matched, labels, strict=True):
         assert torch.equal(row.labels[0], label)
         assert torch.equal(row.objects[0][label > 0], match[label > 0])
+
+
+class CountedMatcher:
+    """Stands in for a matcher of torchvision's and counts its calls."""
+
+    def __init__(self, matcher):
+        self.matcher, self.calls = matcher, 0
+
+    def __getattr__(self, name):
+        return getattr(self.matcher, name)
+
+    def __call__(self, quality):
+        self.calls += 1
+        return self.matcher(quality)
+
+
+@pytest.mark.parametrize("family", ["FasterRCNN", "RetinaNet", "SSD"])
+def test_weighted_matches_no_more_often_than_torchvision_and_pair_once_for_each_source(family):
+    calls = {}
+    for objective in (None, "weighted", "pair"):
+        model = make_assembled(family)
+        owners = [model.rpn, model.roi_heads] if family == "FasterRCNN" else [model]
+        for owner in owners:
+            owner.proposal_matcher = CountedMatcher(owner.proposal_matcher)
+        if objective is not None:
+            weight_losses(model, objective)
+        losses_of(model, make_batch(COUNTS, **(WEIGHTED_BATCH if objective else {})))
+        calls[objective] = sum(owner.proposal_matcher.calls for owner in owners) // len(owners)
+    assert calls[None] == calls["weighted"] == 2  # one image has no objects
+    assert calls["pair"] == (6 if family == "SSD" else 4)  # SSD's forward has matched already
