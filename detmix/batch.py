@@ -50,6 +50,20 @@ def collate(samples: Iterable[tuple[Any, Target]]) -> tuple[list[Any], list[Targ
     return [image for image, _ in pairs], [target for _, target in pairs]
 
 
+def draw_partners(count: int, pairing: Pairing, generator: np.random.Generator) -> np.ndarray:
+    """Row of the partner of each image of a batch, (count,) int64: the one before it in a circle of all.
+
+    Args:
+        count: images in the batch; alone, an image is its own partner.
+        pairing: ``roll`` takes the circle as the batch is ordered, ``shuffle`` at random.
+        generator: where the randomness of ``shuffle`` comes from.
+    """
+    circle = generator.permutation(count) if pairing == "shuffle" else np.arange(count)
+    partners = np.empty(count, np.int64)
+    partners[circle] = np.roll(circle, 1)
+    return partners
+
+
 class Pair(NamedTuple):
     """What is drawn for one image of a batch: the row of its partner, and how the two are mixed.
 
@@ -196,9 +210,7 @@ class MixupBatch(Switched):
 
     def _draw(self, count: int, generator: np.random.Generator) -> list[Pair | None]:
         """What is drawn for each row; None for what stays as it is."""
-        circle = generator.permutation(count) if self.pairing == "shuffle" else np.arange(count)
-        partners = np.empty(count, np.int64)
-        partners[circle] = np.roll(circle, 1)
+        partners = draw_partners(count, self.pairing, generator)
         size = count if self.per_sample else 1
         mixed = np.broadcast_to(generator.random(size) < self.p, count)
         lams = np.broadcast_to(sample_lambda(self.alpha, generator, size), count).tolist()

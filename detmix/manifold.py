@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torchvision.models.detection.image_list import ImageList
 
-from .batch import Pairing
+from .batch import Pairing, draw_partners
 from .detectors.fcos import WeightedFCOS
 from .detectors.rcnn import WeightedRoIHeads
 from .detectors.retinanet import WeightedRetinaNet
@@ -308,12 +308,7 @@ class ManifoldMixup:
 
     def _partners(self, step: _Step, count: int) -> np.ndarray:
         """Row of the partner of each of B images, (B,) int64: the same each time that one step asks."""
-        circle = np.arange(count)
-        if self.pairing == "shuffle":
-            circle = generator_at(*step.key, _PARTNERS).permutation(count)
-        partners = np.empty(count, np.int64)
-        partners[circle] = np.roll(circle, 1)
-        return partners
+        return draw_partners(count, self.pairing, generator_at(*step.key, _PARTNERS))
 
 
 def _on(device: torch.device, rows: np.ndarray) -> Tensor:

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..analysis import DetectionRates, Entanglement
+from .plots import legend, line_style, small_plots
 from .style import INK, PALETTE
 
-_DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 3)))
 _MARKERS = "os^Dv*"
 
 
@@ -74,10 +74,7 @@ def entanglement_figure(result: Entanglement, title: str | None = None) -> Figur
 
 def _plot(size: tuple[float, float], title: str | None) -> tuple[Figure, Axes]:
     """A figure of one plot, its size in inches."""
-    figure = Figure(figsize=size, layout="constrained")
-    axis = figure.add_subplot()
-    axis.grid(color="0.88", linewidth=0.8)
-    axis.spines[["top", "right"]].set_visible(False)
+    figure, (axis,) = small_plots(1, 1, size)
     if title:
         axis.set_title(title, parse_math=False)
     return figure, axis
@@ -85,10 +82,7 @@ def _plot(size: tuple[float, float], title: str | None) -> tuple[Figure, Axes]:
 
 def _line(number: int) -> dict[str, Any]:
     """Colour, dashes and marker of a line: the first 6 differ in all, the first 36 in two of the three."""
-    turn, place = divmod(number, len(PALETTE))
-    dashes = _DASHES[(place + turn) % len(_DASHES)]
-    marker = _MARKERS[place]
-    return {"color": _color(place), "linestyle": dashes, "marker": marker, "markersize": 4.5, "linewidth": 1.8}
+    return {**line_style(number), "marker": _MARKERS[number % len(PALETTE)], "markersize": 4.5}
 
 
 def _color(number: int) -> str:
@@ -96,9 +90,6 @@ def _color(number: int) -> str:
 
 
 def _legend(axis: Axes) -> None:
-    legend = axis.legend(fontsize="small", frameon=False, handlelength=3, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    for handle in legend.legend_handles:
+    for handle in legend(axis, loc="center left", bbox_to_anchor=(1.01, 0.5)).legend_handles:
         if handle is not None:
             handle.set(markersize=7)
-    for text in legend.get_texts():
-        text.set_parse_math(False)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 from ..evaluation.curves import NO_OBJECTS, Curve
 from .style import PALETTE
@@ -115,10 +116,12 @@ def line_style(number: int) -> dict[str, Any]:
     return {"color": PALETTE[4 - place], "linestyle": _DASHES[(place + turn) % len(_DASHES)], "linewidth": 1.8}
 
 
-def legend(axis: Axes, **options: Any) -> None:
+def legend(axis: Axes, **options: Any) -> Legend:
     """A legend in which class names are shown as they are, dollar signs and all."""
-    for text in axis.legend(fontsize="small", frameon=False, handlelength=3, **options).get_texts():
+    drawn = axis.legend(fontsize="small", frameon=False, handlelength=3, **options)
+    for text in drawn.get_texts():
         text.set_parse_math(False)
+    return drawn
 
 
 def _grouped(keys: Iterable[str]) -> dict[str, list[str]]:
