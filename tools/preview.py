@@ -37,7 +37,7 @@ def main() -> None:
     settings = parser.parse_args()
     try:
         seed_everything(settings.seed_everything, verbose=False)
-        run = parser.instantiate_classes(settings)
+        run = parser.instantiate(settings)
         mixer = batch_mixer(run.data, run.trainer)
         files = write_preview(run.data, settings.output, samples=settings.samples, mixer=mixer)
     except (ValueError, OSError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -150,9 +149,7 @@ def open_run(config: Path, overrides: Sequence[str] = ()) -> tuple[DetectionData
     for section in _OTHER_SECTIONS:
         parser.add_argument(f"--{section}", type=Any)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # the new name is younger than the oldest jsonargparse
-            run = parser.instantiate_classes(parser.parse_args([f"--config={config}", *overrides]))
+        run = parser.instantiate(parser.parse_args([f"--config={config}", *overrides]))
     except ArgumentError as error:
         raise ValueError(f"{config}: {error}") from error
     run.model.build("test", run.data.class_names)
