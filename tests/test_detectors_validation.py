@@ -6,7 +6,7 @@ from torch import nn
 
 from detmix import weight_losses
 from detmix.detectors import losses_and_detections
-from detmix.detectors.ssd import match_boxes
+from detmix.detectors.rows import match_boxes
 
 from .factories import FAMILIES, make_assembled, make_batch, make_detector
 from .test_detectors import losses_of
@@ -70,7 +70,10 @@ def test_an_image_loses_the_same_alone_and_in_a_batch():
     images, targets = make_batch((2, 2))
     together = losses_and_detections(model, images, targets)[0]["bbox_regression"]
     alone = [losses_and_detections(model, images[i : i + 1], targets[i : i + 1])[0] for i in range(2)]
-    rows = [(match_boxes(model, *boxes) >= 0).sum() for boxes in transformed_boxes_and_anchors(model, images, targets)]
+    rows = [
+        (match_boxes(model.proposal_matcher, *boxes) >= 0).sum()
+        for boxes in transformed_boxes_and_anchors(model, images, targets)
+    ]
     sums = sum(losses["bbox_regression"] * count for losses, count in zip(alone, rows, strict=True))
     torch.testing.assert_close(together, sums / sum(rows), rtol=1e-4, atol=1e-5)
 

@@ -28,7 +28,7 @@ from ..losses import (
 )
 from ..targets import Target
 from .checks import are_weighted
-from .rows import Objective, RowTargets, align, groups_of, join, matched_boxes, row_targets
+from .rows import Objective, RowTargets, align, groups_of, join, match_boxes, matched_boxes, row_targets
 
 _BETA = 1 / 9  # torchvision's
 
@@ -62,13 +62,8 @@ class WeightedRegionProposalNetwork(RegionProposalNetwork):
 
     def _match(self, anchors: Tensor, target: Target) -> RowTargets:
         groups = groups_of(target, self.objective)
-        return row_targets([self._match_group(anchors, group["boxes"]) for group in groups], groups, self.objective)
-
-    def _match_group(self, anchors: Tensor, boxes: Tensor) -> Tensor:
-        if not len(boxes):
-            return torch.full((len(anchors),), self.proposal_matcher.BELOW_LOW_THRESHOLD, device=anchors.device)
-        matched: Tensor = self.proposal_matcher(self.box_similarity(boxes, anchors))
-        return matched
+        matched = [match_boxes(self.proposal_matcher, group["boxes"], anchors, self.box_similarity) for group in groups]
+        return row_targets(matched, groups, self.objective)
 
     def compute_loss(
         self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Any], regression_targets: list[Tensor]

@@ -11,12 +11,13 @@ neither: a row between the thresholds of one image still learns from the others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torchvision.models.detection._utils import Matcher
+from torchvision.ops import box_iou
 
 from ..targets import Target, visible_shares
 
@@ -73,6 +74,22 @@ def groups_of(target: Target, objective: Objective) -> list[Target]:
     if len(rows) > 1:
         return [{key: columns[key][row] for key in ("boxes", "labels", "weights", "objects")} for row in rows]
     return [{key: columns[key] for key in ("boxes", "labels", "weights", "objects")}]
+
+
+def match_boxes(
+    matcher: Matcher, boxes: Tensor, anchors: Tensor, similarity: Callable[[Tensor, Tensor], Tensor] = box_iou
+) -> Tensor:
+    """Row of the box that each anchor of one image matches, (A,) int64, or what the matcher says instead of one.
+
+    Args:
+        matcher: torchvision's, or one that answers alike; not asked where there are no boxes.
+        boxes: (N, 4); N may be 0, and then all is background.
+        anchors: (A, 4).
+        similarity: (N, 4) and (A, 4) to (N, A).
+    """
+    if not len(boxes):
+        return torch.full((len(anchors),), Matcher.BELOW_LOW_THRESHOLD, device=anchors.device)
+    return matcher(similarity(boxes, anchors))
 
 
 def row_targets(matched: Sequence[Tensor], groups: Sequence[Target], objective: Objective) -> RowTargets:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torchvision.models.detection.ssd import SSD
-from torchvision.ops import box_iou
 
 from ..losses import Normalizer, classification_rows, reduce_rows, smooth_l1_rows
 from ..targets import Target
 from .checks import are_weighted
 from .dense import Groups, Matches
-from .rows import Objective, RowTargets
+from .rows import Objective, RowTargets, match_boxes
 
 _BETA = 1.0  # torchvision's
 
@@ -32,7 +31,7 @@ class WeightedSSD(SSD):
         groups = Groups(targets, self.objective)
         if len(groups) > len(targets):
             pairs = zip(groups, groups.repeat(anchors), strict=True)
-            matched_idxs = [match_boxes(self, group["boxes"], boxes) for group, boxes in pairs]
+            matched_idxs = [match_boxes(self.proposal_matcher, group["boxes"], boxes) for group, boxes in pairs]
         rows = groups.rows(matched_idxs)
         classes = classification_rows(
             head_outputs["cls_logits"].flatten(0, 1), rows.labels, rows.shares, rows.background
@@ -56,11 +55,3 @@ class WeightedSSD(SSD):
         rank = hardness.argsort(1, descending=True).argsort(1)
         chosen = rank < self.neg_to_pos_ratio * foreground.sum(1, keepdim=True)
         return (foreground.to(classes.dtype) + chosen).flatten()
-
-
-def match_boxes(model: SSD, boxes: Tensor, anchors: Tensor) -> Tensor:
-    """Row of the box that each anchor of one image matches, (A,) int64; -1 for none."""
-    if not len(boxes):
-        return torch.full((len(anchors),), model.proposal_matcher.BELOW_LOW_THRESHOLD, device=anchors.device)
-    matched: Tensor = model.proposal_matcher(box_iou(boxes, anchors))
-    return matched

@@ -17,7 +17,7 @@ from torchvision.models.detection.ssd import SSD
 from ..targets import Target
 from .modes import evaluating
 from .names import full_name
-from .ssd import match_boxes
+from .rows import match_boxes
 
 Call = tuple[tuple[Any, ...], Any]
 
@@ -76,7 +76,7 @@ def _losses(model: Any, calls: dict[str, Call], targets: list[Target]) -> dict[s
         losses = model.compute_loss(targets, outputs, anchors, [level.shape[2] * level.shape[3] for level in features])
     else:
         pairs = zip(targets, anchors, strict=True)
-        matched = [match_boxes(model, target["boxes"], boxes) for target, boxes in pairs]
+        matched = [match_boxes(model.proposal_matcher, target["boxes"], boxes) for target, boxes in pairs]
         losses = model.compute_loss(targets, outputs, anchors, matched)
     return losses
 
