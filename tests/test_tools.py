@@ -54,12 +54,22 @@ def test_preview_names_what_is_wrong(in_repository, tmp_path):
     assert "alpha must be a finite number of 0 or more, got -2" in result.stderr
 
 
-def test_benchmark_prints_ratios(in_repository):
-    step = ["--size=64", "--batch-size=1", "--detector=fasterrcnn_mobilenet_v3_large_320_fpn"]
-    result = call("tools/benchmark.py", "--repeats=2", *step)
+def test_benchmark_prints_ratios_and_writes_them(in_repository, tmp_path):
+    step = ["--size=64", "--batch_size=1", "--detector=fasterrcnn_mobilenet_v3_large_320_fpn"]
+    result = call("tools/benchmark.py", "step", "--repeats=2", *step, f"--json={tmp_path / 'step.json'}")
     assert result.returncode == 0, result.stderr
-    assert "blend / copy" in result.stdout
-    assert "detmix / torchvision" in result.stdout
+    assert "pair, peak memory" in result.stdout
+    written = json.loads((tmp_path / "step.json").read_text())
+    assert {"processor", "torch"} <= set(written["machine"])
+    weighted, memory = written["rows"][:2]
+    assert (weighted["what"], weighted["against"], weighted["unit"]) == ("weighted", "torchvision", "ms")
+    assert memory["unit"] == "MiB"
+
+
+def test_benchmark_names_an_unknown_part(in_repository):
+    result = call("tools/benchmark.py", "speed")
+    assert result.returncode == 2
+    assert "speed" in result.stderr
 
 
 SMALL_SCENES = ["--data.shapes.train=2", "--data.shapes.val=3", "--data.shapes.size=64", "--data.shapes.max_extent=32"]

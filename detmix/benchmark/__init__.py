@@ -1,0 +1,6 @@
+"""What detmix costs, measured against what a user would write otherwise: one file for each part of a run."""
+
+from .blend import measure_blend as measure_blend
+from .comparison import Comparison as Comparison
+from .comparison import Report as Report
+from .step import measure_step as measure_step
