@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from rich.console import Console
 from detmix import benchmark
 from detmix.benchmark.comparison import machine
 
-PARTS = {
+PARTS: dict[str, Callable[..., benchmark.Report]] = {
     "blend": benchmark.measure_blend,
     "step": benchmark.measure_step,
 }

@@ -1,4 +1,4 @@
-"""Two ways to do the same, measured in turn: A B A B ..., so that a machine that changes its speed spoils both alike."""
+"""Two ways to do the same, measured in turn, A B A B ..., so that a machine that changes its speed spoils both."""
 
 from __future__ import annotations
 
