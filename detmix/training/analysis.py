@@ -24,8 +24,8 @@ from torch import nn
 from ..analysis import DetectionRates, Entanglement, detection_rates, entanglement
 from ..analysis.inference import OnStep
 from ..figures.analysis import entanglement_figure, visibility_figure
+from ..files import write_whole
 from .data import DetectionData
-from .files import write_whole
 from .module import DetectionModule
 
 Split = Literal["val", "test"]

@@ -17,10 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from ..figures import draw_boxes, image_grid, precision_recall_figure
+from ..files import write_whole
 from ..targets import Target
 from .callbacks import callbacks_of, mixing_of
 from .data import data_of
-from .files import read_history, write_whole
+from .files import read_history
 from .module import DetectionModule
 from .report import write_report
 

@@ -1,30 +1,11 @@
-"""The folder of a run: where it is, how files get into it whole, and what earlier runs left there."""
+"""The folder of a run: where it is, and what earlier runs left there."""
 
 from __future__ import annotations
 
 import csv
 import itertools
 import math
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under a temporary name and move it into place, so that no reader meets half of it.
-
-    Args:
-        path: where the file is to be; its folder is made if need be.
-        write: called with the temporary path.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def set_aside(run_dir: Path) -> Path | None:

@@ -15,11 +15,11 @@ from ..canvas import canvas_size, image_size
 from ..cutmix import cutmix_pair, cutout, region_around
 from ..dataset import Sample
 from ..figures import draw_boxes, image_grid, lambda_grid
+from ..files import write_whole
 from ..mixing import mix_pair
 from ..targets import Target
 from .callbacks import MixBatches
 from .data import DetectionData
-from .files import write_whole
 
 _LAM = 0.7  # of the pair that is mixed in each way: much of either image is seen
 _CENTRE = (0.6, 0.6)  # of the region that is cut out, as fractions of the image

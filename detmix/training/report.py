@@ -22,7 +22,7 @@ from PIL import Image
 from ..evaluation.coco import METRICS
 from ..evaluation.curves import NO_OBJECTS
 from ..figures import history_figure, history_series
-from .files import write_whole
+from ..files import write_whole
 
 Picture: TypeAlias = Image.Image | Figure
 
