@@ -64,6 +64,23 @@ def test_losses_are_those_of_training_without_its_noise(family, objective):
     torch.testing.assert_close({k: v.detach() for k, v in losses.items()}, expected, rtol=1e-5, atol=1e-6)
 
 
+@every_family
+@pytest.mark.parametrize("objective", [None, "pair"])
+def test_the_loss_of_an_image_by_itself_does_not_depend_on_the_batch(family, objective):
+    model = make_assembled(family)
+    batch = make_batch(COUNTS, **(WEIGHTED_BATCH if objective else {}))
+    if objective is not None:
+        weight_losses(model, objective)
+    losses, detections = losses_and_detections(model, *batch, per_image=True)
+    together, expected = losses_and_detections(model, *batch)
+    assert losses.keys() == together.keys()
+    torch.testing.assert_close(detections, expected, rtol=0, atol=0)
+    for n, sample in enumerate(zip(*batch, strict=True)):
+        alone, _ = losses_and_detections(model, *([part] for part in sample))
+        of_image = {name: values[n] for name, values in losses.items()}
+        torch.testing.assert_close(of_image, alone, rtol=1e-4, atol=1e-6)
+
+
 def test_an_image_loses_the_same_alone_and_in_a_batch():
     """Batch-norm in training mode would tell the two apart."""
     model = make_detector("ssdlite320_mobilenet_v3_large")

@@ -110,19 +110,24 @@ def test_everything_worth_following_is_logged(finished):
     assert any(name.startswith("lr-") for name in logged)
 
 
-def mean_losses(folder, batches):
-    """The losses of a run's detector on batches of its validation scenes, by hand: a mean over the images."""
+def mean_losses(folder, count):
+    """The losses of a run's detector on each of its first validation scenes by itself, by hand: their mean."""
     model = build_detector("fasterrcnn_resnet18_small", 4, None, min_size=64, max_size=96)
     model.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
     scenes = Shapes(6, size=64, max_extent=32, seed=1)
     totals = {}
-    for batch in batches:
-        images, targets = zip(*[scenes[index] for index in batch], strict=True)
+    for image, target in (scenes[index] for index in range(count)):
         with torch.no_grad():
-            losses, _ = losses_and_detections(model, [image / 255 for image in images], targets)
+            losses, _ = losses_and_detections(model, [image / 255], [target])
         for name, loss in {**losses, "loss": sum(losses.values())}.items():
-            totals[name] = totals.get(name, 0.0) + float(loss) * len(batch)
-    return {name: total / sum(map(len, batches)) for name, total in totals.items()}
+            totals[name] = totals.get(name, 0.0) + float(loss)
+    return {name: total / count for name, total in totals.items()}
+
+
+def predictions_in(folder):
+    """Image and class of each prediction, and its box and score as numbers."""
+    rows = json.loads((folder / "predictions.json").read_text())
+    return [(r["image_id"], r["category_id"]) for r in rows], [x for r in rows for x in (*r["bbox"], r["score"])]
 
 
 def losses_in(folder):
@@ -140,7 +145,7 @@ def test_the_validation_loss_is_the_mean_over_the_images_of_torchvisions_own(run
         f"--model.objective={objective}",
     )
     folder = tmp_path / "quickstart"
-    by_hand = mean_losses(folder, [[0, 1, 2, 3], [4, 5]])
+    by_hand = mean_losses(folder, 6)
     assert losses_in(folder) == pytest.approx(by_hand, rel=1e-3)  # rounding may swap two proposals that nearly tie
     assert by_hand["loss"] > by_hand["loss_classifier"] > 0
     [row] = [row for row in read_history(folder) if row["val/loss"]]
@@ -247,10 +252,13 @@ def test_two_processes_train_together_and_count_each_image_once(tmp_path, in_rep
     assert json.loads((folder / "metrics.json").read_text())["step"] == 2  # 8 scenes, 2 processes, batches of 4
     cli_main(["validate", "--config", "configs/quickstart.yaml", *arguments])
     alone, together = (json.loads((folder / name / "metrics.json").read_text()) for name in ("validate", "."))
-    numbers = [name for name in alone if name not in ("epoch", "step") and not name.startswith("loss")]
-    assert {n: alone[n] for n in numbers} == pytest.approx({n: together[n] for n in numbers}, abs=1e-6)
-    # a loss is a mean over batches: here over those of both processes, the second filled up with the first image
-    assert losses_in(folder) == pytest.approx(mean_losses(folder, [[0, 2, 4], [1, 3, 0]]), rel=1e-5)
+    assert {n: alone[n] for n in alone if n not in ("epoch", "step")} == pytest.approx(
+        {n: together[n] for n in together if n not in ("epoch", "step")}, rel=1e-5, abs=1e-6
+    )
+    assert losses_in(folder) == pytest.approx(mean_losses(folder, 5), rel=1e-5)
+    (rows, numbers), (rows_alone, numbers_alone) = predictions_in(folder), predictions_in(folder / "validate")
+    assert rows == rows_alone
+    assert numbers == pytest.approx(numbers_alone, rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize(

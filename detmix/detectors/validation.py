@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOS
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.models.detection.ssd import SSD
 
@@ -23,7 +24,7 @@ Call = tuple[tuple[Any, ...], Any]
 
 
 def losses_and_detections(
-    model: nn.Module, images: Sequence[Tensor], targets: Sequence[Target]
+    model: nn.Module, images: Sequence[Tensor], targets: Sequence[Target], *, per_image: bool = False
 ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
     """Losses and detections of a batch, as in evaluation: a validation loss that leaves no trace.
 
@@ -36,21 +37,25 @@ def losses_and_detections(
         model: a detector of torchvision's, adapted by ``weight_losses`` or not, in either mode.
         images: (C, H, W) float tensors in [0, 1], as the model takes them.
         targets: a dict for each image, as in training; not changed.
+        per_image: give what is lost on each image by itself. torchvision's losses are means over the rows or
+            objects of a batch, so only the mean of these does not depend on which images share one.
 
     Returns:
-        The losses that the model has in training, by name; and what it returns in evaluation. Gradients are
-        recorded as the caller's mode says: wrap the call in ``torch.no_grad()`` for plain validation.
+        The losses that the model has in training, by name, each (B,) with ``per_image`` and a scalar without;
+        and what it returns in evaluation. Gradients are recorded as the caller's mode says: wrap the call in
+        ``torch.no_grad()`` for plain validation.
 
     Raises:
         TypeError: the model is not a torchvision detector.
     """
     watched = _watched(model)
+    devices = {tensor.device for tensor in (*images, *model.parameters())}
     with evaluating(model), _recorded(watched) as calls:
         detections: list[dict[str, Tensor]] = model(list(images), [dict(target) for target in targets])
-        _, transformed = calls["transform"][1]
-        with _seeded({tensor.device for tensor in (*images, *model.parameters())}):
-            losses = _losses(model, calls, transformed)
-    return losses, detections
+        if not per_image:
+            return _losses(model, calls, slice(None), devices), detections
+        alone = [_losses(model, calls, slice(n, n + 1), devices) for n in range(len(images))]
+    return {name: torch.stack([losses[name] for losses in alone]) for name in alone[0]}, detections
 
 
 def _watched(model: Any) -> dict[str, nn.Module]:
@@ -64,11 +69,18 @@ def _watched(model: Any) -> dict[str, nn.Module]:
     return {name: getattr(model, name) for name in names}
 
 
-def _losses(model: Any, calls: dict[str, Call], targets: list[Target]) -> dict[str, Tensor]:
-    if isinstance(model, GeneralizedRCNN):
-        return _two_stage_losses(model, calls, targets)
+def _losses(model: Any, calls: dict[str, Call], chosen: slice, devices: set[torch.device]) -> dict[str, Tensor]:
+    """What is lost on some images of the pass."""
+    targets = calls["transform"][1][1][chosen]
+    of_family = _two_stage_losses if isinstance(model, GeneralizedRCNN) else _one_stage_losses
+    with _seeded(devices):
+        return of_family(model, calls, targets, chosen)
+
+
+def _one_stage_losses(model: Any, calls: dict[str, Call], targets: list[Target], chosen: slice) -> dict[str, Tensor]:
     (_, features), anchors = calls["anchor_generator"]
-    outputs = calls["head"][1]
+    anchors = anchors[chosen]
+    outputs = {name: values[chosen] for name, values in calls["head"][1].items()}
     losses: dict[str, Tensor]
     if isinstance(model, RetinaNet):
         losses = model.compute_loss(targets, outputs, anchors)
@@ -81,8 +93,12 @@ def _losses(model: Any, calls: dict[str, Call], targets: list[Target]) -> dict[s
     return losses
 
 
-def _two_stage_losses(model: GeneralizedRCNN, calls: dict[str, Call], targets: list[Target]) -> dict[str, Tensor]:
-    images, features = calls["rpn"][0][:2]
+def _two_stage_losses(
+    model: GeneralizedRCNN, calls: dict[str, Call], targets: list[Target], chosen: slice
+) -> dict[str, Tensor]:
+    batch, levels = calls["rpn"][0][:2]
+    images = ImageList(batch.tensors[chosen], batch.image_sizes[chosen])
+    features = {name: level[chosen] for name, level in levels.items()}
     with _computing_losses(model.rpn, model.roi_heads):
         proposals, rpn_losses = model.rpn(images, features, targets)
         _, head_losses = model.roi_heads(features, proposals, images.image_sizes, targets)

@@ -99,8 +99,8 @@ class RunFiles(L.Callback):
     def _write_evaluation(self, trainer: L.Trainer, module: DetectionModule, folder: Path, stage: str) -> None:
         assert module.evaluation is not None
         evaluation = module.evaluation
-        metrics = evaluation.metrics() | _losses(trainer, stage)
-        metrics |= {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        progress = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        metrics = evaluation.metrics() | evaluation.losses | progress
         write_whole(folder / "metrics.json", lambda path: path.write_text(json.dumps(metrics, indent=2) + "\n"))
         write_whole(folder / "predictions.json", lambda path: path.write_text(json.dumps(evaluation.predictions)))
         self._picture(trainer, "detections", self._detections(trainer, module, stage), folder)
@@ -182,12 +182,6 @@ _GRIDS = (
         f"Detections with a score of at least {_MIN_SCORE}.",
     ),
 )
-
-
-def _losses(trainer: L.Trainer, stage: str) -> dict[str, float]:
-    """What the detector lost in a stage: ``loss``, and its terms ``loss_...``."""
-    logged = trainer.callback_metrics.items()
-    return {name.removeprefix(f"{stage}/"): float(value) for name, value in logged if name.startswith(f"{stage}/loss")}
 
 
 def _as_detections(rows: Sequence[dict[str, Any]], label_of: Mapping[int, int]) -> Target:

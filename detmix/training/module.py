@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 import lightning as L
@@ -50,6 +51,7 @@ class Evaluation(NamedTuple):
     coco: CocoResult
     voc: VocResult  # area measure, IoU 0.5
     voc_11_point: VocResult  # the measure of 2007, IoU 0.5
+    losses: dict[str, float]  # ``loss`` and its terms ``loss_...``, means over the images
     predictions: list[dict[str, Any]]  # COCO results
     ground_truth: dict[str, Any]  # COCO dict of the images that were visited
 
@@ -70,6 +72,13 @@ class Evaluation(NamedTuple):
             name: {"AP": ap, "AP50": self.coco.ap50_by_class[name], "VOC AP50": self.voc.ap_by_class[name]}
             for name, ap in self.coco.ap_by_class.items()
         }
+
+
+class Visit(NamedTuple):
+    """What one image of a validation or test set gave."""
+
+    predictions: list[dict[str, Any]]  # COCO results
+    losses: dict[str, float]  # of the image by itself: ``loss``, and its terms ``loss_...``
 
 
 class DetectionModule(L.LightningModule):
@@ -142,7 +151,7 @@ class DetectionModule(L.LightningModule):
         self.mixer: ManifoldMixup | None = None
         self.detector: nn.Module | None = None
         self.evaluation: Evaluation | None = None
-        self._predictions: dict[int, list[dict[str, Any]]] = {}
+        self._visits: dict[int, Visit] = {}
 
     @property
     def mixes(self) -> bool:
@@ -194,30 +203,32 @@ class DetectionModule(L.LightningModule):
         images, targets = batch
         mixer = self.mixer if data_of(self.trainer).in_mixed_epoch else None
         losses: dict[str, Tensor] = (mixer or self.detector)(list(images), list(targets))
-        total, terms = _total_and_terms("train", losses)
-        numbers = _mixing_numbers(targets) | _feature_numbers(mixer)
-        self.log_dict(terms | numbers, batch_size=len(images))
+        terms = _total_and_terms(losses)
+        total = terms.pop("loss")
+        numbers: dict[str, Any] = {f"train/{name}": loss for name, loss in terms.items()}
+        numbers |= _mixing_numbers(targets) | _feature_numbers(mixer)
+        self.log_dict(numbers, batch_size=len(images))
         self.log("train/loss", total, prog_bar=True, batch_size=len(images))
         return total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect the detections of one batch and log its losses, each a mean over the images at the epoch's end."""
-        self._visit(batch, "val")
+        """Collect what was detected and lost on each image of a batch."""
+        self._visit(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect the detections of one batch and log its losses, each a mean over the images at the epoch's end."""
-        self._visit(batch, "test")
+        """Collect what was detected and lost on each image of a batch."""
+        self._visit(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Evaluate what was detected, by the rules of COCO and of VOC."""
+        """Evaluate what was detected, by the rules of COCO and of VOC, and log it with the losses."""
         if not self.trainer.sanity_checking:
             self._evaluate("val")
-        self._predictions = {}
+        self._visits = {}
 
     def on_test_epoch_end(self) -> None:
-        """Evaluate what was detected, by the rules of COCO and of VOC."""
+        """Evaluate what was detected, by the rules of COCO and of VOC, and log it with the losses."""
         self._evaluate("test")
-        self._predictions = {}
+        self._visits = {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the step that the mixing of features draws next."""
@@ -250,37 +261,40 @@ class DetectionModule(L.LightningModule):
             return float(warmup * 0.1 ** sum(step >= share * steps for share in self.milestones))
         return warmup
 
-    def _visit(self, batch: Batch, stage: str) -> None:
+    def _visit(self, batch: Batch) -> None:
         assert self.detector is not None
         images, targets = batch
-        losses, detections = losses_and_detections(self.detector, images, targets)
-        total, terms = _total_and_terms(stage, losses)
-        self.log_dict({f"{stage}/loss": total, **terms}, batch_size=len(images), sync_dist=True)
-        for target, detection in zip(targets, detections, strict=True):
+        losses, detections = losses_and_detections(self.detector, images, targets, per_image=True)
+        terms = _total_and_terms(losses)
+        rows = torch.stack(list(terms.values()), dim=1).tolist()  # (B, terms)
+        for target, detection, row in zip(targets, detections, rows, strict=True):
             image_id = int(target["image_id"])
-            self._predictions[image_id] = coco_results([image_id], [detection], data_of(self.trainer).category_ids)
+            found = coco_results([image_id], [detection], data_of(self.trainer).category_ids)
+            self._visits[image_id] = Visit(found, dict(zip(terms, row, strict=True)))
 
     def _evaluate(self, stage: str) -> None:
-        predictions = _gather(self._predictions)
-        truth = _restrict(data_of(self.trainer).ground_truth(stage), predictions)
-        rows = [row for rows in predictions.values() for row in rows]
+        visits = _gather(self._visits)
+        truth = _restrict(data_of(self.trainer).ground_truth(stage), visits)
+        rows = [row for visit in visits.values() for row in visit.predictions]
         self.evaluation = Evaluation(
             evaluate_coco(truth, rows),
             evaluate_voc(truth, rows),
             evaluate_voc(truth, rows, use_07_metric=True),
+            _mean_losses([*visits.values()]),
             rows,
             truth,
         )
-        metrics = {f"{stage}/{name}": value for name, value in self.evaluation.metrics().items()}
+        numbers = self.evaluation.metrics() | self.evaluation.losses
+        metrics = {f"{stage}/{name}": value for name, value in numbers.items()}
         shown = f"{stage}/AP50"
         self.log(shown, metrics.pop(shown), prog_bar=True, batch_size=1)
         self.log_dict(metrics, batch_size=1)
 
 
-def _total_and_terms(stage: str, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
-    """The sum of a detector's losses, and each by the name under which it is logged, ``<stage>/loss_...``."""
-    terms: dict[str, Any] = {f"{stage}/loss_{name.removeprefix('loss_')}": loss for name, loss in losses.items()}
-    return torch.stack(list(losses.values())).sum(), terms
+def _total_and_terms(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The sum of a detector's losses, ``loss``, and each by the name under which it is logged, ``loss_...``."""
+    terms = {f"loss_{name.removeprefix('loss_')}": loss for name, loss in losses.items()}
+    return {"loss": torch.stack(list(losses.values())).sum(0), **terms}
 
 
 def _mixing_numbers(targets: Sequence[Target]) -> dict[str, float]:
@@ -309,14 +323,19 @@ def _feature_numbers(mixer: ManifoldMixup | None) -> dict[str, float]:
     return {"train/mixed_fraction": 1.0, "train/lambda": mixer.lam, "train/layer": float(layer)}
 
 
-def _gather(predictions: dict[int, list[dict[str, Any]]]) -> dict[int, list[dict[str, Any]]]:
-    """The predictions of all processes by image id, each image once whatever the sampler's padding."""
-    if not torch.distributed.is_initialized():
-        return predictions
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, predictions)
-    merged = {image_id: rows for part in parts for image_id, rows in part.items()}
-    return dict(sorted(merged.items()))
+def _gather(visits: dict[int, Visit]) -> dict[int, Visit]:
+    """The visits of all processes by image id, each image once whatever the sampler's padding."""
+    parts: list[Any] = [visits]
+    if torch.distributed.is_initialized():
+        parts *= torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, visits)
+    merged = {image_id: visit for part in parts for image_id, visit in part.items()}
+    return dict(sorted(merged.items()))  # in one order, since the rules of VOC rank equal scores by theirs
+
+
+def _mean_losses(visits: Sequence[Visit]) -> dict[str, float]:
+    """Means over the images, which all have the same terms."""
+    return {name: fmean(visit.losses[name] for visit in visits) for name in visits[0].losses}
 
 
 def _restrict(truth: dict[str, Any], visited: dict[int, Any]) -> dict[str, Any]:
