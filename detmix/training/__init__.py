@@ -3,6 +3,7 @@
 from .artifacts import RunFiles as RunFiles
 from .callbacks import MixBatches as MixBatches
 from .callbacks import MixupSchedule as MixupSchedule
+from .callbacks import ProgressBar as ProgressBar
 from .callbacks import Throughput as Throughput
 from .cli import DetmixCLI as DetmixCLI
 from .cli import cli_main as cli_main

@@ -1,4 +1,4 @@
-"""Callbacks that follow the training: the mixing of batches and its schedule, the last validation, the throughput."""
+"""Callbacks that follow the training: mixing of batches and its schedule, the last validation, what is shown."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.pytorch.callbacks import RichProgressBar
 
 from ..batch import Mix, MixupBatch, Pairing
 from .data import DetectionData, data_of
@@ -119,7 +121,7 @@ class ValidateAtTheEnd(L.Callback):
 
 
 class Throughput(L.Callback):
-    """Logs how many images a second one device trains on, and shows it in the progress bar."""
+    """Logs how many images a second one device trains on."""
 
     def __init__(self) -> None:
         self._last: float | None = None
@@ -135,5 +137,31 @@ class Throughput(L.Callback):
         now = time.perf_counter()
         if self._last is not None:
             images = len(batch[0])
-            pl_module.log("images_per_s", images / (now - self._last), prog_bar=True, batch_size=images)
+            speed = torch.tensor(images / (now - self._last))  # on the CPU: a copy to a GPU would wait for it
+            pl_module.log("images_per_s", speed, batch_size=images)
         self._last = now
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's bar, whose numbers change twice a second: to read one, the host waits for the GPU.
+
+    They are picked here, and not with ``log(..., prog_bar=True)``, which reads them after each batch.
+    """
+
+    _NUMBERS = ("train/loss", "images_per_s", "val/AP50", "test/AP50")
+    _INTERVAL = 0.5  # seconds
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: dict[str, Any] = {}
+        self._read_at = 0.0
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """The numbers to show: those of the last half second while training, else the newest."""
+        now = time.perf_counter()
+        if not trainer.training or now - self._read_at >= self._INTERVAL:
+            logged = trainer.callback_metrics
+            chosen = {name: float(logged[name]) for name in self._NUMBERS if name in logged}
+            self._shown = super().get_metrics(trainer, pl_module) | chosen
+            self._read_at = now
+        return self._shown

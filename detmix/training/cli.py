@@ -11,14 +11,14 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from .artifacts import RunFiles
-from .callbacks import MixupSchedule, Throughput, ValidateAtTheEnd, mixing_of
+from .callbacks import MixupSchedule, ProgressBar, Throughput, ValidateAtTheEnd, mixing_of
 from .data import DetectionData
 from .files import set_aside
 from .module import DetectionModule
@@ -159,7 +159,7 @@ class DetmixCLI(LightningCLI):
     def _callbacks(self, run_dir: Path, fitting: bool) -> list[L.Callback]:
         config_text = self._parser(self.subcommand).dump(self._get_config(), skip_none=False)
         shown = self._get(self.config_init, "trainer.enable_progress_bar") is not False
-        bar: list[L.Callback] = [RichProgressBar()] if shown else []
+        bar: list[L.Callback] = [ProgressBar()] if shown else []
         files: list[L.Callback] = [*bar, RunFiles(run_dir, f"python {self.command}", config_text)]
         if not fitting:
             return files

@@ -101,6 +101,8 @@ class DetectionModule(L.LightningModule):
         warmup_steps: int = 500,
         options: dict[str, Any] | None = None,
         manifold: ManifoldOptions | None = None,
+        channels_last: bool | None = None,
+        compile: str | None = None,
     ) -> None:
         """Keep the settings; the detector is built when the data is known.
 
@@ -132,8 +134,15 @@ class DetectionModule(L.LightningModule):
             manifold: how features are mixed in training; null does not mix them. It is off in the last
                 ``data.mixup.no_mixup_epochs``. What it draws is logged: ``train/lambda`` is then its ratio, and
                 ``train/layer`` the place of the layer in the list, from 0.
+            channels_last: keep images and features in memory pixel by pixel, as a GPU's half-precision
+                convolutions want them; null does so on a GPU.
+            compile: a backend of ``torch.compile`` for the backbone, such as ``inductor``; null does not compile.
+
+        Raises:
+            ValueError: torch has no such backend.
         """
         super().__init__()
+        _check_backend(compile)
         self.detector_name = detector
         self.weights = weights
         self.num_classes = num_classes
@@ -148,6 +157,8 @@ class DetectionModule(L.LightningModule):
         self.warmup_steps = warmup_steps
         self.options = options or {}
         self.manifold = manifold
+        self.channels_last = channels_last
+        self.compile_backend = compile
         self.mixer: ManifoldMixup | None = None
         self.detector: nn.Module | None = None
         self.evaluation: Evaluation | None = None
@@ -159,8 +170,14 @@ class DetectionModule(L.LightningModule):
         return self.manifold is not None and self.manifold.alpha > 0 and self.manifold.p > 0
 
     def setup(self, stage: str) -> None:
-        """Build the detector for the classes of the data."""
+        """Build the detector for the classes of the data, as the device wants it."""
         self.build(stage, data_of(self.trainer).class_names)
+        assert self.detector is not None
+        on_gpu = self.trainer.strategy.root_device.type == "cuda"
+        if on_gpu if self.channels_last is None else self.channels_last:
+            self.detector.to(memory_format=torch.channels_last)
+        if self.compile_backend is not None:
+            self.detector.get_submodule("backbone").compile(backend=self.compile_backend)  # names of parameters stay
 
     def build(self, stage: str, names: Sequence[str]) -> None:
         """Build the detector, unless it is there already.
@@ -203,13 +220,11 @@ class DetectionModule(L.LightningModule):
         images, targets = batch
         mixer = self.mixer if data_of(self.trainer).in_mixed_epoch else None
         losses: dict[str, Tensor] = (mixer or self.detector)(list(images), list(targets))
-        terms = _total_and_terms(losses)
-        total = terms.pop("loss")
-        numbers: dict[str, Any] = {f"train/{name}": loss for name, loss in terms.items()}
-        numbers |= _mixing_numbers(targets) | _feature_numbers(mixer)
-        self.log_dict(numbers, batch_size=len(images))
-        self.log("train/loss", total, prog_bar=True, batch_size=len(images))
-        return total
+        terms: dict[str, Any] = {f"train/{name}": loss for name, loss in _total_and_terms(losses).items()}
+        # numbers of the host stay there: a copy to a GPU would wait for it
+        numbers = {n: torch.tensor(value) for n, value in (_mixing_numbers(targets) | _feature_numbers(mixer)).items()}
+        self.log_dict(terms | numbers, batch_size=len(images))
+        return terms["train/loss"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect what was detected and lost on each image of a batch."""
@@ -285,10 +300,13 @@ class DetectionModule(L.LightningModule):
             truth,
         )
         numbers = self.evaluation.metrics() | self.evaluation.losses
-        metrics = {f"{stage}/{name}": value for name, value in numbers.items()}
-        shown = f"{stage}/AP50"
-        self.log(shown, metrics.pop(shown), prog_bar=True, batch_size=1)
-        self.log_dict(metrics, batch_size=1)
+        self.log_dict({f"{stage}/{name}": value for name, value in numbers.items()}, batch_size=1)
+
+
+def _check_backend(name: str | None) -> None:
+    known = [] if name is None else torch.compiler.list_backends(exclude_tags=())
+    if name is not None and name not in known:
+        raise ValueError(f"model.compile must be null or a backend of torch.compile: {', '.join(known)}; got {name!r}")
 
 
 def _total_and_terms(losses: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,176 @@
+"""What makes the trainer fast changes nothing that it computes, and adds no waiting for a GPU."""
+
+import warnings
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import CSVLogger
+
+from detmix.training import (
+    DetectionData,
+    DetectionModule,
+    MixupOptions,
+    ProgressBar,
+    ShapesOptions,
+    Throughput,
+    cli_main,
+)
+
+from .conftest import ROOT
+from .test_detectors_use import CountWaits
+from .test_training import TINY
+
+
+def fit(folder, *arguments):
+    common = [
+        "--config",
+        str(ROOT / "configs/quickstart.yaml"),
+        "--runs",
+        str(folder),
+        *TINY,
+        "--trainer.max_epochs=1",
+        "--data.mixup.no_mixup_epochs=0",
+    ]
+    return cli_main(["fit", *common, *arguments])
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return fit(tmp_path_factory.mktemp("plain")).model
+
+
+def test_channels_last_is_another_layout_of_the_same_training(plain, tmp_path):
+    module = fit(tmp_path, "--model.channels_last=true").model
+    weight = module.detector.backbone.body.layer2[0].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+    torch.testing.assert_close(module.state_dict(), plain.state_dict(), rtol=1e-2, atol=1e-3)
+    loaded = torch.load(tmp_path / "quickstart" / "model.pt", weights_only=True)
+    assert list(loaded) == list(plain.detector.state_dict())
+
+
+def test_a_compiled_backbone_trains_the_same_and_keeps_its_names(plain, tmp_path):
+    module = fit(tmp_path, "--model.compile=eager").model
+    assert module.detector.backbone._compiled_call_impl is not None
+    torch.testing.assert_close(module.state_dict(), plain.state_dict(), rtol=1e-3, atol=1e-5)
+
+
+def test_an_unknown_backend_of_compile_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        fit(tmp_path, "--model.compile=fastest")
+    message = capsys.readouterr().err
+    assert "model.compile" in message
+    assert "'fastest'" in message
+    assert "inductor" in message
+
+
+class OneCycle(L.Callback):
+    """Counts what the host waits for from the start of the third batch to that of the fourth."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 2:
+            self.batch = [image.clone() for image in batch[0]], [dict(target) for target in batch[1]]
+            self.count.__enter__()
+        elif batch_idx == 3:
+            self.count.__exit__(None, None, None)
+
+
+class CountSynchronisations(warnings.catch_warnings):
+    """Counts what torch itself reports as waiting for the GPU."""
+
+    def __init__(self):
+        super().__init__(record=True)
+
+    def __enter__(self):
+        self.caught = super().__enter__()
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        return self
+
+    def __exit__(self, *error):
+        torch.cuda.set_sync_debug_mode("default")
+        super().__exit__(*error)
+
+    @property
+    def waits(self):
+        return sum("synchroniz" in str(warning.message) for warning in self.caught)
+
+
+def count_one_cycle(folder, count, accelerator):
+    """Train a little; the callback that counted one cycle of it, and the detector."""
+    scenes = ShapesOptions(train=8, val=2, size=64, max_extent=32)
+    data = DetectionData(shapes=scenes, mixup=MixupOptions(), batch_size=2, num_workers=1)  # its work is not counted
+    module = DetectionModule("fasterrcnn_resnet18_small", weights=None, options={"min_size": 64})
+    cycle = OneCycle(count)
+    trainer = L.Trainer(
+        max_epochs=1,
+        accelerator=accelerator,
+        devices=1,
+        default_root_dir=folder,
+        logger=CSVLogger(folder),
+        log_every_n_steps=1000,
+        limit_val_batches=0,
+        enable_checkpointing=False,
+        callbacks=[cycle, ProgressBar(), Throughput()],
+    )
+    trainer.fit(module, data)
+    return cycle, module.detector
+
+
+def bare_step(detector, batch, count):
+    """What the losses alone wait for; the weighted ones wait no more often than torchvision's."""
+    with count:
+        torch.stack(list(detector.train()(*batch).values())).sum().backward()
+    return count.waits
+
+
+from_lightning = pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec:FutureWarning", "ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"
+)
+
+
+@from_lightning
+def test_the_trainer_waits_for_no_value_beside_those_that_the_losses_wait_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("detmix.detectors.checks._check_values", lambda *_: None)  # done on the CPU only
+    monkeypatch.setattr(ProgressBar, "_INTERVAL", 1e9)
+    cycle, detector = count_one_cycle(tmp_path, CountWaits(), "cpu")
+    switch = 1  # whether mixing is on: a tensor of the host
+    assert 0 < cycle.count.waits <= switch + bare_step(detector, cycle.batch, CountWaits())
+
+
+@from_lightning
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_the_trainer_waits_no_more_often_than_the_losses(tmp_path, monkeypatch):
+    monkeypatch.setattr(ProgressBar, "_INTERVAL", 1e9)
+    cycle, detector = count_one_cycle(tmp_path, CountSynchronisations(), "gpu")
+    assert 0 < cycle.count.waits <= bare_step(detector, cycle.batch, CountSynchronisations())
+
+
+class Logged:
+    """A trainer whose numbers change whenever they are read."""
+
+    def __init__(self, training):
+        self.training = training
+        self.reads = 0
+
+    @property
+    def callback_metrics(self):
+        self.reads += 1
+        return {"train/loss": torch.tensor(float(self.reads)), "train/loss_objectness": torch.tensor(0.0)}
+
+
+@pytest.mark.parametrize(("training", "reads"), [(True, 2), (False, 3)])
+def test_in_training_the_bar_reads_numbers_twice_a_second(monkeypatch, training, reads):
+    monkeypatch.setattr(RichProgressBar, "get_metrics", lambda *_: {})
+    times = iter([10.0, 10.4, 10.6])
+    monkeypatch.setattr("detmix.training.callbacks.time.perf_counter", lambda: next(times))
+    trainer, bar = Logged(training), ProgressBar()
+    shown = [bar.get_metrics(trainer, None)["train/loss"] for _ in range(3)]
+    assert trainer.reads == reads
+    assert shown == ([1.0, 1.0, 2.0] if training else [1.0, 2.0, 3.0])
