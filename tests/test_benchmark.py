@@ -3,6 +3,7 @@ import time
 import numpy as np
 import pytest
 
+from detmix.benchmark import measure_train
 from detmix.benchmark.comparison import Report, compare, comparison, machine, time_in_turn
 
 
@@ -37,3 +38,15 @@ def test_table_shows_rows_notes_and_machine():
     assert [list(column.cells) for column in table.columns][4] == ["2"]
     assert "a note" in str(table.caption)
     assert machine()["torch"] in str(table.caption)
+
+
+def test_training_loops_are_compared_and_profiled():
+    report = measure_train("ssdlite320_mobilenet_v3_large", size=48, steps=1, rounds=2, profile=True)
+    assert [(row.what, row.against, row.repeats) for row in report.rows] == [
+        ("trainer, mixup", "trainer, no mixing", 2),
+        ("trainer, mixup", "torchvision's loop, fp32", 2),
+    ]
+    assert all(row.value > 0 and row.reference > 0 for row in report.rows)
+    shares = [float(line.partition("%")[0]) for line in report.notes[-1].splitlines()]
+    assert shares == sorted(shares, reverse=True)
+    assert 50 < sum(shares) <= 100

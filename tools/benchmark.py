@@ -3,6 +3,7 @@
 python tools/benchmark.py blend                 # on the CPU, one thread
 python tools/benchmark.py step --detector retinanet_resnet50_fpn --threads 2 --json step.json
 python tools/benchmark.py step --device cuda --batch_size 8 --size 800
+python tools/benchmark.py train --device cuda --batch_size 16 --size 800 --workers 8 --steps 20 --rounds 5
 
 The sides of a ratio are timed in turn, A B A B ..., and the median of the pairwise ratios is printed with its
 quartiles, so that a machine that slows down half-way spoils both alike. Each part takes less than five minutes unless
@@ -28,7 +29,10 @@ from detmix.benchmark.comparison import machine
 PARTS: dict[str, Callable[..., benchmark.Report]] = {
     "blend": benchmark.measure_blend,
     "step": benchmark.measure_step,
+    "train": benchmark.measure_train,
 }
+
+NARROWEST = 110  # characters that a table may take
 
 
 class Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -52,7 +56,9 @@ def main() -> None:
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     report = PARTS[options.part](**settings)
-    Console().print(report.table())
+    console = Console()
+    console.width = max(console.width, NARROWEST)
+    console.print(report.table())
     if json_file is not None:
         content = {"machine": machine(), "threads": threads, **asdict(report)}
         json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

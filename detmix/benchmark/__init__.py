@@ -4,3 +4,4 @@ from .blend import measure_blend as measure_blend
 from .comparison import Comparison as Comparison
 from .comparison import Report as Report
 from .step import measure_step as measure_step
+from .train import measure_train as measure_train
