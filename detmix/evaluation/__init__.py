@@ -4,6 +4,9 @@ from .coco import CocoResult as CocoResult
 from .coco import evaluate_coco as evaluate_coco
 from .curves import NO_OBJECTS as NO_OBJECTS
 from .curves import Curve as Curve
+from .mistakes import ImageMistakes as ImageMistakes
+from .mistakes import Mistakes as Mistakes
+from .mistakes import find_mistakes as find_mistakes
 from .results import coco_results as coco_results
 from .voc import VocResult as VocResult
 from .voc import evaluate_voc as evaluate_voc

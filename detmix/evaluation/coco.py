@@ -1,4 +1,4 @@
-"""The 12 COCO numbers, by pycocotools, without its prints.
+"""COCO's numbers, by pycocotools or faster-coco-eval, without their prints.
 
 Source: Lin et al., Microsoft COCO: Common Objects in Context, arXiv:1405.0312, and the detection
 evaluation of its web site, whose code pycocotools is.
@@ -6,18 +6,17 @@ evaluation of its web site, whose code pycocotools is.
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import get_args
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from numpy.typing import NDArray
 
+from .backends import Backend, Counts, IouType, count
 from .curves import NO_OBJECTS, Curve
-from .results import Source, read_ground_truth, read_predictions
+from .reading import PredictionSource, TruthSource, read_ground_truth, read_predictions
+from .records import GroundTruth
 
 METRICS = {
     "AP": "average precision, mean over IoU 0.50, 0.55 ... 0.95 and classes",
@@ -35,6 +34,11 @@ METRICS = {
 }
 """The 12 numbers in COCO's order, each with its meaning in words."""
 
+ALL_CLASSES = "all classes"
+"""The name of the one class of a class-agnostic evaluation."""
+
+_SIZES = {"s": 1, "m": 2, "l": 3}  # place of each among COCO's area ranges, the first of which is all
+
 
 @dataclass(frozen=True)
 class CocoResult:
@@ -42,87 +46,99 @@ class CocoResult:
 
     Attributes:
         metrics: the 12 numbers by the names of ``METRICS``, each in [0, 1], or -1 where the ground truth
-            has no such object (no small one, say): COCO's mark, kept.
+            has no such object (no small one, say): COCO's mark, kept. ``AR<n>`` for each n of
+            ``max_detections``, so under other names than those three if they were changed.
         ap_by_class: AP by class name; -1 for a class without objects.
         ap50_by_class: AP at IoU 0.5 by class name; -1 for a class without objects.
+        ap_by_size: ``APs``, ``APm`` and ``APl``: for each the AP by class name; -1 for a class without such objects.
+        objects_by_class: number of objects by class name, crowd regions left out.
         curves: precision at 101 recalls at IoU 0.5 by class name; classes without objects are left out.
     """
 
     metrics: dict[str, float]
     ap_by_class: dict[str, float]
     ap50_by_class: dict[str, float]
+    ap_by_size: dict[str, dict[str, float]]
+    objects_by_class: dict[str, int]
     curves: dict[str, Curve]
 
 
 def evaluate_coco(
-    ground_truth: Source | dict[str, Any],
-    predictions: Source | Sequence[dict[str, Any]],
+    ground_truth: TruthSource,
+    predictions: PredictionSource,
+    iou_type: IouType = "bbox",
     *,
-    iou_type: str = "bbox",
+    backend: Backend = "pycocotools",
+    class_agnostic: bool = False,
+    max_detections: Sequence[int] = (1, 10, 100),
 ) -> CocoResult:
-    """Measure predictions as COCO does; the numbers are those of pycocotools.
+    """Measure predictions as COCO does; the numbers are those of pycocotools, to the last bit.
 
-    Objects without ``area`` get their box's, without ``iscrowd`` 0. Annotations are numbered anew, since
-    pycocotools takes a match with an annotation of id 0 for none. ``difficult`` means nothing to COCO.
+    Objects without ``area`` get their box's, or mask's, without ``iscrowd`` 0. Annotations are numbered anew,
+    since pycocotools takes a match with an annotation of id 0 for none. ``difficult`` means nothing to COCO.
+
+    Proposals are measured with ``class_agnostic=True, max_detections=(100, 1000)``: AR100 and AR1000 are the
+    average recall of the best 100 and 1000 of each image.
 
     Args:
         ground_truth: COCO-format dict or the path of its JSON file; it is not changed.
         predictions: list of COCO results or the path of their JSON file; it is not changed. May be empty.
         iou_type: ``"bbox"``, or ``"segm"`` for masks: then annotations and predictions need a
             ``segmentation``, images a ``height`` and ``width``, and a prediction's area is its mask's.
+        backend: ``"pycocotools"``, or ``"faster-coco-eval"`` for the same numbers in a fifth of the time.
+        class_agnostic: take all classes for one, which is called ``"all classes"``.
+        max_detections: how many detections of an image and class count, the best first: for AR each in
+            turn, for all else the largest.
 
     Raises:
-        ValueError: the data are wrong (file, row and key are named), or iou_type is neither.
+        ValueError: the data are wrong (file, row and key are named), or an argument is.
+        ImportError: the backend is not installed.
     """
-    if iou_type not in ("bbox", "segm"):
+    if iou_type not in get_args(IouType):
         raise ValueError(f"iou_type must be 'bbox' or 'segm', got {iou_type!r}")
-    masks = iou_type == "segm"
-    truth = read_ground_truth(ground_truth, masks=masks)
-    rows = read_predictions(predictions, truth, masks=masks)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = _run(truth, rows, iou_type)
-    return _collect(evaluation, [c["name"] for c in sorted(truth["categories"], key=lambda c: c["id"])])
+    if not max_detections or min(max_detections) < 1:
+        raise ValueError(f"max_detections must be numbers of 1 or more, got {list(max_detections)}")
+    limits = sorted(set(max_detections))
+    truth = read_ground_truth(ground_truth, masks=iou_type == "segm")
+    found = read_predictions(predictions, truth, masks=iou_type == "segm", class_agnostic=class_agnostic)
+    counts = count(truth, found, iou_type, backend, class_agnostic=class_agnostic, max_detections=limits)
+    return _collect(counts, limits, truth, class_agnostic)
 
 
-def _run(truth: dict[str, Any], rows: list[dict[str, Any]], iou_type: str) -> Any:
-    objects = _index({**truth, "annotations": [_complete(a, n) for n, a in enumerate(truth["annotations"], 1)]})
-    unused = "segmentation" if iou_type == "bbox" else "bbox"  # a bbox would set the area that a mask is filed under
-    copies = [{k: v for k, v in row.items() if k != unused} for row in rows]
-    # loadRes looks at the first result, and so fails where there is none
-    found = objects.loadRes(copies) if copies else _index({**truth, "annotations": []})
-    evaluation = COCOeval(objects, found, iou_type)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    return evaluation
+def _collect(counts: Counts, limits: list[int], truth: GroundTruth, class_agnostic: bool) -> CocoResult:
+    precision = counts.precision[..., -1]  # (T, R, K, A), all that count
+    names = (ALL_CLASSES,) if class_agnostic else truth.class_names
+    known = [k for k in range(len(names)) if precision[0, 0, k, 0] != NO_OBJECTS]
+    labels = truth.objects.labels[~truth.objects.crowd]
+    numbers = [len(labels)] if class_agnostic else np.bincount(labels, minlength=len(names)).tolist()
+
+    def by_class(values: NDArray[np.float64]) -> dict[str, float]:  # (..., K)
+        return {name: float(np.mean(values[..., k])) for k, name in enumerate(names)}
+
+    return CocoResult(
+        metrics=_metrics(counts, limits),
+        ap_by_class=by_class(precision[..., 0]),
+        ap50_by_class=by_class(precision[0, ..., 0]),
+        ap_by_size={f"AP{size}": by_class(precision[..., place]) for size, place in _SIZES.items()},
+        objects_by_class=dict(zip(names, numbers, strict=True)),
+        curves={names[k]: Curve(counts.recalls, precision[0, :, k, 0], counts.scores[0, :, k, 0, -1]) for k in known},
+    )
 
 
-def _index(dataset: dict[str, Any]) -> Any:
-    coco = COCO()
-    coco.dataset = dataset
-    coco.createIndex()
-    return coco
-
-
-def _complete(annotation: dict[str, Any], number: int) -> dict[str, Any]:
-    _, _, width, height = annotation["bbox"]
-    area = annotation.get("area")
+def _metrics(counts: Counts, limits: list[int]) -> dict[str, float]:
+    precision, recall = counts.precision[..., -1], counts.recall
+    at = {f"{t:.2f}": row for row, t in enumerate(counts.iou_thresholds)}
     return {
-        **annotation,
-        "id": number,
-        "area": width * height if area is None else area,
-        "iscrowd": int(annotation.get("iscrowd", 0)),
+        "AP": _mean(precision[..., 0]),
+        "AP50": _mean(precision[at["0.50"], ..., 0]),
+        "AP75": _mean(precision[at["0.75"], ..., 0]),
+        **{f"AP{size}": _mean(precision[..., place]) for size, place in _SIZES.items()},
+        **{f"AR{limit}": _mean(recall[:, :, 0, n]) for n, limit in enumerate(limits)},
+        **{f"AR{size}": _mean(recall[:, :, place, -1]) for size, place in _SIZES.items()},
     }
 
 
-def _collect(evaluation: Any, names: list[str]) -> CocoResult:
-    precision = evaluation.eval["precision"][..., 0, -1]  # (IoU, recall, class) of all areas, 100 detections
-    scores = evaluation.eval["scores"][0, ..., 0, -1]  # (recall, class) at IoU 0.5
-    known = [k for k in range(len(names)) if precision[0, 0, k] != NO_OBJECTS]
-    recall = evaluation.params.recThrs
-    return CocoResult(
-        metrics=dict(zip(METRICS, map(float, evaluation.stats), strict=True)),
-        ap_by_class={name: float(np.mean(precision[..., k])) for k, name in enumerate(names)},
-        ap50_by_class={name: float(np.mean(precision[0, :, k])) for k, name in enumerate(names)},
-        curves={names[k]: Curve(recall, precision[0, :, k], scores[:, k]) for k in known},
-    )
+def _mean(values: NDArray[np.float64]) -> float:
+    """The mean over thresholds, recalls and the classes that have objects."""
+    known = values[values != NO_OBJECTS]
+    return float(np.mean(known)) if known.size else NO_OBJECTS

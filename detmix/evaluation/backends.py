@@ -1,0 +1,159 @@
+"""Two libraries that match and count as COCO does, fed alike: pycocotools and faster-coco-eval.
+
+Letters: T IoU thresholds, R recalls, K classes, A area ranges, N numbers of detections an image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from .records import Detections, GroundTruth, Objects
+
+Backend = Literal["pycocotools", "faster-coco-eval"]
+IouType = Literal["bbox", "segm"]
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """What COCO's accumulation leaves, -1 where a class has no object.
+
+    Attributes:
+        precision: (T, R, K, A, N) float64.
+        scores: (T, R, K, A, N) float64, of the detection with which the recall was reached.
+        recall: (T, K, A, N) float64, with all detections.
+        recalls: (R,) float64, 0, 0.01 ... 1.
+        iou_thresholds: (T,) float64, 0.5, 0.55 ... 0.95.
+    """
+
+    precision: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    recalls: NDArray[np.float64]
+    iou_thresholds: NDArray[np.float64]
+
+
+def count(
+    truth: GroundTruth,
+    found: Detections,
+    iou_type: IouType,
+    backend: Backend,
+    *,
+    class_agnostic: bool,
+    max_detections: Sequence[int],
+) -> Counts:
+    """Match and accumulate; the two backends give the same numbers, bit for bit.
+
+    Raises:
+        ValueError: there is no such backend.
+        ImportError: its package is not installed.
+    """
+    if backend == "pycocotools":
+        evaluation = run_pycocotools(truth, found, iou_type, class_agnostic, max_detections)
+        parameters = evaluation.params
+        precision, scores, recall = (evaluation.eval[key] for key in ("precision", "scores", "recall"))
+        return Counts(precision, scores, recall, parameters.recThrs, parameters.iouThrs)
+    if backend == "faster-coco-eval":
+        return _run_faster(truth, found, iou_type, class_agnostic, max_detections)
+    raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
+
+
+def run_pycocotools(
+    truth: GroundTruth, found: Detections, iou_type: IouType, class_agnostic: bool, max_detections: Sequence[int]
+) -> Any:
+    """A ``COCOeval`` that has evaluated and accumulated; it numbers images and classes as the arrays do."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(*(_index(COCO, truth, rows) for rows in (truth.objects, found)), iou_type)
+        evaluation.params.useCats = int(not class_agnostic)
+        evaluation.params.maxDets = list(max_detections)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
+def _run_faster(
+    truth: GroundTruth, found: Detections, iou_type: IouType, class_agnostic: bool, max_detections: Sequence[int]
+) -> Counts:
+    try:
+        import faster_coco_eval
+    except ImportError as error:
+        raise ImportError(
+            "backend='faster-coco-eval' needs the package faster-coco-eval: pip install 'detmix[fast-eval]'"
+        ) from error
+    indexes = [_index(faster_coco_eval.COCO, truth, rows) for rows in (truth.objects, found)]
+    evaluation = faster_coco_eval.COCOeval_faster(*indexes, iou_type)
+    parameters = evaluation.params
+    recalls = parameters.recThrs
+    parameters.useCats = int(not class_agnostic)
+    parameters.maxDets = list(max_detections)
+    parameters.recThrs = np.union1d(recalls, _PROBES)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    precision, scores = evaluation.eval["precision"], evaluation.eval["scores"]
+    objects = _object_counts(truth, class_agnostic, parameters.areaRng)
+    _restore_epsilon(precision, parameters.recThrs, objects)
+    kept = np.isin(parameters.recThrs, recalls)
+    return Counts(precision[:, kept], scores[:, kept], evaluation.eval["recall"], recalls, parameters.iouThrs)
+
+
+_PROBES = 0.5 ** np.arange(31)  # one of them lies in (1 / n, 2 / n] for each n from 2 to 2**31
+
+
+def _restore_epsilon(precision: NDArray[np.float64], recalls: NDArray[np.float64], objects: NDArray[np.int64]) -> None:
+    """Make a precision of 1 what pycocotools makes of it where only the first detection is right.
+
+    It adds the spacing of doubles at 1 to each number of detections, which changes a double only where that number
+    is 1. So a precision of 1 is one spacing lower if the first detection is right and the next is wrong, or is none:
+    if, of n objects, a second one, a recall of 2 / n, is not reached with precision 1.
+
+    Args:
+        precision: (T, R, K, A, N), changed in place.
+        recalls: (R,) with ``_PROBES`` among them.
+        objects: (K, A), n.
+    """
+    probes = np.searchsorted(recalls, 0.5 ** np.ceil(np.log2(objects.clip(2) / 2)))  # (K, A)
+    second = np.take_along_axis(precision, probes[None, None, :, :, None], axis=1) == 1  # (T, 1, K, A, N)
+    alone = ~second | (objects < 2)[:, :, None]
+    precision[(precision == 1) & alone] = 1 / (1 + np.spacing(1))
+
+
+def _object_counts(truth: GroundTruth, class_agnostic: bool, ranges: Sequence[Sequence[float]]) -> NDArray[np.int64]:
+    """Objects that are not crowds, of each class and area range, (K, A)."""
+    objects = truth.objects
+    low, high = np.array(ranges).T
+    counted = (objects.areas[:, None] >= low) & (objects.areas[:, None] <= high) & ~objects.crowd[:, None]
+    labels = np.zeros_like(objects.labels) if class_agnostic else objects.labels
+    classes = 1 if class_agnostic else len(truth.class_names)
+    return np.stack([np.bincount(labels[column], minlength=classes) for column in counted.T], axis=1)
+
+
+def _index(kind: Any, truth: GroundTruth, rows: Objects | Detections) -> Any:
+    """An object of a library's class ``COCO``; ids of rows count from 1, since a match with id 0 would be none."""
+    index = kind()
+    index.dataset = {
+        "images": [{"id": i, "height": h, "width": w} for i, (h, w) in enumerate(truth.sizes.tolist())],
+        "categories": [{"id": k} for k in range(len(truth.class_names))],
+        "annotations": _as_dicts(rows),
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        index.createIndex()
+    return index
+
+
+def _as_dicts(rows: Objects | Detections) -> list[dict[str, Any]]:
+    extra = ("iscrowd", rows.crowd.astype(int)) if isinstance(rows, Objects) else ("score", rows.scores)
+    columns = {"image_id": rows.images, "category_id": rows.labels, "bbox": rows.xywh, "area": rows.areas}
+    values = [column.tolist() for column in (*columns.values(), extra[1])]
+    keys = ("id", *columns, extra[0])
+    dicts = [dict(zip(keys, row, strict=True)) for row in zip(range(1, len(rows) + 1), *values, strict=True)]
+    for row, mask in zip(dicts, rows.masks or (), strict=False):
+        row["segmentation"] = mask
+    return dicts

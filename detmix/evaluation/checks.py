@@ -1,0 +1,106 @@
+"""What is wrong with ids, scores and boxes, in which row, and what the likely cause is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_OVERHANG = 1.1  # of the image's side: a box that reaches this far past its image was not meant so
+
+
+def check_ids(ids: NDArray[np.int64], known: NDArray[np.int64], name: str, place: str) -> NDArray[np.int64]:
+    """Where each id stands among the known ones.
+
+    Args:
+        ids: (M,) of images or categories.
+        known: (N,) rising.
+        name: the file.
+        place: where in it, with ``{}`` for the number of the row; its last word is the key.
+
+    Raises:
+        ValueError: an id is not known.
+    """
+    places = np.searchsorted(known, ids)
+    unknown = known[places.clip(max=len(known) - 1)] != ids if len(known) else np.ones(len(ids), dtype=np.bool_)
+    if unknown.any():
+        row, key = int(unknown.argmax()), place.rpartition(".")[2]
+        share = f"; {unknown.sum()} of {len(ids)} rows are of unknown ones"
+        raise ValueError(f"{name}: unknown {key} {ids[row]} - at `{place.format(row)}`{share}{_id_cause(ids, known)}")
+    return places
+
+
+def _id_cause(ids: NDArray[np.int64], known: NDArray[np.int64]) -> str:
+    if not np.isin(ids, known).any():
+        return ", and none of a known one: is this file of another data set?"
+    if len(known) and ids.min() >= 0 and ids.max() <= len(known):
+        return ": are they numbered 0, 1, 2 ... rather than by the ids of the ground truth?"
+    return ""
+
+
+def check_scores(scores: NDArray[np.float64], name: str, place: str) -> None:
+    """Refuse a score that is not in [0, 1].
+
+    Raises:
+        ValueError: with the row, and what such scores usually are.
+    """
+    check_finite(scores, name, "score", place)
+    wrong = (scores < 0) | (scores > 1)
+    if wrong.any():
+        cause = "logits, which a sigmoid or softmax turns into scores" if scores.min() < 0 else "percentages"
+        row = int(wrong.argmax())
+        wanted = f"score must lie in [0, 1], got {scores[row]}"
+        raise ValueError(f"{name}: {wanted} - at `{place.format(row)}`; are they {cause}?")
+
+
+def check_finite(values: NDArray[np.float64], name: str, key: str, place: str) -> None:
+    """Refuse NaN and infinity in (M,) or (M, 4) values.
+
+    Raises:
+        ValueError: with the row.
+    """
+    finite: Any = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+    _refuse(~finite, values, f"{name}: {key} must be finite", place)
+
+
+def check_boxes(xywh: NDArray[np.float64], sizes: NDArray[np.int64], name: str, place: str) -> None:
+    """Refuse boxes that are not finite, of negative size, or not xywh in pixels to all appearance.
+
+    Args:
+        xywh: (M, 4) boxes.
+        sizes: (M, 2), height and width of their images, 0 where not known.
+        name: the file.
+        place: where in it, with ``{}`` for the number of the row.
+
+    Raises:
+        ValueError: with the row, and the likely cause.
+    """
+    check_finite(xywh, name, "bbox", place)
+    negative = (xywh[:, 2:] < 0).any(axis=1)
+    _refuse(negative, xywh, f"{name}: bbox must have a width and height of 0 or more", place)
+    known = (sizes > 0).all(1)
+    boxes, sides = xywh[known], sizes[known][:, ::-1]  # (width, height)
+    if not len(boxes):
+        return
+    beyond = (boxes[:, :2] + boxes[:, 2:] > _OVERHANG * sides).any(1)
+    as_corners = (boxes[:, 2:] >= boxes[:, :2]).all(1) & (boxes[:, 2:] <= sides + 1).all(1)
+    if beyond.mean() > 0.3 and as_corners.mean() > 0.99:
+        row = int(np.flatnonzero(known)[beyond.argmax()])
+        raise ValueError(
+            f"{name}: bbox must be [x, y, width, height], and these look like [x1, y1, x2, y2]: as the former "
+            f"{beyond.sum()} of {len(boxes)} reach beyond their image, as the latter nearly all lie within; "
+            f"got {xywh[row].tolist()} - at `{place.format(row)}`"
+        )
+    if len(boxes) > 1 and boxes.max() <= 1 and sides.min() > 1 and boxes[:, 2:].any():
+        row = int(np.flatnonzero(known)[0])
+        raise ValueError(
+            f"{name}: bbox must be in pixels, and no number in it is above 1: are they shares of the image? "
+            f"got {xywh[row].tolist()} - at `{place.format(row)}`"
+        )
+
+
+def _refuse(wrong: Any, values: NDArray[np.float64], wanted: str, place: str) -> None:
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(f"{wanted}, got {values[row].tolist()} - at `{place.format(row)}`")

@@ -1,0 +1,62 @@
+"""Masks as compressed run-length encodings, by pycocotools."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as rle
+
+
+def encode_masks(segmentations: list[Any], sizes: NDArray[np.int64], name: str, place: str) -> list[dict[str, Any]]:
+    """Polygons, uncompressed and compressed RLEs, all as compressed ones.
+
+    Args:
+        segmentations: M of them, in COCO's forms.
+        sizes: (M, 2), height and width of their images.
+        name: the file.
+        place: where in it, with ``{}`` for the number of the row.
+
+    Raises:
+        ValueError: one is none of the three, or of another size than its image.
+    """
+    encoded = []
+    for number, (segmentation, (height, width)) in enumerate(zip(segmentations, sizes.tolist(), strict=True)):
+        try:
+            encoded.append(_encode(segmentation, height, width))
+        except Exception as error:  # pycocotools raises plain Exceptions
+            wanted = f"polygons or run lengths of {height} x {width} pixels"
+            raise ValueError(f"{name}: a mask must be {wanted}: {error} - at `{place.format(number)}`") from None
+    return encoded
+
+
+def _encode(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    if isinstance(segmentation, list):
+        return dict(rle.merge(rle.frPyObjects(segmentation, height, width)))
+    size, counts = list(segmentation["size"]), segmentation["counts"]
+    if size != [height, width]:
+        raise ValueError(f"it is of {size[0]} x {size[1]}")
+    if isinstance(counts, list):
+        return dict(rle.frPyObjects(segmentation, height, width))
+    if not isinstance(counts, (str, bytes)):
+        raise ValueError(f"counts must be text or a list, got {type(counts).__name__}")
+    return {"size": size, "counts": counts}
+
+
+def mask_areas(masks: list[dict[str, Any]]) -> NDArray[np.float64]:
+    """Pixels of each mask, (M,)."""
+    return np.array([rle.area(mask) for mask in masks], dtype=np.float64)  # more than 255 at once it cannot take
+
+
+def mask_boxes(masks: list[dict[str, Any]]) -> NDArray[np.float64]:
+    """The box around each mask, (M, 4) xywh; zeros for an empty one."""
+    return np.array([rle.toBbox(mask) for mask in masks], dtype=np.float64).reshape(-1, 4)
+
+
+def mask_ious(
+    first: list[dict[str, Any]], second: list[dict[str, Any]], *, of_first: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """IoU of each mask with its partner, (P,): ``of_first`` as in ``box_ious``."""
+    pairs = zip(first, second, of_first.tolist(), strict=True)
+    return np.array([rle.iou([one], [other], [crowd])[0, 0] for one, other, crowd in pairs], dtype=np.float64)

@@ -1,0 +1,184 @@
+"""What a detector took for what, and the images that it did best and worst on.
+
+Detections below a score count for nothing here, as they would for a user. The others are matched to objects one to
+one, the best first: each takes the object of its own class that it overlaps most, the least IoU being 0.5; then those
+without an object take one of any class that is left. So an object is either found, confused (taken for another class)
+or missed, and a detection right, confused or false. Difficult objects and crowd regions are not missed, and
+a detection that has no object but lies on one of its class is not false: they count for nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .masks import mask_boxes, mask_ious
+from .overlaps import box_ious, pairs_of_images
+from .reading import PredictionSource, TruthSource, read_ground_truth, read_predictions
+from .records import Detections, GroundTruth, Rows, corners_of
+
+_Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]  # detections, objects, IoUs
+
+
+@dataclass(frozen=True)
+class ImageMistakes:
+    """One image.
+
+    Attributes:
+        image_id: its id.
+        file_name: empty where the ground truth has none.
+        found: objects with a detection of their class.
+        confused: objects with a detection of another class.
+        missed: objects without one.
+        false: detections without an object.
+    """
+
+    image_id: int
+    file_name: str
+    found: int
+    confused: int
+    missed: int
+    false: int
+
+    @property
+    def f1(self) -> float:
+        """``2 found / (objects + detections)``: 1 where all is right, also with nothing to find and nothing found."""
+        both = 2 * self.found + 2 * self.confused + self.missed + self.false
+        return 2 * self.found / both if both else 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Mistakes:
+    """What became of the objects and detections of a data set.
+
+    Attributes:
+        class_names: K names.
+        confusion: (K + 1, K + 1) int64: objects of a class, by row, that were taken for a class, by column. The
+            last column counts missed objects, the last row false detections; their corner is 0.
+        images: each image, in the order of their ids.
+        iou: the least IoU of a match.
+        min_score: the least score of a detection that counts.
+    """
+
+    class_names: tuple[str, ...]
+    confusion: NDArray[np.int64]
+    images: tuple[ImageMistakes, ...]
+    iou: float
+    min_score: float
+
+    def worst(self, count: int = 10) -> list[ImageMistakes]:
+        """The images with the most mistakes (confused, missed and false ones), those with any; the first of equals."""
+        ranked = sorted(self.images, key=lambda image: -_mistakes(image))
+        return [image for image in ranked[:count] if _mistakes(image)]
+
+    def best(self, count: int = 10) -> list[ImageMistakes]:
+        """The images with the highest F1, of equals those with the most found objects; none without objects found."""
+        ranked = sorted(self.images, key=lambda image: (-image.f1, -image.found))
+        return [image for image in ranked if image.found][:count]
+
+
+def find_mistakes(
+    ground_truth: TruthSource,
+    predictions: PredictionSource,
+    *,
+    iou: float = 0.5,
+    min_score: float = 0.5,
+    masks: bool = False,
+) -> Mistakes:
+    """Count what was found, confused, missed and made up, by class and by image; the rules stand above.
+
+    Args:
+        ground_truth: COCO-format dict or the path of its JSON file.
+        predictions: list of COCO results or the path of their JSON file. May be empty.
+        iou: the least IoU of a match, in (0, 1].
+        min_score: the least score of a detection that counts.
+        masks: compare masks rather than boxes.
+
+    Raises:
+        ValueError: the data are wrong (file, row and key are named), or iou is out of range.
+    """
+    if not 0 < iou <= 1:
+        raise ValueError(f"iou must lie in (0, 1], got {iou}")
+    truth = read_ground_truth(ground_truth, masks=masks)
+    found = read_predictions(predictions, truth, masks=masks)
+    kept = np.flatnonzero(found.scores >= min_score)
+    kept = kept[np.argsort(-found.scores[kept], kind="stable")]
+    ignored = truth.objects.difficult | truth.objects.crowd
+    pairs = _overlapping(found, kept, truth, iou, masks)
+    taken = _match(found, truth, pairs, ignored)
+    on_ignored = pairs[0][(found.labels[pairs[0]] == truth.objects.labels[pairs[1]]) & ignored[pairs[1]]]
+    spared = np.isin(kept, on_ignored) & (taken[kept] < 0)
+    return _count(truth, found, kept[~spared], taken, ignored, iou, min_score)
+
+
+def _overlapping(found: Detections, kept: NDArray[np.int64], truth: GroundTruth, iou: float, masks: bool) -> _Pairs:
+    """Detections and objects of the same image with enough IoU, in the order in which they may match."""
+    rows, objects = pairs_of_images(found.images[kept], truth.objects.images)
+    detections, crowd = kept[rows], truth.objects.crowd[objects]
+    ious = box_ious(_corners(found)[detections], _corners(truth.objects)[objects], of_first=crowd)
+    if masks:
+        touch = np.flatnonzero(ious)  # masks overlap only where their boxes do
+        one, other = _masks_of(found, detections[touch]), _masks_of(truth.objects, objects[touch])
+        ious[touch] = mask_ious(one, other, of_first=crowd[touch])
+    near = ious >= iou
+    order = np.lexsort((-ious[near], rows[near]))
+    return detections[near][order], objects[near][order], ious[near][order]
+
+
+def _corners(rows: Rows) -> NDArray[np.float64]:
+    return rows.corners if rows.masks is None else corners_of(mask_boxes(rows.masks))
+
+
+def _masks_of(rows: Rows, places: NDArray[np.int64]) -> list[dict[str, Any]]:
+    assert rows.masks is not None
+    return [rows.masks[place] for place in places.tolist()]
+
+
+def _match(found: Detections, truth: GroundTruth, pairs: _Pairs, ignored: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The object of each detection, -1 for none, (D,)."""
+    taken = np.full(len(found), -1)
+    free = ~ignored
+    detections, objects, _ = pairs
+    same = found.labels[detections] == truth.objects.labels[objects]
+    for chosen in (same, ~same):
+        for detection, target in zip(detections[chosen].tolist(), objects[chosen].tolist(), strict=True):
+            if free[target] and taken[detection] < 0:
+                taken[detection], free[target] = target, False
+    return taken
+
+
+def _count(
+    truth: GroundTruth,
+    found: Detections,
+    kept: NDArray[np.int64],
+    taken: NDArray[np.int64],
+    ignored: NDArray[np.bool_],
+    iou: float,
+    min_score: float,
+) -> Mistakes:
+    classes, images = len(truth.class_names), len(truth.image_ids)
+    matched = kept[taken[kept] >= 0]
+    false = kept[taken[kept] < 0]
+    targets = taken[matched]
+    missed = np.setdiff1d(np.flatnonzero(~ignored), targets)
+    confusion = np.zeros((classes + 1, classes + 1), dtype=np.int64)
+    np.add.at(confusion, (truth.objects.labels[targets], found.labels[matched]), 1)
+    confusion[:-1, -1] = np.bincount(truth.objects.labels[missed], minlength=classes)
+    confusion[-1, :-1] = np.bincount(found.labels[false], minlength=classes)
+    same = truth.objects.labels[targets] == found.labels[matched]
+    parts = (
+        found.images[matched[same]],
+        found.images[matched[~same]],
+        truth.objects.images[missed],
+        found.images[false],
+    )
+    columns = [np.bincount(part, minlength=images).tolist() for part in parts]
+    rows = zip(truth.image_ids.tolist(), truth.file_names, *columns, strict=True)
+    return Mistakes(truth.class_names, confusion, tuple(ImageMistakes(*row) for row in rows), iou, min_score)
+
+
+def _mistakes(image: ImageMistakes) -> int:
+    return image.confused + image.missed + image.false

@@ -1,0 +1,220 @@
+"""COCO-format ground truth and COCO results, read into flat arrays and checked.
+
+A result is ``{"image_id": int, "category_id": int, "bbox": [x, y, w, h], "score": float}``, its box in
+pixels, 0-based; for mask AP it has a ``segmentation`` (compressed RLE) instead of the ``bbox``, or both.
+Ground truth is COCO's dict with ``images``, ``categories`` and ``annotations``, whose rows may say
+``difficult`` (0 or 1) as VOC's do.
+
+Errors are ValueErrors that name the file and the place in it, as ``$[3].score``: row 3, counted from 0.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+from numpy.typing import NDArray
+
+from .checks import check_boxes, check_ids, check_scores
+from .masks import encode_masks, mask_areas, mask_boxes
+from .records import Detections, GroundTruth, Objects, corners_of
+
+Source: TypeAlias = str | os.PathLike[str]
+TruthSource: TypeAlias = Source | dict[str, Any] | GroundTruth
+PredictionSource: TypeAlias = Source | Sequence[dict[str, Any]] | Detections
+_Id = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+_Box = tuple[float, float, float, float]
+
+
+class _Image(Struct, gc=False):
+    id: _Id
+    file_name: str = ""
+    height: int | None = None
+    width: int | None = None
+
+
+class _Category(Struct, gc=False):
+    id: _Id
+    name: str
+
+
+class _Annotation(Struct, gc=False, kw_only=True):
+    id: _Id | None = None
+    image_id: _Id
+    category_id: _Id
+    bbox: _Box
+    area: float | None = None
+    iscrowd: bool | int = 0
+    difficult: bool | int = 0
+
+
+class _MaskAnnotation(_Annotation, kw_only=True):
+    segmentation: list[list[float]] | dict[str, Any]
+
+
+class _BoxTruth(Struct):
+    images: list[_Image]
+    categories: list[_Category]
+    annotations: list[_Annotation]
+
+
+class _MaskTruth(Struct):
+    images: list[_Image]
+    categories: list[_Category]
+    annotations: list[_MaskAnnotation]
+
+
+class _Prediction(Struct, gc=False, kw_only=True):
+    image_id: _Id
+    category_id: _Id | None = None
+    score: float
+
+
+class _BoxPrediction(_Prediction, kw_only=True):
+    bbox: _Box
+
+
+class _MaskPrediction(_Prediction, kw_only=True):
+    segmentation: dict[str, Any]
+
+
+def read_ground_truth(source: TruthSource, *, masks: bool = False) -> GroundTruth:
+    """Read and check a ground truth.
+
+    Args:
+        source: COCO-format dict, the path of a JSON file that holds one, or a ground truth that is read already.
+        masks: also read each annotation's ``segmentation``; images then need a ``height`` and ``width``.
+
+    Raises:
+        ValueError: the file is not JSON; a key is missing or of the wrong type; an id or a class name
+            appears twice; an annotation's image or category is unknown; a box is not finite, of negative
+            size, or looks like xyxy.
+    """
+    if isinstance(source, GroundTruth):
+        return source
+    name, content = _decode(source, _MaskTruth if masks else _BoxTruth, "ground truth")
+    images = sorted(content.images, key=lambda i: i.id)
+    categories = sorted(content.categories, key=lambda c: c.id)
+    _check_unique(content, name)
+    rows = content.annotations
+    image_ids, category_ids = _array([i.id for i in images]), _array([c.id for c in categories])
+    sizes = _array([(i.height or 0, i.width or 0) for i in images]).reshape(-1, 2)
+    places = check_ids(_array([r.image_id for r in rows]), image_ids, name, "$.annotations[{}].image_id")
+    labels = check_ids(_array([r.category_id for r in rows]), category_ids, name, "$.annotations[{}].category_id")
+    xywh = _boxes(rows)
+    check_boxes(xywh, sizes[places], name, "$.annotations[{}].bbox")
+    encoded = None
+    if masks:
+        _check_sizes(sizes, image_ids, name)
+        encoded = encode_masks([r.segmentation for r in rows], sizes[places], name, "$.annotations[{}].segmentation")
+    natural = xywh[:, 2] * xywh[:, 3] if encoded is None else mask_areas(encoded)
+    areas = np.array([np.nan if r.area is None else r.area for r in rows], dtype=np.float64)
+    objects = Objects(
+        images=places,
+        labels=labels,
+        xywh=xywh,
+        corners=corners_of(xywh),
+        areas=np.where(np.isnan(areas), natural, areas),
+        masks=encoded,
+        crowd=np.array([r.iscrowd for r in rows], dtype=np.bool_),
+        difficult=np.array([r.difficult for r in rows], dtype=np.bool_),
+    )
+    names = tuple(c.name for c in categories)
+    return GroundTruth(image_ids, tuple(i.file_name for i in images), sizes, category_ids, names, objects, name)
+
+
+def read_predictions(
+    source: PredictionSource, truth: GroundTruth, *, masks: bool = False, class_agnostic: bool = False
+) -> Detections:
+    """Read and check predictions.
+
+    Args:
+        source: list of COCO results, the path of a JSON file that holds one, or detections that are read
+            already. May be empty.
+        truth: the ground truth; its images and categories are the ones allowed.
+        masks: read ``segmentation`` instead of ``bbox``.
+        class_agnostic: a result without ``category_id`` is taken to be of the first category.
+
+    Raises:
+        ValueError: the file is not JSON; a key is missing or of the wrong type; an image or category is
+            unknown; a score is not in [0, 1]; a box is not finite, of negative size, or looks like xyxy.
+    """
+    if isinstance(source, Detections):
+        return source
+    name, rows = _decode(source, list[_MaskPrediction] if masks else list[_BoxPrediction], "predictions")
+    images = check_ids(_array([r.image_id for r in rows]), truth.image_ids, name, "$[{}].image_id")
+    labels = _labels(rows, truth, name, class_agnostic)
+    scores = np.array([r.score for r in rows], dtype=np.float64)
+    check_scores(scores, name, "$[{}].score")
+    if masks:
+        encoded = encode_masks([r.segmentation for r in rows], truth.sizes[images], name, "$[{}].segmentation")
+        xywh, areas = mask_boxes(encoded), mask_areas(encoded)
+    else:
+        encoded, xywh = None, _boxes(rows)
+        check_boxes(xywh, truth.sizes[images], name, "$[{}].bbox")
+        areas = xywh[:, 2] * xywh[:, 3]
+    return Detections(images, labels, xywh, corners_of(xywh), areas, encoded, scores, name)
+
+
+def _labels(rows: list[Any], truth: GroundTruth, name: str, class_agnostic: bool) -> NDArray[np.int64]:
+    ids = [r.category_id for r in rows]
+    if None in ids and not class_agnostic:
+        raise ValueError(f"{name}: Object missing required field `category_id` - at `$[{ids.index(None)}]`")
+    if None in ids:
+        ids = [truth.category_ids[0] if i is None else i for i in ids]
+    return check_ids(_array(ids), truth.category_ids, name, "$[{}].category_id")
+
+
+def _decode(source: Any, form: Any, name: str) -> tuple[str, Any]:
+    try:
+        if not isinstance(source, (str, os.PathLike)):
+            return name, msgspec.convert(source, form)
+        name, data = str(source), Path(source).read_bytes()
+        try:
+            return name, msgspec.json.decode(data, type=form)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            # again by a reader that takes the NaN which a diverged run writes, so that its row can be named
+            return name, msgspec.convert(_lenient(data, name, error), form)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _lenient(data: bytes, name: str, cause: Exception) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        cut = "; the file ends too early, was it cut short while it was written?" if "truncated" in str(cause) else ""
+        raise ValueError(f"{name}: not JSON: {error}{cut}") from None
+
+
+def _array(values: list[Any]) -> NDArray[np.int64]:
+    return np.array(values, dtype=np.int64)
+
+
+def _boxes(rows: list[Any]) -> NDArray[np.float64]:
+    flat = chain.from_iterable(r.bbox for r in rows)
+    return np.fromiter(flat, np.float64, 4 * len(rows)).reshape(-1, 4)
+
+
+def _check_unique(content: Any, name: str) -> None:
+    for section, key in (("images", "id"), ("categories", "id"), ("categories", "name"), ("annotations", "id")):
+        values = [getattr(row, key) for row in getattr(content, section)]
+        given = [value for value in values if value is not None]
+        if len(set(given)) < len(given):
+            value, _ = Counter(given).most_common(1)[0]
+            first, second = [row for row, other in enumerate(values) if other == value][:2]
+            place = f"`$.{section}[{second}].{key}`, first at `$.{section}[{first}].{key}`"
+            raise ValueError(f"{name}: {key} {value!r} appears twice - at {place}")
+
+
+def _check_sizes(sizes: NDArray[np.int64], image_ids: NDArray[np.int64], name: str) -> None:
+    for row in np.flatnonzero((sizes <= 0).any(1))[:1].tolist():
+        raise ValueError(f"{name}: masks need the height and width of their image, and image {image_ids[row]} has none")
