@@ -1,12 +1,13 @@
 import re
 
+import pytest
 import torch
 
 from .conftest import ROOT
 
 
-def code_blocks():
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+def code_blocks(page="README.md"):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
 
 
 def test_the_twelve_lines_train():
@@ -28,6 +29,16 @@ def fresh_parameters():
     return torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
         weights_backbone=None, num_classes=4
     ).parameters()
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*")
+def test_the_loop_for_a_gpu_trains_on_a_cpu_too():
+    [script] = code_blocks("docs/speed.md")
+    names = {}
+    exec(script, names)
+    assert names["loss"].isfinite()
+    assert names["mixer"].step == 4
+    assert {"weights", "sources"} <= set(names["targets"][0])
 
 
 def test_files_that_the_readme_names_exist():
