@@ -1,6 +1,8 @@
+import copy
 import json
 import logging
 import math
+import pickle
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detmix import check_target
 from detmix.data import DetectionDataset
-from detmix.data.annotations import Images, Objects, build_annotations
+from detmix.data.cleaning import Images, Objects, build_annotations
 
 SIZES = [(40, 60), (30, 30), (50, 20)]
 
@@ -102,7 +104,7 @@ def test_number_of_python_objects_does_not_depend_on_the_number_of_images():
     small, large = build([[1, 2, 3, 4]]), build([[1, 2, 3, 4]] * 50, sizes=SIZES * 20)
     for field in fields(large):
         value = getattr(large, field.name)
-        assert isinstance(value, np.ndarray | Path) or len(value) == len(getattr(small, field.name))
+        assert isinstance(value, np.ndarray | Path | None) or len(value) == len(getattr(small, field.name))
 
 
 def test_what_was_dropped_and_clipped_is_reported_once_with_rows(caplog):
@@ -270,3 +272,26 @@ def test_an_image_that_cannot_be_read_is_named(annotations):
     dataset.image_path(1).unlink()
     with pytest.raises(FileNotFoundError, match=r"bild-1-ä\.png"):
         dataset[1]
+
+
+def overwrite(annotations):
+    annotations.boxes[0] = 7
+
+
+def test_a_spawned_process_reads_the_arrays_of_its_parent():
+    found = build([[1, 2, 3, 4], [5, 6, 7, 8]], [2, 0])
+    process = torch.multiprocessing.get_context("spawn").Process(target=overwrite, args=(found,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert found._tensors["boxes"].tolist() == [[7, 7, 7, 7], [1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda found: pickle.loads(pickle.dumps(found))])
+def test_copies_are_equal_and_apart(duplicate):
+    found = build([[1, 2, 3, 4], [5, 6, 7, 8]], [2, 0])
+    other = duplicate(found)
+    for field in fields(found):
+        np.testing.assert_array_equal(getattr(other, field.name), getattr(found, field.name))
+    other.boxes[:] = 0
+    assert found.boxes.min() == 1

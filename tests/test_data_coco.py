@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detmix.data import read_coco
+from detmix.data import DetectionDataset, coco, json_rows, read_coco
+from detmix.data.json_rows import read_rows
 
 
 def content(**changes):
@@ -104,12 +105,12 @@ def test_class_names_that_are_not_the_files_are_stated_beside_them(names, tmp_pa
 
 
 WRONG = {
-    "not JSON": ("{", "not JSON"),
-    "an empty file": ("", "not JSON"),
-    "a picture": ("\x89PNG", "not JSON"),
-    "a list": ([], r"not a COCO annotation file: Expected `object`"),
-    "no annotations": ({"images": [], "categories": []}, "missing required field `annotations`"),
-    "images no list": (content(images={}), r"Expected `array`, got `object` - at `\$.images`"),
+    "not JSON": ("{", "wanted a key in quotes and a colon at byte 1"),
+    "an empty file": ("", "wanted '{', got the end of the file at byte 0"),
+    "a picture": ("\x89PNG", r"wanted '\{', got .* at byte 0"),
+    "a list": ([], r"not a COCO annotation file: wanted '\{', got '\['"),
+    "no annotations": ({"images": [], "categories": []}, "the key 'annotations' is missing"),
+    "images no list": (content(images={}), r"images must be an array, got '\{'"),
     "no images": (content(images=[], annotations=[]), "no image"),
     "no file name": (without("images", 1, "file_name"), r"images\[1\]: .*`file_name`"),
     "no bbox": (without("annotations", 2, "bbox"), r"annotations\[2\]: .*`bbox`"),
@@ -137,7 +138,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_wrong_is_named_with_the_file_and_the_row(case, tmp_path):
     data, message = WRONG[case]
-    with pytest.raises(ValueError, match=r"set\.json: " if case != "images no list" else "set") as caught:
+    with pytest.raises(ValueError, match=r"set\.json: ") as caught:
         read(tmp_path, data)
     caught.match(message)
 
@@ -145,7 +146,7 @@ def test_what_is_wrong_is_named_with_the_file_and_the_row(case, tmp_path):
 def test_bytes_that_are_not_text_are_not_json(tmp_path):
     path = tmp_path / "set.json"
     path.write_bytes(b'{"images": [{"id": 1, "file_name": "\xff\xfe"}]}')
-    with pytest.raises(ValueError, match=r"set\.json: not JSON"):
+    with pytest.raises(ValueError, match=r"set\.json: .* not JSON, in images\[0\] or a later row: 'utf-8' codec"):
         read_coco(path, tmp_path)
 
 
@@ -161,6 +162,61 @@ def test_what_other_tools_write_is_understood(tmp_path):
     found = read_coco(path, tmp_path)
     assert found.boxes[1].tolist() == [1, 2, 11, 22]
     assert found.area[1] == 200
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32-be"])
+def test_a_file_may_be_in_any_encoding_of_json(encoding, tmp_path):
+    data = changed("images", 1, file_name="bär.jpg")
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(data, ensure_ascii=False), encoding=encoding)
+    found = read_coco(path, tmp_path)
+    assert found.file_name(1) == "bär.jpg"
+    assert same(found, read(tmp_path, content()))
+
+
+def test_what_was_read_stays_when_the_file_changes(tmp_path):
+    path = write(tmp_path, content())
+    found = read_coco(path, tmp_path)
+    path.write_text("{}")
+    assert same(found, read(tmp_path, content()))
+    path.unlink()
+    assert DetectionDataset(found).target_of(2)["boxes"].tolist() == [[1, 2, 11, 22]]
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    path = write(tmp_path, content())
+
+    def read_and_write(file, kinds):
+        yield from read_rows(file, kinds)
+        write(tmp_path, content(annotations=[]))
+
+    monkeypatch.setattr(coco, "read_rows", read_and_write)
+    with pytest.raises(ValueError, match=r"set\.json: changed while it was read"):
+        read_coco(path, tmp_path)
+
+
+def test_a_file_of_many_pieces_reads_like_one(tmp_path, monkeypatch):
+    data = content()
+    data["images"] = [{"id": i, "file_name": f"{i}.jpg", "height": 100 + i, "width": 200} for i in range(60)]
+    data["annotations"] = [
+        {"id": 1000 - i, "image_id": i * 7 % 60, "category_id": (3, 18)[i % 2], "bbox": [i, i / 2, 5, 10]}
+        for i in range(150)
+    ]
+    expected = read(tmp_path, data)
+    monkeypatch.setattr(json_rows, "_WINDOW", 500)
+    found = read(tmp_path, data)
+    assert same(found, expected)
+    assert [found.file_name(i) for i in range(60)] == [f"{i}.jpg" for i in range(60)]
+    assert found.sizes.tolist() == [[100 + i, 200] for i in range(60)]
+    data["annotations"][140]["image_id"] = 77
+    with pytest.raises(ValueError, match=r"annotations\[140\]: image_id must be .*, got 77"):
+        read(tmp_path, data)
+
+
+def test_text_nested_without_end_is_refused(tmp_path):
+    data = json.dumps(content()).replace("[[0, 0, 8, 9]]", "[" * 100_000 + "]" * 100_000)
+    with pytest.raises(ValueError, match=r"set\.json: not a COCO annotation file: nested too deeply"):
+        read(tmp_path, data)
 
 
 def test_invalid_boxes_are_dropped_with_one_warning_or_raised(tmp_path, caplog):

@@ -1,21 +1,24 @@
-"""COCO annotation files: typed decoding that skips what a detector does not need, such as segmentations.
+"""COCO annotation files: typed decoding, row by row, that skips what a detector does not need, such as segmentations.
 
 Format: https://cocodataset.org/#format-data
 """
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, BinaryIO, NamedTuple
 
 import msgspec
 import numpy as np
 from msgspec import Meta, Raw, Struct
 from numpy.typing import NDArray
 
-from .annotations import Annotations, Images, Objects, OnInvalid, build_annotations
+from .annotations import Annotations
+from .cleaning import Images, Objects, OnInvalid, Segmentations, build_annotations
+from .json_rows import read_rows
 
 _Id = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Coordinate = float | None  # null becomes NaN, which is refused with the row's number and values
@@ -44,16 +47,30 @@ class _Annotation(Struct, gc=False):
     difficult: int | bool = 0
 
 
-class _File(Struct):
-    images: list[_Image]
-    annotations: list[_Annotation]
+class _MaskedAnnotation(_Annotation, gc=False):
+    segmentation: Raw = Raw(b"")
+
+
+class _Columns(NamedTuple):
+    """Some annotations, or all of them, in the order of the file."""
+
+    ids: NDArray[np.int64]
+    image_ids: NDArray[np.int64]
+    category_ids: NDArray[np.int64]
+    boxes: NDArray[np.float64]  # (M, 4) xyxy
+    area: NDArray[np.float64]
+    iscrowd: NDArray[np.bool_]
+    difficult: NDArray[np.bool_]
+    text: NDArray[np.uint8]  # the segmentations
+    lengths: NDArray[np.int64]  # (M,) of each; no rows where they are not wanted
+
+
+class _Content(NamedTuple):
+    image_ids: NDArray[np.int64]
+    sizes: NDArray[np.int32]
+    file_names: list[str]
     categories: list[_Category]
-
-
-class _Rows(Struct):
-    images: list[Raw]
-    annotations: list[Raw]
-    categories: list[Raw]
+    annotations: _Columns
 
 
 def read_coco(
@@ -61,54 +78,49 @@ def read_coco(
     image_dir: str | Path,
     *,
     class_names: Sequence[str] | None = None,
+    masks: bool = False,
     on_invalid: OnInvalid = "drop",
 ) -> Annotations:
     """Read a COCO annotation file (``instances_*.json``).
 
     Labels 1 ... K-1 follow the category ids in ascending order, or ``class_names`` where given. Images
-    without annotations are kept. Messages count rows from 0, as in ``annotations[12]``.
+    without annotations are kept. Messages count rows from 0, as in ``annotations[12]``. The file is read once,
+    from start to end; a change that is made to it later is not seen.
 
     Args:
         annotation_file: the JSON file.
         image_dir: the folder that its file names start from.
         class_names: the names that the file must have, in the order wanted for the labels.
-        on_invalid: ``"drop"`` drops a box without width or height and clips one past the edge, with
-            one warning in the log; ``"raise"`` makes either an error.
+        masks: keep the segmentations, from which a sample gets ``masks``. They are kept as the file writes them.
+        on_invalid: ``"drop"`` drops a box without width or height, and with ``masks`` an object without a
+            segmentation, and clips a box past the edge, with one warning in the log; ``"raise"`` makes each
+            an error.
 
     Raises:
         FileNotFoundError: there is no such annotation file.
         ValueError: it is not JSON; a key is missing or of the wrong type; it has no images; an id
             occurs twice; an annotation is of an unknown image or category; a coordinate is not
-            finite; ``class_names`` are not the file's; a box is invalid and ``on_invalid="raise"``.
-            The file is named, and the row.
+            finite; ``class_names`` are not the file's; an object is invalid and ``on_invalid="raise"``; the
+            file was changed while it was read. The file is named, and the row.
     """
     path = Path(annotation_file)
-    content = _decode(path)
-    for section in ("images", "categories", "annotations"):
-        _refuse_repeated_ids(f"{path}: {section}", [row.id for row in getattr(content, section)])
+    content = _read(path, masks)
+    for section, ids in (
+        ("images", content.image_ids),
+        ("categories", np.array([category.id for category in content.categories], np.int64)),
+        ("annotations", content.annotations.ids),
+    ):
+        _refuse_repeated_ids(f"{path}: {section}", ids)
     categories = _in_label_order(path, content.categories, class_names)
-    names, category_ids = [c.name for c in categories], [c.id for c in categories]
 
     def where(row: int) -> str:
         return f"{path}: annotations[{row}]"
 
-    rows, image_ids = content.annotations, [image.id for image in content.images]
-    xywh = np.array([row.bbox for row in rows], dtype=np.float64).reshape(-1, 4)
-    known = ", ".join(f"{i} ({n})" for i, n in zip(category_ids, names, strict=True))
-    objects = Objects(
-        image=_positions([row.image_id for row in rows], image_ids, where, "image_id", "the id of an image in it"),
-        boxes=np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]),
-        labels=_positions([row.category_id for row in rows], category_ids, where, "category_id", f"one of {known}") + 1,
-        area=np.array([np.nan if row.area is None else row.area for row in rows], dtype=np.float64),
-        iscrowd=np.array([row.iscrowd for row in rows], dtype=np.bool_),
-        difficult=np.array([row.difficult for row in rows], dtype=np.bool_),
-        ids=np.array([row.id for row in rows], dtype=np.int64),
-    )
     return build_annotations(
-        Images([i.file_name for i in content.images], [(i.height, i.width) for i in content.images], image_ids),
-        objects,
-        class_names=names,
-        category_ids=category_ids,
+        Images(content.file_names, content.sizes, content.image_ids),
+        _objects(content, categories, where, masks),
+        class_names=[category.name for category in categories],
+        category_ids=[category.id for category in categories],
         image_dir=Path(image_dir),
         source=str(path),
         where=where,
@@ -116,55 +128,103 @@ def read_coco(
     )
 
 
-def _decode(path: Path) -> _File:
+def _objects(content: _Content, categories: list[_Category], where: Callable[[int], str], masks: bool) -> Objects:
+    rows = content.annotations
+    category_ids = np.array([category.id for category in categories], np.int64)
+    known = ", ".join(f"{category.id} ({category.name})" for category in categories)
+    ends = np.cumsum(rows.lengths)
+    spans = np.stack([ends - rows.lengths, ends], axis=1)
+    return Objects(
+        image=_positions(rows.image_ids, content.image_ids, where, "image_id", "the id of an image in it"),
+        boxes=rows.boxes,
+        labels=_positions(rows.category_ids, category_ids, where, "category_id", f"one of {known}") + 1,
+        area=rows.area,
+        iscrowd=rows.iscrowd,
+        difficult=rows.difficult,
+        ids=rows.ids,
+        segmentations=Segmentations(rows.text, spans) if masks else None,
+    )
+
+
+def _read(path: Path, masks: bool) -> _Content:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such COCO annotation file")
-    data = path.read_bytes()
+    before = path.stat()
     try:
-        return _decode_typed(path, data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return _decode_typed(path, _to_strict_json(path, data, error))
+        with path.open("rb") as file:
+            content = _collect(_in_utf8(file), masks)
+    except RecursionError:
+        raise ValueError(f"{path}: not a COCO annotation file: nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not a COCO annotation file: {error}") from None
+    after = path.stat()
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise ValueError(f"{path}: changed while it was read: read it again")
+    return content
 
 
-def _decode_typed(path: Path, data: bytes) -> _File:
-    try:
-        return msgspec.json.decode(data, type=_File)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"{path}: not a COCO annotation file: {_bad_row(data) or error}") from None
+def _in_utf8(file: BinaryIO) -> BinaryIO:
+    """The same text without the byte order mark that some tools write, and in UTF-8 whatever their encoding."""
+    start = file.read(4)
+    encoding = json.detect_encoding(start)
+    file.seek(len(b"\xef\xbb\xbf") if encoding == "utf-8-sig" else 0)
+    return file if encoding.startswith("utf-8") else io.BytesIO(file.read().decode(encoding).encode())
 
 
-def _to_strict_json(path: Path, data: bytes, cause: Exception) -> bytes:
-    """The same without the byte order mark that some tools write, and with their NaN as null."""
-    try:
-        return msgspec.json.encode(json.loads(data))
-    except (ValueError, OverflowError):
-        raise ValueError(f"{path}: not JSON: {cause}") from None
+def _collect(file: BinaryIO, masks: bool) -> _Content:
+    images: list[tuple[NDArray[np.int64], NDArray[np.int32]]] = [(np.empty(0, np.int64), np.empty((0, 2), np.int32))]
+    file_names: list[str] = []
+    categories: list[_Category] = []
+    annotations = [_columns([], masks)]
+    kind = _MaskedAnnotation if masks else _Annotation
+    for piece in read_rows(file, {"images": _Image, "categories": _Category, "annotations": kind}):
+        if piece.section == "images":
+            sizes = np.array([(row.height, row.width) for row in piece.rows], np.int32)
+            images.append((np.array([row.id for row in piece.rows], np.int64), sizes))
+            file_names += [row.file_name for row in piece.rows]
+        elif piece.section == "categories":
+            categories += piece.rows
+        else:
+            annotations.append(_columns(piece.rows, masks))
+    ids, sizes = (np.concatenate(column) for column in zip(*images, strict=True))
+    return _Content(ids, sizes, file_names, categories, _joined(annotations))
 
 
-def _bad_row(data: bytes) -> str | None:
-    """The first row that is not as it should be; the decoder's own message leaves its number out."""
-    kinds = {"images": _Image, "annotations": _Annotation, "categories": _Category}
-    try:
-        rows = msgspec.json.decode(data, type=_Rows)
-    except msgspec.ValidationError:
-        return None
-    for section, kind in kinds.items():
-        for number, row in enumerate(getattr(rows, section)):
-            try:
-                msgspec.json.decode(row, type=kind)
-            except (msgspec.ValidationError, UnicodeDecodeError) as error:
-                return f"{section}[{number}]: {error}"
-    return None
+def _columns(rows: list[Any], masks: bool) -> _Columns:
+    boxes = np.array([row.bbox for row in rows], np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    texts = [_text(row.segmentation) for row in rows] if masks else []
+    return _Columns(
+        ids=np.array([row.id for row in rows], np.int64),
+        image_ids=np.array([row.image_id for row in rows], np.int64),
+        category_ids=np.array([row.category_id for row in rows], np.int64),
+        boxes=boxes,
+        area=np.array([row.area for row in rows], np.float64),
+        iscrowd=np.array([row.iscrowd for row in rows], np.bool_),
+        difficult=np.array([row.difficult for row in rows], np.bool_),
+        text=np.array(bytearray(b"".join(texts)), np.uint8),
+        lengths=np.array([len(text) for text in texts], np.int64),
+    )
 
 
-def _refuse_repeated_ids(what: str, ids: list[int]) -> None:
-    if len(set(ids)) == len(ids):
-        return
-    first: dict[int, int] = {}
-    for row, i in enumerate(ids):
-        if i in first:
-            raise ValueError(f"{what}[{row}]: ids must be unique, got {i} in row {first[i]} too")
-        first[i] = row
+def _text(segmentation: Raw) -> bytes:
+    text = bytes(segmentation)
+    return b"" if text in (b"null", b"[]") else text
+
+
+def _joined(parts: list[_Columns]) -> _Columns:
+    """All parts as one; they are given up column by column, so that little is there twice."""
+    columns: list[tuple[Any, ...]] = list(zip(*parts, strict=True))
+    parts.clear()
+    return _Columns(*(np.concatenate(columns.pop(0)) for _ in _Columns._fields))
+
+
+def _refuse_repeated_ids(what: str, ids: NDArray[np.int64]) -> None:
+    order = np.argsort(ids, kind="stable")
+    again = np.flatnonzero(ids[order[1:]] == ids[order[:-1]])
+    if len(again):
+        row, first = min((int(order[i + 1]), int(order[i])) for i in again.tolist())
+        raise ValueError(f"{what}[{row}]: ids must be unique, got {ids[row]} in row {first} too")
 
 
 def _in_label_order(path: Path, categories: list[_Category], names: Sequence[str] | None) -> list[_Category]:
@@ -182,11 +242,12 @@ def _in_label_order(path: Path, categories: list[_Category], names: Sequence[str
 
 
 def _positions(
-    ids: list[int], known: list[int], where: Callable[[int], str], key: str, wanted: str
+    ids: NDArray[np.int64], known: NDArray[np.int64], where: Callable[[int], str], key: str, wanted: str
 ) -> NDArray[np.int64]:
-    """Where each id stands in the list of known ones."""
-    position = {i: p for p, i in enumerate(known)}
-    found = np.array([position.get(i, -1) for i in ids], dtype=np.int64)
+    """Where each id stands among the known ones."""
+    position = {i: p for p, i in enumerate(known.tolist())}
+    distinct, inverse = np.unique(ids, return_inverse=True)
+    found = np.array([position.get(i, -1) for i in distinct.tolist()], np.int64)[inverse]
     for row in np.flatnonzero(found < 0)[:1].tolist():
         raise ValueError(f"{where(row)}: {key} must be {wanted}, got {ids[row]}")
     return found

@@ -23,9 +23,9 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
     """Samples for torchvision's detectors: ``image, target = dataset[i]``.
 
     The image is a (3, H, W) uint8 tensor. The target has ``boxes`` (N, 4) float32, ``labels`` (N,)
-    int64, ``area`` (N,) float32, ``iscrowd`` and ``difficult`` (N,) int64, and ``image_id``, an int. They
-    are copies: writing to a sample leaves the annotations alone. Crowds are left out of the samples,
-    and kept in :meth:`ground_truth`.
+    int64, ``area`` (N,) float32, ``iscrowd`` and ``difficult`` (N,) int64, ``image_id``, an int, and ``masks``
+    (N, H, W) uint8 if the annotations were read with them. They are copies: writing to a sample leaves the
+    annotations alone. Crowds are left out of the samples, and kept in :meth:`ground_truth`.
 
     Args:
         annotations: from :func:`read_coco` or :func:`read_voc`.
@@ -46,11 +46,12 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
         Raises:
             IndexError: there is no such sample.
             FileNotFoundError: the image file is missing.
-            ValueError: the image file is corrupt, or of another size than annotated; the file is named.
+            ValueError: the image file is corrupt, or of another size than annotated, or a segmentation is malformed;
+                the file is named, or the annotation.
         """
         index = range(len(self))[index]
         height, width = self.annotations.sizes[index].tolist()
-        image, target = read_image(self.image_path(index), (height, width)), self._target(index)
+        image, target = read_image(self.image_path(index), (height, width)), self.target_of(index)
         return (image, target) if self.transform is None else self.transform(image, target)
 
     @property
@@ -80,11 +81,9 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
         """All annotations in COCO's format, crowds included; see :meth:`Annotations.ground_truth`."""
         return self.annotations.ground_truth()
 
-    def _trainable(self, index: int) -> NDArray[np.int64]:
-        rows = self.annotations.rows(index)
-        return rows.start + np.flatnonzero(~self.annotations.iscrowd[rows])
-
-    def _target(self, index: int) -> Target:
+    def target_of(self, index: int) -> Target:
+        """The target of a sample, without decoding its image or calling the transform; it takes the same time for all."""
+        index = range(len(self))[index]
         given, rows = self.annotations, self._trainable(index)
         columns: dict[str, tuple[NDArray[Any], torch.dtype]] = {
             "boxes": (given.boxes, torch.float32),
@@ -95,4 +94,10 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
         }
         # an index array makes numpy copy, so a sample owns its memory
         target: Target = {key: torch.from_numpy(array[rows]).to(dtype) for key, (array, dtype) in columns.items()}
-        return {**target, "image_id": int(given.image_ids[index])}
+        target["image_id"] = int(given.image_ids[index])
+        masks = given.masks(index, rows)
+        return target if masks is None else {**target, "masks": torch.from_numpy(masks)}
+
+    def _trainable(self, index: int) -> NDArray[np.int64]:
+        rows = self.annotations.rows(index)
+        return rows.start + np.flatnonzero(~self.annotations.iscrowd[rows])

@@ -16,7 +16,8 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from numpy.typing import NDArray
 
-from .annotations import Annotations, Images, Objects, OnInvalid, build_annotations
+from .annotations import Annotations
+from .cleaning import Images, Objects, OnInvalid, build_annotations
 from .images import image_size
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

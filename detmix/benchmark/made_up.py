@@ -1,0 +1,79 @@
+"""Annotation files of any size, the same every time, for the benchmark: written once to the temporary folder."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import write_whole
+
+_CLASSES = 80
+_POLYGONS = 499  # different ones; they recur, each time with another object
+_LINES = 50_000  # written at a time
+
+
+def coco_file(images: int, boxes: int, *, polygons: bool = True) -> Path:
+    """A file in the layout of COCO's ``instances_train2017.json``: as many bytes for each image and object.
+
+    Args:
+        images: how many.
+        boxes: how many, spread over the images at random; one in a hundred is a crowd.
+        polygons: whether objects have outlines, which are five sixths of such a file.
+    """
+    name = f"coco-{images}-{boxes}{'' if polygons else '-boxes'}.json"
+    path = Path(tempfile.gettempdir()) / "detmix-benchmark" / name
+    if not path.is_file():
+        write_whole(path, partial(_write, images, boxes, polygons))
+    return path
+
+
+def _write(images: int, boxes: int, polygons: bool, path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with path.open("w", encoding="ascii") as file:
+        file.write('{"info": {"description": "made up"}, "licenses": [], "images": [')
+        _write_rows(file, _image_rows(images))
+        file.write('], "annotations": [')
+        _write_rows(file, _object_rows(images, boxes, _outlines(rng) if polygons else [""], rng))
+        categories = (f'{{"supercategory": "thing", "id": {i + 1}, "name": "class {i}"}}' for i in range(_CLASSES))
+        file.write(f'], "categories": [{", ".join(categories)}]}}')
+
+
+def _write_rows(file: Any, rows: Iterator[str]) -> None:
+    comma = ""
+    while lines := list(islice(rows, _LINES)):
+        file.write(comma + ", ".join(lines))
+        comma = ", "
+
+
+def _image_rows(images: int) -> Iterator[str]:
+    for i in range(1, images + 1):
+        yield (
+            f'{{"license": 3, "file_name": "{i:012d}.jpg", "coco_url": "http://images.example/train/{i:012d}.jpg", '
+            f'"height": 480, "width": 640, "date_captured": "2013-11-14 11:18:45", '
+            f'"flickr_url": "http://pictures.example/6116/{i:012d}_z.jpg", "id": {i}}}'
+        )
+
+
+def _object_rows(images: int, boxes: int, outlines: list[str], rng: np.random.Generator) -> Iterator[str]:
+    for start in range(0, boxes, _LINES):
+        count = min(_LINES, boxes - start)
+        corners, extents = rng.uniform(0, 400, (count, 2)).round(2), rng.uniform(2, 80, (count, 2)).round(2)
+        columns = (rng.integers(1, images + 1, count), rng.integers(1, _CLASSES + 1, count), rng.random(count) < 0.01)
+        rows = zip(*(column.tolist() for column in (corners, extents, *columns)), strict=True)
+        for number, ((x, y), (width, height), image, category, crowd) in enumerate(rows, start=start + 1):
+            yield (
+                f'{{{outlines[number % len(outlines)]}"area": {width * height:.4f}, "iscrowd": {crowd:d}, '
+                f'"image_id": {image}, "bbox": [{x}, {y}, {width}, {height}], "category_id": {category}, '
+                f'"id": {number}}}'
+            )
+
+
+def _outlines(rng: np.random.Generator) -> list[str]:
+    points = (rng.uniform(0, 400, 2 * int(rng.integers(4, 46))).round(2).tolist() for _ in range(_POLYGONS))
+    return [f'"segmentation": [{polygon}], ' for polygon in points]

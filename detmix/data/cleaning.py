@@ -1,0 +1,206 @@
+"""The one place where bad boxes are dealt with: what a reader found is checked, clipped, and laid out by image.
+
+Letters used below: I images, M objects of all images, K classes including background.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .annotations import Annotations
+
+OnInvalid = Literal["drop", "raise"]
+
+_LOGGER = logging.getLogger("detmix.data")
+_OVERHANG = 1.0  # pixels: clipping by no more than this is rounding, and not worth a word
+_ROWS_SHOWN = 3
+_BLOCK = 1 << 18  # objects that are clipped together, so that the memory this takes is bounded
+
+
+class Segmentations(NamedTuple):
+    """Segmentations of M objects, as the file writes them."""
+
+    text: NDArray[np.uint8]  # JSON, one after the other
+    spans: NDArray[np.int64]  # (M, 2) where each begins and ends; both the same where an object has none
+
+
+class Objects(NamedTuple):
+    """Objects of all images, in the order of the file, as a reader found them."""
+
+    image: NDArray[np.int64]  # (M,) which image, 0 ... I-1
+    boxes: NDArray[np.float64]  # (M, 4) xyxy in the file's own numbers, valid or not
+    labels: NDArray[np.int64]  # (M,)
+    area: NDArray[np.float64]  # (M,) NaN where the file has none
+    iscrowd: NDArray[np.bool_]  # (M,)
+    difficult: NDArray[np.bool_]  # (M,)
+    ids: NDArray[np.int64]  # (M,)
+    segmentations: Segmentations | None = None
+
+
+class Images(NamedTuple):
+    """Images, in the order of the file."""
+
+    file_names: Sequence[str]
+    sizes: Sequence[tuple[int, int]] | NDArray[np.int32]  # height and width in pixels
+    ids: Sequence[int] | NDArray[np.int64]
+
+
+class Clipped(NamedTuple):
+    """Objects clipped to their images, in the order of the file."""
+
+    boxes: NDArray[np.float32]  # (M, 4) xyxy, 0-based
+    area: NDArray[np.float64]  # (M,) the box's where the file has none
+    bad: dict[str, NDArray[np.bool_]]  # (M,) each, by what is wrong
+
+
+_EMPTY = "boxes without width or height inside the image"
+_OVERHANGING = "boxes more than a pixel past the edge of the image"
+_UNMASKED = "objects without a segmentation"
+_DROPPED = (_EMPTY, _UNMASKED)
+
+
+def build_annotations(
+    images: Images,
+    objects: Objects,
+    *,
+    class_names: Sequence[str],
+    category_ids: Sequence[int],
+    image_dir: Path,
+    source: str,
+    where: Callable[[int], str],
+    one_based: bool = False,
+    on_invalid: OnInvalid = "drop",
+) -> Annotations:
+    """Clean what a reader found and lay it out by image.
+
+    A box without width or height, in the file's numbers or once clipped to its image, is dropped, and so is an object
+    without a segmentation where those were read. What was dropped, or clipped by more than a pixel, is reported
+    once, as a warning of the logger ``detmix.data``.
+
+    Args:
+        images: the I images.
+        objects: the M objects, in any order.
+        class_names: K - 1 names, in label order.
+        category_ids: K - 1 original ids, in label order.
+        image_dir: the folder that the file names start from.
+        source: the file that messages name.
+        where: tells the file and row of object number m.
+        one_based: pixels count from 1 and x2, y2 are inclusive, as in VOC.
+        on_invalid: ``"raise"`` makes what would be dropped or reported an error.
+
+    Raises:
+        ValueError: there is no image; a class name occurs twice; a coordinate is not finite; an object
+            is invalid and ``on_invalid="raise"``. Each names the file, and the row where there is one.
+    """
+    if not len(images.ids):
+        raise ValueError(f"{source}: there is no image in it")
+    repeated = sorted({name for name in class_names if list(class_names).count(name) > 1})
+    if repeated:
+        raise ValueError(f"{source}: class names must be unique, got {repeated[0]!r} more than once")
+    sizes = np.array(images.sizes, dtype=np.int32).reshape(-1, 2)
+    clipped = clip(objects, sizes, where, one_based=one_based)
+    report(source, where, objects.boxes, clipped, on_invalid)
+    order = np.argsort(objects.image, kind="stable")
+    kept = order[~dropped(clipped)[order]]
+    encoded = [name.encode() for name in images.file_names]
+    return Annotations(
+        file_names=np.array(bytearray(b"".join(encoded)), dtype=np.uint8),
+        name_offsets=_offsets([len(name) for name in encoded]),
+        sizes=sizes,
+        image_ids=np.array(images.ids, dtype=np.int64),
+        offsets=_offsets(np.bincount(objects.image[kept], minlength=len(images.ids))),
+        boxes=clipped.boxes[kept],
+        labels=objects.labels[kept],
+        area=clipped.area[kept],
+        iscrowd=objects.iscrowd[kept],
+        difficult=objects.difficult[kept],
+        ids=objects.ids[kept],
+        class_names=tuple(class_names),
+        category_ids=tuple(category_ids),
+        image_dir=image_dir,
+        segmentations=None if objects.segmentations is None else objects.segmentations.text,
+        segmentation_spans=None if objects.segmentations is None else objects.segmentations.spans[kept],
+    )
+
+
+def clip(objects: Objects, sizes: NDArray[np.int32], where: Callable[[int], str], *, one_based: bool) -> Clipped:
+    """Clip boxes to their images and find what is wrong with them.
+
+    Args:
+        objects: the M objects.
+        sizes: (I, 2) height and width of the images in pixels.
+        where: tells the file and row of object number m.
+        one_based: as for ``build_annotations``.
+
+    Raises:
+        ValueError: a coordinate is not finite.
+    """
+    count = len(objects.boxes)
+    boxes, area = np.empty((count, 4), np.float32), np.empty(count, np.float64)
+    empty, overhanging = np.empty(count, np.bool_), np.empty(count, np.bool_)
+    for start in range(0, count, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        given = objects.boxes[part]
+        for row in np.flatnonzero(~np.isfinite(given).all(1))[:1].tolist():
+            raise ValueError(f"{where(start + row)}: box coordinates must be finite, got {given[row].tolist()}")
+        shifted = given - np.array([1, 1, 0, 0]) * one_based
+        inside = np.clip(shifted, 0, np.tile(sizes[objects.image[part], ::-1], 2))
+        boxes[part] = inside
+        empty[part] = _is_empty(given) | _is_empty(boxes[part])
+        overhanging[part] = (np.abs(inside - shifted).max(1) > _OVERHANG) & ~empty[part]
+        stated = objects.area[part]
+        area[part] = np.where(np.isnan(stated), np.prod(inside[:, 2:] - inside[:, :2], axis=1), stated)
+    bad = {_EMPTY: empty, _OVERHANGING: overhanging}
+    if objects.segmentations is not None:
+        bad[_UNMASKED] = np.diff(objects.segmentations.spans)[:, 0] == 0
+    return Clipped(boxes, area, bad)
+
+
+def dropped(clipped: Clipped) -> NDArray[np.bool_]:
+    """Which objects cannot be trained on, (M,)."""
+    return np.any([rows for what, rows in clipped.bad.items() if what in _DROPPED], axis=0)
+
+
+def report(
+    source: str, where: Callable[[int], str], boxes: NDArray[np.float64], clipped: Clipped, on_invalid: OnInvalid
+) -> None:
+    """Say what was dropped or clipped: one warning in the log, or an error.
+
+    Args:
+        source: the file that messages name.
+        where: tells the file and row of object number m.
+        boxes: (M, 4) in the file's own numbers.
+        clipped: what ``clip`` found.
+        on_invalid: ``"drop"`` warns, ``"raise"`` raises.
+
+    Raises:
+        ValueError: something is wrong and ``on_invalid="raise"``; on_invalid is neither.
+    """
+    if on_invalid not in ("drop", "raise"):
+        raise ValueError(f"on_invalid must be 'drop' or 'raise', got {on_invalid!r}")
+    findings = []
+    for what, bad in clipped.bad.items():
+        rows = np.flatnonzero(bad)
+        if len(rows):
+            shown = "; ".join(f"{where(row)} has xyxy {boxes[row].tolist()}" for row in rows[:_ROWS_SHOWN].tolist())
+            more = "; ..." if len(rows) > _ROWS_SHOWN else ""
+            done = f", {'dropped' if what in _DROPPED else 'clipped'}" if on_invalid == "drop" else ""
+            findings.append(f"{len(rows)} of {len(boxes)} {what}{done}: {shown}{more}")
+    if findings and on_invalid == "raise":
+        raise ValueError(f"{source}: {'. '.join(findings)}")
+    if findings:
+        _LOGGER.warning("%s: %s", source, ". ".join(findings))
+
+
+def _offsets(counts: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def _is_empty(boxes: NDArray[Any]) -> NDArray[np.bool_]:
+    return (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])

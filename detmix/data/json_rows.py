@@ -1,0 +1,232 @@
+"""Arrays of a JSON object, some thousand rows at a time: a file of any size takes the memory of a few megabytes of it.
+
+msgspec decodes each piece. Where a piece ends is guessed first: at the last ``},`` that a ``{`` follows. Text that is cut
+there decodes only if all that it opened is closed, so a wrong guess (inside a string, or in an array within a row)
+shows, and the brackets are counted instead.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Raw
+
+_WINDOW = 1 << 22  # bytes that are looked at together
+_LONGEST_KEY = 1 << 16
+_SPACE = b" \t\r\n"
+_NOT_SPACE = re.compile(rb"[^ \t\r\n]")
+_KEY = re.compile(rb'("(?:[^"\\]|\\.)*")[ \t\r\n]*:', re.DOTALL)
+_ESCAPED = re.compile(rb"\\.", re.DOTALL)
+_QUOTE, _COMMA = ord('"'), ord(",")
+_STEPS = np.zeros(256, np.int8)  # how the depth changes at a byte
+_STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
+_MARKS = _STEPS != 0
+_MARKS[[_QUOTE, _COMMA]] = True
+
+
+class Piece(NamedTuple):
+    """Rows of one of the arrays."""
+
+    section: str
+    first: int  # number of the first row
+    rows: list[Any]
+
+
+def read_rows(file: BinaryIO, kinds: Mapping[str, Any]) -> Iterator[Piece]:
+    """Decode some of the arrays that a JSON object holds; its other members are passed over.
+
+    Args:
+        file: JSON in UTF-8. NaN and infinities, which are not JSON but occur, are read as null.
+        kinds: for each key, the type of the rows in its array, as ``msgspec.json.decode`` takes it.
+
+    Yields:
+        The rows in the order of the file.
+
+    Raises:
+        ValueError: the file is not JSON, not such an object, lacks a key or has it twice, or a row is not of
+            its type; the section and row are named.
+    """
+    window = _Window(file)
+    missing = set(kinds)
+    window.take(b"{")
+    more = window.peek() != b"}"
+    while more:
+        key = window.take_key()
+        if key not in kinds:
+            window.skip_value()
+        elif key not in missing:
+            raise ValueError(f"the key {key!r} occurs twice")
+        else:
+            missing.remove(key)
+            yield from _read_array(window, key, kinds[key])
+        more = window.take(b",}") == b","
+    if missing:
+        raise ValueError(f"the key {min(missing)!r} is missing")
+    window.take(b"")
+
+
+class _Window:
+    """What is being looked at of a file: ``data[at:]`` comes next, and ``passed`` bytes came before ``data``."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.data, self.at, self.passed = file, b"", 0, 0
+
+    @property
+    def position(self) -> int:
+        """The place in the file that comes next, in bytes from its start."""
+        return self.passed + self.at
+
+    def look(self, size: int) -> int:
+        """Hold the next ``size`` bytes, or as many as are left; returns how many are held."""
+        if len(self.data) - self.at < size:
+            self.passed += self.at
+            self.data = self.data[self.at :] + self.file.read(max(size, _WINDOW))
+            self.at = 0
+        return len(self.data) - self.at
+
+    def peek(self) -> bytes:
+        """The next byte that is no white space; nothing at the end of the file."""
+        while self.look(1):
+            found = _NOT_SPACE.search(self.data, self.at)
+            if found:
+                self.at = found.start()
+                return found[0]
+            self.at = len(self.data)
+        return b""
+
+    def take(self, wanted: bytes) -> bytes:
+        """The next byte, which must be one of those wanted; if none is, the file must end."""
+        found = self.peek()
+        choices = [bytes([byte]) for byte in wanted] or [b""]
+        if found not in choices:
+            names = " or ".join(_name(choice) for choice in choices)
+            raise ValueError(f"wanted {names}, got {_name(found)} at byte {self.position}")
+        self.at += len(found)
+        return found
+
+    def take_key(self) -> str:
+        """The next key of an object, and the colon."""
+        self.peek()
+        size, ended = _WINDOW, False
+        while not (found := _KEY.match(self.data, self.at)):
+            if ended or size > _LONGEST_KEY:
+                raise ValueError(f"wanted a key in quotes and a colon at byte {self.position}")
+            ended = self.look(size) < size
+            size *= 2
+        self.at = found.end()
+        return msgspec.json.decode(found[1], type=str)
+
+    def skip_value(self) -> None:
+        """Pass over the value of a key."""
+        commas, closing = self.boundaries("a value that is not needed")
+        self.at += int(commas[0]) if len(commas) else closing
+
+    def boundaries(self, where: str) -> tuple[np.ndarray, int]:
+        """The commas between the next values, and the bracket behind the last; how far ahead each is.
+
+        One of both at least; the bracket is -1 if it is not within reach.
+        """
+        size = _WINDOW
+        while True:
+            held = self.look(size)
+            commas, closing = _boundaries(self.data[self.at :])
+            if len(commas) or closing >= 0:
+                return commas, closing
+            if held < size:
+                raise ValueError(f"the file ends within {where}")
+            size *= 2
+
+
+def _read_array(window: _Window, section: str, kind: Any) -> Iterator[Piece]:
+    if window.peek() != b"[":
+        raise ValueError(f"{section} must be an array, got {_name(window.peek())}")
+    window.take(b"[")
+    more, first = window.peek() != b"]", 0
+    if not more:
+        window.take(b"]")
+    while more:
+        if window.peek() in (b",", b"]"):
+            raise ValueError(f"wanted a row, {section}[{first}], got {_name(window.peek())} at byte {window.position}")
+        rows = _guessed_rows(window, kind)
+        if rows is None:
+            rows = _counted_rows(window, section, first, kind)
+        yield Piece(section, first, rows)
+        first += len(rows)
+        more = window.take(b",]") == b","
+
+
+def _guessed_rows(window: _Window, kind: Any) -> list[Any] | None:
+    window.look(_WINDOW)
+    cut = _guess(window.data, window.at)
+    if cut < 0:
+        return None
+    try:
+        rows: list[Any] = msgspec.json.decode(_array_text(window, cut - window.at), type=list[kind])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    window.at = cut
+    return rows
+
+
+def _guess(data: bytes, start: int) -> int:
+    """Where a row may end in data: behind the last ``}`` that is followed by a comma and a ``{``; -1 for nowhere."""
+    brace = data.rfind(b"},", start)
+    while brace >= 0 and data[brace + 2 : brace + 64].lstrip(_SPACE)[:1] != b"{":
+        brace = data.rfind(b"},", start, brace + 1)
+    return brace + 1 if brace >= 0 else -1
+
+
+def _counted_rows(window: _Window, section: str, first: int, kind: Any) -> list[Any]:
+    commas, closing = window.boundaries(f"{section}[{first}] or a later row")
+    length = closing if closing >= 0 else int(commas[-1])
+    text = _array_text(window, length)
+    try:
+        rows: list[Any] = msgspec.json.decode(text, type=list[kind])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        rows = _decode_leniently(text, section, first, kind, window.position)
+    window.at += length
+    return rows
+
+
+def _decode_leniently(text: bytes, section: str, first: int, kind: Any, position: int) -> list[Any]:
+    """The same with NaN as null, or an error that names the row."""
+    try:
+        text = msgspec.json.encode(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON at byte {position + error.pos - 1}, in {section}: {error.msg}") from None
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"not JSON, in {section}[{first}] or a later row: {error}") from None
+    rows = []
+    for number, row in enumerate(msgspec.json.decode(text, type=list[Raw]), start=first):
+        try:
+            rows.append(msgspec.json.decode(row, type=kind))
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{section}[{number}]: {error}") from None
+    return rows
+
+
+def _array_text(window: _Window, length: int) -> bytes:
+    return b"".join((b"[", memoryview(window.data)[window.at : window.at + length], b"]"))
+
+
+def _boundaries(text: bytes) -> tuple[np.ndarray, int]:
+    """The commas of depth 0 and the bracket that closes what came before the text, -1 if none does."""
+    # a backslash hides the byte after it, a quote for one
+    codes = np.frombuffer(_ESCAPED.sub(b"..", text) if b"\\" in text else text, np.uint8)
+    places = np.flatnonzero(_MARKS[codes])
+    marks = codes[places]
+    outside = np.cumsum(marks == _QUOTE, dtype=np.int32) % 2 == 0
+    depth = np.cumsum(np.where(outside, _STEPS[marks], 0), dtype=np.int32)
+    closing = np.flatnonzero(depth < 0)[:1]
+    end = len(places) if not len(closing) else int(closing[0])
+    commas = places[:end][(depth[:end] == 0) & outside[:end] & (marks[:end] == _COMMA)]
+    return commas, int(places[end]) if len(closing) else -1
+
+
+def _name(byte: bytes) -> str:
+    return repr(byte.decode("latin-1")) if byte else "the end of the file"

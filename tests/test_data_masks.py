@@ -1,0 +1,176 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from detmix import check_target
+from detmix.data import Augment, DetectionDataset, read_coco
+from detmix.data.masks import decode_masks
+
+SIZE = (30, 40)
+TRIANGLE, SQUARE, PARTS = (
+    [[3, 4, 20.5, 6, 9, 25]],
+    [[1, 1, 4, 1, 4, 4, 1, 4]],
+    [[5, 5, 9, 5, 9, 9], [20, 5, 25, 9, 20, 9]],
+)
+
+
+def decode(segmentation, size=SIZE):
+    return decode_masks([("annotation 7", json.dumps(segmentation).encode())], size)[0]
+
+
+def compressed(mask):
+    found = coco_mask.encode(np.asfortranarray(mask))
+    return found | {"counts": found["counts"].decode()}
+
+
+def run_lengths(mask):
+    """Counted pixel by pixel, down the columns, zeros first."""
+    counts, value = [0], 0
+    for pixel in mask.T.reshape(-1).tolist():
+        if pixel != value:
+            counts.append(0)
+            value = pixel
+        counts[-1] += 1
+    return {"counts": counts, "size": list(mask.shape)}
+
+
+sizes = st.tuples(st.integers(1, 9), st.integers(1, 90))
+
+
+@settings(max_examples=100, deadline=None)
+@given(sizes.flatmap(lambda size: arrays(np.uint8, size, elements=st.integers(0, 1))))
+def test_run_lengths_give_the_mask_that_was_encoded(mask):
+    for encode in (compressed, run_lengths):
+        np.testing.assert_array_equal(decode(encode(mask), mask.shape), mask)
+
+
+def test_run_lengths_of_a_large_mask():
+    mask = np.zeros((1000, 1500), np.uint8)
+    mask[100:900, 200:1300] = 1
+    np.testing.assert_array_equal(decode(compressed(mask), mask.shape), mask)
+
+
+def test_a_polygon_drawn_by_hand():
+    expected = np.zeros(SIZE, np.uint8)
+    expected[1:4, 1:4] = 1
+    np.testing.assert_array_equal(decode(SQUARE), expected)
+
+
+WRONG = {
+    "a word": ("x", "Expected"),
+    "nothing": ([], "length >= 1"),
+    "a line": ([[1, 2, 3, 4]], "length >= 6"),
+    "a box": ([1, 2, 3, 4], "Expected `array`, got `int`"),
+    "half a point": ([[1, 2, 3, 4, 5, 6, 7]], "pairs of numbers, got 7"),
+    "a null": ([[1, 2, None, 4, 5, 6]], "got `null`"),
+    "far away": ([[1, 2, 1e9, 4, 5, 6]], r"the point \[1000000000.0, 4.0\] lies far outside the image of 40x30"),
+    "further away": ([[1, 2, 3, 4, 5, -1e300]], "lies far outside the image"),
+    "no counts": ({"size": [30, 40]}, "missing required field `counts`"),
+    "another size": ({"counts": [1200], "size": [40, 30]}, r"its size is \[40, 30\], the image's \[30, 40\]"),
+    "too few pixels": ({"counts": [1199], "size": [30, 40]}, "must add up to 1200 pixels, got 1199"),
+    "no pixels": ({"counts": "", "size": [30, 40]}, "must add up to 1200 pixels, got 0"),
+    "too many pixels": ({"counts": [2**31 - 1] * 4, "size": [30, 40]}, "must add up to 1200 pixels"),
+    "a negative count": ({"counts": [1300, -100], "size": [30, 40]}, "`int` >= 0"),
+    "a negative sum": ({"counts": "0000O", "size": [30, 40]}, "must add up to 1200 pixels"),
+    "other characters": ({"counts": "é\n ", "size": [30, 40]}, "not a segmentation"),
+    "a count without end": ({"counts": "o" * 100_000, "size": [30, 40]}, "more than 31 bits"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_named_with_the_annotation(case):
+    segmentation, message = WRONG[case]
+    with pytest.raises(ValueError, match="annotation 7: not a segmentation: ") as caught:
+        decode(segmentation)
+    caught.match(message)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=12))
+def test_any_text_as_counts_is_a_mask_or_refused(counts):
+    try:
+        found = decode({"counts": counts, "size": [3, 4]}, (3, 4))
+    except ValueError:
+        return
+    assert found.max() <= 1
+    assert found.sum() == coco_mask.area({"counts": counts.encode(), "size": [3, 4]})
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Two images; a crowd, an empty box and an object without a segmentation stand among the others."""
+    mask = np.zeros(SIZE, np.uint8)
+    mask[10:20, 5:30] = 1
+    rows = [
+        (2, SQUARE),
+        (1, PARTS),
+        (2, run_lengths(mask)),
+        (1, TRIANGLE),
+        (2, []),
+        (2, compressed(mask)),
+        (2, TRIANGLE),
+    ]
+    annotations = [
+        {"id": i, "image_id": image, "category_id": 1, "bbox": [i, 2, 5, 9], "segmentation": s}
+        for i, (image, s) in enumerate(rows, start=10)
+    ]
+    annotations[2]["iscrowd"] = 1
+    annotations[3]["bbox"] = [3, 3, 0, 4]
+    images = [{"id": i, "file_name": f"{i}.png", "height": SIZE[0], "width": SIZE[1]} for i in (1, 2)]
+    for image in images:
+        Image.new("RGB", SIZE[::-1]).save(tmp_path / image["file_name"])
+    path = tmp_path / "set.json"
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "dog"}]}
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # annToMask, with numpy 2
+def test_samples_have_the_masks_that_pycocotools_draws(file, caplog):
+    dataset = DetectionDataset(read_coco(file, file.parent, masks=True))
+    assert "1 of 7 objects without a segmentation, dropped: " in caplog.text
+    assert "annotations[4]" in caplog.text
+    theirs = COCO(str(file))
+    for index, ids in enumerate([[11], [10, 15, 16]]):
+        image, target = dataset[index]
+        assert target["masks"].dtype == torch.uint8
+        assert target["masks"].tolist() == [theirs.annToMask(theirs.anns[i]).tolist() for i in ids]
+        assert target["boxes"][:, 0].tolist() == [i for i in ids]
+        check_target(target, size=SIZE)
+        flipped = Augment()(image, target)[1]["masks"]
+        assert flipped.flatten().sum() == target["masks"].sum()
+
+
+def test_masks_are_left_out_unless_wanted(file):
+    found = read_coco(file, file.parent)
+    assert found.segmentations is None
+    assert found.ids.tolist() == [11, 10, 12, 14, 15, 16]
+    assert "masks" not in DetectionDataset(found).target_of(1)
+
+
+def test_an_object_without_a_segmentation_can_be_an_error(file):
+    with pytest.raises(ValueError, match=r"set\.json: .*1 of 7 objects without a segmentation: .*annotations\[4\]"):
+        read_coco(file, file.parent, masks=True, on_invalid="raise")
+
+
+def test_the_ground_truth_has_the_segmentations_of_the_file(file):
+    truth = read_coco(file, file.parent, masks=True).ground_truth()
+    given = {row["id"]: row["segmentation"] for row in json.loads(file.read_text())["annotations"]}
+    assert {row["id"]: row["segmentation"] for row in truth["annotations"]} == {
+        i: given[i] for i in (10, 11, 12, 15, 16)
+    }
+
+
+def test_an_image_without_objects_has_no_masks(file):
+    content = json.loads(file.read_text())
+    content["annotations"] = []
+    file.write_text(json.dumps(content))
+    assert DetectionDataset(read_coco(file, file.parent, masks=True)).target_of(0)["masks"].shape == (0, *SIZE)
