@@ -6,6 +6,9 @@ import pytest
 # read when torch is imported: threads that wait by spinning make the suite several times slower on a busy machine
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# the tests neither read nor fill the index of the user who runs them
+os.environ["DETMIX_CACHE_DIR"] = "off"
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

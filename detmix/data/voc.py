@@ -1,39 +1,59 @@
 """VOC folders: one XML file for each image, lists of names for each set.
 
+What the XML files say is kept in a cache file, with the size and the time of change of each.
+
 Format: Everingham and Winn, The PASCAL Visual Object Classes Challenge 2012 Development Kit.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import math
+import os
 import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
+from . import cache
 from .annotations import Annotations
+from .cache import CacheDir
 from .cleaning import Images, Objects, OnInvalid, build_annotations
 from .images import image_size
 
+_LOGGER = logging.getLogger("detmix.data")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_LAYOUT = 1  # of the cache file; another number as soon as it holds something else, or the same read differently
+_YOUNG = 2_000_000_000  # nanoseconds; a file changed again this soon may keep its time, by which changes are told
 
 
-class _Object(NamedTuple):
+class _Object(Struct, array_like=True, gc=False):
     name: str
     box: list[float]
     difficult: bool
 
 
-class _Record(NamedTuple):
-    path: Path
+class _Record(Struct, array_like=True, gc=False):
+    """What one XML file says."""
+
+    name: str
     file_name: str
-    size: tuple[int, int]
+    size: tuple[int, int] | None
     objects: list[_Object]
+
+
+class _Index(Struct):
+    layout: int
+    root: str
+    stamps: list[tuple[int, int]]  # size and time of change in nanoseconds of each XML file
+    records: list[_Record]
 
 
 def read_voc(
@@ -42,6 +62,7 @@ def read_voc(
     *,
     class_names: Sequence[str] | None = None,
     on_invalid: OnInvalid = "drop",
+    cache_dir: CacheDir = None,
 ) -> Annotations:
     """Read one image set of a VOC folder.
 
@@ -51,6 +72,9 @@ def read_voc(
     that the XML lacks is read from the image. An image is ``<name>.jpg``, or has the suffix that the XML's
     ``<filename>`` has. Messages count objects from 1, as in ``object[3]``.
 
+    What the XML files say is written to a cache file and read from there the next time, unless the list of names, or
+    the size or time of change of one of the files, is another; the result and its warnings are the same either way.
+
     Args:
         root: the folder, ``VOC2007`` for example.
         image_set: the name of the list, without ``.txt``.
@@ -58,6 +82,9 @@ def read_voc(
             Pass the training set's to read the validation set, which may lack a class.
         on_invalid: ``"drop"`` drops a box without width or height and clips one past the edge, with
             one warning in the log; ``"raise"`` makes either an error.
+        cache_dir: folder of the cache file, of about a tenth of the size of the XML files; False for none. Left out, it
+            is the environment variable ``DETMIX_CACHE_DIR``, a folder or ``off``, and where that is not set
+            ``$XDG_CACHE_HOME/detmix`` or ``~/.cache/detmix``. Where it cannot be written, there is none.
 
     Raises:
         FileNotFoundError: the image set or the XML file of an image is missing.
@@ -67,17 +94,18 @@ def read_voc(
     """
     root = Path(root)
     set_file, names = _read_image_set(root, image_set)
-    records = [_read_record(root, name, set_file) for name in names]
+    records = _read_records(root, names, set_file, cache.cache_folder(cache_dir))
+    sizes = [record.size or image_size(root / "JPEGImages" / record.file_name) for record in records]
     objects = [found for record in records for found in record.objects]
     image = np.repeat(np.arange(len(records)), [len(record.objects) for record in records])
 
     def where(row: int) -> str:
         number = row - int(np.searchsorted(image, image[row])) + 1
-        return f"{records[image[row]].path}: object[{number}]"
+        return f"{_xml_path(root, records[image[row]].name)}: object[{number}]"
 
     classes = sorted({found.name for found in objects}) if class_names is None else list(class_names)
     return build_annotations(
-        Images([r.file_name for r in records], [r.size for r in records], range(1, len(records) + 1)),
+        Images([r.file_name for r in records], sizes, range(1, len(records) + 1)),
         Objects(
             image=image,
             boxes=np.array([found.box for found in objects], dtype=np.float64).reshape(-1, 4),
@@ -118,19 +146,48 @@ def _read_image_set(root: Path, image_set: str) -> tuple[Path, list[str]]:
     return path, names
 
 
-def _read_record(root: Path, name: str, set_file: Path) -> _Record:
-    path = root / "Annotations" / f"{name}.xml"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such annotation file, and {set_file} lists it")
+def _read_records(root: Path, names: list[str], set_file: Path, folder: Path | None) -> list[_Record]:
+    """What the XML files say, from the cache file if it is of these files as they are now."""
+    stamps = [_stamp(root, name, set_file) for name in names]
+    if folder is None:
+        return [_read_record(root, name) for name in names]
+    place = str(root.resolve())
+    key = hashlib.blake2b(f"{place}\0{set_file.stem}".encode(), digest_size=8).hexdigest()
+    file = folder / f"voc-{key}.index"
+    found = cache.load(file, _Index)
+    if found and (found.layout, found.root, found.stamps) == (_LAYOUT, place, stamps):
+        if [record.name for record in found.records] == names:
+            return found.records
+    _LOGGER.info("%s: reading %d annotation files", set_file, len(names))
+    started = time.time_ns()
+    records = [_read_record(root, name) for name in names]
+    if max((changed for _, changed in stamps), default=0) < started - _YOUNG:
+        cache.store(file, _Index(_LAYOUT, place, stamps, records))
+    return records
+
+
+def _xml_path(root: Path, name: str) -> Path:
+    return root / "Annotations" / f"{name}.xml"
+
+
+def _stamp(root: Path, name: str, set_file: Path) -> tuple[int, int]:
+    try:
+        found = os.stat(f"{root}/Annotations/{name}.xml")
+    except FileNotFoundError:
+        message = f"{_xml_path(root, name)}: no such annotation file, and {set_file} lists it"
+        raise FileNotFoundError(message) from None
+    return found.st_size, found.st_mtime_ns
+
+
+def _read_record(root: Path, name: str) -> _Record:
+    path = _xml_path(root, name)
     annotation = _parse(path)
     stated = PurePosixPath(annotation.findtext("filename", "").strip()).suffix
-    file_name = name + (stated or ".jpg")
-    size = _read_size(path, annotation) or image_size(root / "JPEGImages" / file_name)
     objects = [
         _read_object(f"{path}: object[{number}]", element)
         for number, element in enumerate(annotation.findall("object"), start=1)
     ]
-    return _Record(path, file_name, size, objects)
+    return _Record(name, name + (stated or ".jpg"), _read_size(path, annotation), objects)
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
