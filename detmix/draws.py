@@ -16,7 +16,7 @@ import numpy as np
 # What draws are for. Two purposes with one seed are so kept from drawing the same numbers.
 MIXING = 0  # plus the depth of nesting
 SCENES = 1 << 32
-AUGMENTATION = 2 << 32
+AUGMENTATION = 2 << 32  # plus 1 for the seeds of samples
 BATCHES = 3 << 32  # plus 1 in the collate function
 STREAMS = 4 << 32  # plus the depth of nesting
 MANIFOLD = 5 << 32  # plus 1 for the partners

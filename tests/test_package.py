@@ -8,6 +8,7 @@ PUBLIC = {
     "MixupBatch",
     "MixupDataset",
     "MixupIterable",
+    "SeededDataset",
     "check_target",
     "collate",
     "cutmix_pair",

@@ -49,8 +49,9 @@ class Albumentations:
         min_visibility: drops a box of which one transform leaves less than this share of its area.
         min_area: drops a box that a transform leaves smaller than this, in square pixels.
         seed: given, the draws depend on it, the epoch and the target's ``image_id`` alone, whatever the
-            number of workers; call :meth:`set_epoch` before each epoch, or they repeat. Left out, every
-            call draws anew, in every worker.
+            number of workers; call :meth:`set_epoch` before each epoch, or they repeat. Left out, they follow
+            torch's global generator, as those of torchvision's v2 transforms do: every call draws anew, in every
+            worker.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class Albumentations:
 
     def _generator(self, target: Target) -> np.random.Generator:
         if self.seed is None:
-            return np.random.default_rng()
+            return np.random.default_rng(int(torch.randint(2**63 - 1, ())))
         if "image_id" not in target:
             raise ValueError(f"a seed needs targets with an image_id to draw for, got the keys {sorted(target)}")
         return generator_at(self.seed, int(self._epoch), int(target["image_id"]), AUGMENTATION)
