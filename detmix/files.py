@@ -11,6 +11,8 @@ from typing import Any
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file under a temporary name and move it into place, so that no reader meets half of it.
 
+    The disk has the content before the name points to it, so that a power cut leaves the old file or the new one.
+
     Args:
         path: where the file is to be; its folder is made if need be.
         write: called with the temporary path.
@@ -19,6 +21,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
+        with temporary.open("rb") as content:
+            os.fsync(content.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -70,8 +70,6 @@ def shuffle_pixels(image, target):
     return image.roll(shift % 64, dims=-1), target
 
 
-
-
 class Composed(A.Compose):
     """albumentations' own Compose, called as a transform of samples."""
 
@@ -115,7 +113,9 @@ def test_a_sample_depends_neither_on_workers_nor_on_the_order_of_visits(kind, in
     again.set_epoch(2)
     assert torch.equal(again[4][0], wanted[4][0])
     samples.set_epoch(3)  # reaches workers that already run
-    changed = [not torch.equal(image, wanted[index][0]) for index, ([image], _) in zip(loader.sampler, loader)]
+    changed = [
+        not torch.equal(image, wanted[index][0]) for index, ([image], _) in zip(loader.sampler, loader, strict=True)
+    ]
     assert all(changed)
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from detmix.training.analysis import open_run, read_weights
+from detmix.training.analysis import open_run
+from detmix.training.checkpoints import read_weights
 from tests.conftest import ROOT
 
 TINY = ["--data.shapes.train=4", "--data.shapes.val=2", "--samples=3"]

@@ -1,5 +1,5 @@
 from detmix.files import write_whole
-from detmix.training.files import read_history, set_aside
+from detmix.training.files import forget_from, newest_version, read_history, set_aside
 
 
 def test_earlier_runs_are_numbered_and_none_is_lost(tmp_path):
@@ -20,9 +20,21 @@ def test_history_joins_the_parts_of_an_interrupted_run_in_order(tmp_path):
     assert read_history(tmp_path / "nothing") == []
 
 
-def test_steps_done_again_after_an_interruption_are_there_once(tmp_path):
-    for version, text in ((0, "step,loss\n1,a\n2,a\n3,a\n"), (1, "step,loss\n3,b\n4,b\n")):
+def test_a_run_that_goes_on_forgets_the_rows_that_come_again_and_a_line_that_was_cut_off(tmp_path):
+    for version, text in ((0, "step,loss\n1,a\n2,a\n3,a\n"), (1, "step,loss\n3,b\n4,b\n5")):
         write_whole(
             tmp_path / "csv" / f"version_{version}" / "metrics.csv", lambda path, text=text: path.write_text(text)
         )
-    assert [row["step"] + row["loss"] for row in read_history(tmp_path)] == ["1a", "2a", "3b", "4b"]
+    assert [row["step"] + row["loss"] for row in read_history(tmp_path)] == ["1a", "2a", "3a", "3b", "4b"]
+    forget_from(tmp_path, 4)
+    assert [row["step"] + row["loss"] for row in read_history(tmp_path)] == ["1a", "2a", "3a", "3b"]
+    forget_from(tmp_path, 3)
+    assert [row["step"] + row["loss"] for row in read_history(tmp_path)] == ["1a", "2a"]
+    forget_from(tmp_path / "nothing", 0)
+
+
+def test_the_newest_version_counts_by_number(tmp_path):
+    assert newest_version(tmp_path) is None
+    for number in (0, 2, 10):
+        (tmp_path / f"version_{number}").mkdir()
+    assert newest_version(tmp_path) == 10

@@ -279,7 +279,7 @@ def test_a_last_training_batch_of_one_image_is_left_out(scenes, batch_size, proc
     shapes = ShapesOptions(train=scenes, val=scenes, size=64, max_extent=32)
     data = DetectionData("shapes", shapes=shapes, batch_size=batch_size)
     cpu = SimpleNamespace(root_device=torch.device("cpu"))
-    data.trainer = SimpleNamespace(world_size=processes, current_epoch=0, max_epochs=1, strategy=cpu)
+    data.trainer = SimpleNamespace(world_size=processes, global_rank=0, current_epoch=0, max_epochs=1, strategy=cpu)
     loader, share = data.train_dataloader(), -(-scenes // processes)
     batches = torch.utils.data.BatchSampler(range(share), batch_size, loader.drop_last)
     assert [len(batch) for batch in batches] == wanted

@@ -19,7 +19,7 @@ from lightning import seed_everything
 from detmix.training import DetectionData, DetectionModule
 from detmix.training.preview import batch_mixer, write_preview
 
-OTHER_SECTIONS = ("name", "runs", "ckpt_path", "weights_only", "verbose")
+OTHER_SECTIONS = ("name", "runs", "resume", "checkpoint_every", "ckpt_path", "weights_only", "verbose")
 
 
 def main() -> None:

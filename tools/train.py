@@ -2,7 +2,7 @@
 
 python tools/train.py fit --config configs/quickstart.yaml
 python tools/train.py fit --config configs/bccd.yaml --data.mixup null       # without mixing
-python tools/train.py fit --config configs/bccd.yaml --ckpt_path runs/bccd/checkpoints/last.ckpt   # go on
+python tools/train.py fit --config configs/bccd.yaml --resume           # go on where it was stopped or killed
 python tools/train.py test --config configs/bccd.yaml
 """
 

@@ -7,7 +7,6 @@ from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
@@ -25,12 +24,23 @@ from ..analysis import DetectionRates, Entanglement, detection_rates, entangleme
 from ..analysis.inference import OnStep
 from ..figures.analysis import entanglement_figure, visibility_figure
 from ..files import write_whole
+from .checkpoints import read_weights
 from .data import DetectionData
 from .module import DetectionModule
 
 Split = Literal["val", "test"]
 
-_OTHER_SECTIONS = ("seed_everything", "trainer", "name", "runs", "ckpt_path", "weights_only", "verbose")
+_OTHER_SECTIONS = (
+    "seed_everything",
+    "trainer",
+    "name",
+    "runs",
+    "resume",
+    "checkpoint_every",
+    "ckpt_path",
+    "weights_only",
+    "verbose",
+)
 
 _CLASSES_SHOWN = 6  # columns of a table that a terminal holds
 
@@ -154,39 +164,6 @@ def open_run(config: Path, overrides: Sequence[str] = ()) -> tuple[DetectionData
         raise ValueError(f"{config}: {error}") from error
     run.model.build("test", run.data.class_names)
     return run.data, run.model.detector
-
-
-def read_weights(path: Path, detector: nn.Module) -> dict[str, Any]:
-    """A file of weights as ``tools/train.py`` leaves it in ``model.pt``, read without running code from it.
-
-    Args:
-        path: the file.
-        detector: what the weights are for; it is not changed.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no such file, or one of another detector.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of weights")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError) as error:
-        raise ValueError(f"{path}: not a file of weights, such as tools/train.py leaves in model.pt") from error
-    wanted = {name: value.shape for name, value in detector.state_dict().items()}
-    given = {name: getattr(value, "shape", None) for name, value in state.items()} if isinstance(state, dict) else {}
-    other = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
-    if other:
-        name = other[0]
-        raise ValueError(
-            f"{path}: not the weights of this config's detector; {len(other)} of {len(wanted)} tensors differ, "
-            f"{name} first: wanted {_shape(wanted.get(name))}, got {_shape(given.get(name))}"
-        )
-    return state
-
-
-def _shape(shape: Any) -> str:
-    return "none" if shape is None else f"shape {tuple(shape)}"
 
 
 def _device(device: str | None) -> torch.device:

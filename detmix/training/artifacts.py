@@ -51,15 +51,29 @@ class RunFiles(L.Callback):
         self.command = command
         self.config_text = config_text
         self._start = time.time()
+        self._seconds_before = 0.0  # of the run, in processes before this one
+        self._trained = False
         self._samples: list[Image.Image] = []
         self._first_start = True  # a run that goes on keeps the picture of its beginning
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock, and save the resolved config."""
-        self._start = time.time()
+        self._start = time.time() - self._seconds_before
         self._first_start = not (self.run_dir / "train_samples.png").exists()
         if trainer.is_global_zero:
             write_whole(self.run_dir / "config.yaml", lambda path: path.write_text(self.config_text))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """There is something to train: a run that is finished already keeps its files."""
+        self._trained = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """How the run was started, and how long it has taken, for the checkpoint."""
+        return {"command": self.command, "seconds": time.time() - self._start}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the run that the checkpoint is of."""
+        self.command, self._seconds_before = state_dict["command"], state_dict["seconds"]
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -85,7 +99,7 @@ class RunFiles(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the weights and the report."""
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not self._trained:
             return
         module = _module(pl_module)
         assert module.detector is not None

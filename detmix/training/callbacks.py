@@ -106,6 +106,10 @@ class MixupSchedule(L.Callback):
         if mixing_of(data, pl_module, callbacks_of(trainer)):
             data.check_schedule(trainer.max_epochs)
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Pass the epoch on; a run that goes on in the middle of one does not start it again."""
+        data_of(trainer).start_epoch(trainer.current_epoch, trainer.max_epochs)
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Pass the epoch on, also to data-loading workers that are already running."""
         data_of(trainer).start_epoch(trainer.current_epoch, trainer.max_epochs)
@@ -113,6 +117,10 @@ class MixupSchedule(L.Callback):
 
 class ValidateAtTheEnd(L.Callback):
     """Validates after the last epoch whatever the interval, so that the numbers are those of the final weights."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """For a run that goes on in the middle of the last epoch."""
+        self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """In the last epoch, set the interval to one."""

@@ -11,17 +11,23 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from jsonargparse import ActionYesNo
+from jsonargparse.typing import PositiveInt
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from .artifacts import RunFiles
 from .callbacks import MixupSchedule, ProgressBar, Throughput, ValidateAtTheEnd, mixing_of
+from .checkpoints import CheckpointFiles, read_checkpoint
 from .data import DetectionData
-from .files import set_aside
+from .faults import FiniteLoss
+from .files import forget_from, newest_version, set_aside
 from .module import DetectionModule
+from .resume import BestCheckpoint, LastCheckpoint
 
 _UNHELPFUL = (
     ".*does not have many workers",  # chosen so: see DetectionData's num_workers
@@ -29,6 +35,7 @@ _UNHELPFUL = (
     ".*recommended to use `self.log.*sync_dist",  # every process has evaluated all images already
     ".*exists and is not empty",  # a run that goes on writes to its own folder
     ".*callbacks used to create the checkpoint",  # those that save are of no use to validate and test
+    ".*your dataloader is not resumable",  # LastCheckpoint and TrainingOrder see to that
     ".*args parameter is intended to run from within Python",  # cli_main takes them from nowhere else
 )
 
@@ -37,11 +44,23 @@ class DetmixCLI(LightningCLI):
     """LightningCLI with a run folder: ``runs/<config name>``, or ``..._nomix`` where nothing is mixed."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the run's name and the folder of all runs."""
+        """Add the run's name, the folder of all runs, and how a run is taken up again."""
         parser.add_argument(
             "--name", type=str | None, default=None, help="Name of the run; the config file's by default."
         )
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument(
+            "--resume",
+            action=ActionYesNo,
+            default=False,
+            help="fit: go on from the run's own last checkpoint, if it has one; begin if not.",
+        )
+        parser.add_argument(
+            "--checkpoint_every",
+            type=PositiveInt,
+            default=500,
+            help="fit: steps between two checkpoints within an epoch; there is one at the end of each epoch too.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Keep the command, for the report."""
@@ -60,16 +79,18 @@ class DetmixCLI(LightningCLI):
         config = self._get(self.config_init, "trainer", default={})
         run_dir = self.run_dir
         fitting = self.subcommand == "fit"
+        self._checkpoint = self._read_checkpoint()
         chosen: dict[str, Any] = {
             "default_root_dir": run_dir,
             "callbacks": [*_as_list(config.get("callbacks")), *self._callbacks(run_dir, fitting)],
         }
         if config.get("precision") is None:
             chosen["precision"] = "bf16-mixed" if _has_bf16(config.get("accelerator")) else "32-true"
+        plugins = _as_list(config.get("plugins"))
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            chosen["plugins"] = [*plugins, CheckpointFiles()]
         if config.get("logger") is None:
-            chosen["logger"] = (
-                [CSVLogger(run_dir, name="csv"), TensorBoardLogger(run_dir, name="tensorboard")] if fitting else False
-            )
+            chosen["logger"] = self._loggers(run_dir) if fitting else False
         return super().instantiate_trainer(**chosen, **kwargs)
 
     @property
@@ -97,29 +118,30 @@ class DetmixCLI(LightningCLI):
     def before_fit(self) -> None:
         """Keep an earlier run of the same name, unless this one goes on from it."""
         self._prepare()
-        if self._get(self.config, "ckpt_path") is None:
+        if self._goes_on:
+            _forget_from(self.run_dir, self._checkpoint["global_step"])
+        else:
             _keep_earlier(self.run_dir)
+        self._checkpoint = {}
 
     def before_validate(self) -> None:
-        """Take the run's last checkpoint unless another is given."""
-        self._default_checkpoint()
+        """Look at everything before anything is written."""
         self._prepare()
 
     def before_test(self) -> None:
-        """Take the run's last checkpoint unless another is given."""
-        self._default_checkpoint()
+        """Look at everything before anything is written."""
         self._prepare()
 
     def _prepare(self) -> None:
-        """Open the data, build the detector and look for the checkpoint before anything is written."""
-        stage, checkpoint = str(self.subcommand), self._get(self.config_init, "ckpt_path")
+        """Open the data, build the detector and compare it with the checkpoint before anything is written."""
+        stage = str(self.subcommand)
         try:
             self.datamodule.setup(stage)
             self.model.build(stage, self.datamodule.class_names)
             if stage == "fit" and self._mixes:
                 self.datamodule.check_schedule(self.trainer.max_epochs)
-            if checkpoint not in (None, "best", "last", "hpc", "registry") and not Path(checkpoint).exists():
-                raise FileNotFoundError(f"{checkpoint}: no such checkpoint")
+            if self._checkpoint:
+                self.model.require_own(self._checkpoint, self._checkpoint_path)
         except (ValueError, TypeError, OSError, RuntimeError) as error:
             self.parser.error(str(error))
 
@@ -147,20 +169,52 @@ class DetmixCLI(LightningCLI):
             line = f"AP {numbers['AP']:.3f}  AP50 {numbers['AP50']:.3f} (COCO)  AP50 {numbers['voc/AP50']:.3f} (VOC)"
             Console().print(f"[bold]{line}[/bold]\nSee {file}", soft_wrap=True)
 
-    def _default_checkpoint(self) -> None:
+    @property
+    def _checkpoint_path(self) -> Path:
+        return Path(str(self._get(self.config_init, "ckpt_path")))
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the checkpoint is this run's own, and not that of a run to begin another from."""
+        folder = (self.run_dir / "checkpoints").resolve()
+        return bool(self._checkpoint) and folder in self._checkpoint_path.resolve().parents
+
+    def _read_checkpoint(self) -> dict[str, Any]:
+        """The checkpoint that was asked for, or that the command takes by default; empty where there is none."""
         settings = self.config_init[self.subcommand]
-        if settings["ckpt_path"] is not None:
-            return
         last = self.run_dir / "checkpoints" / "last.ckpt"
-        if not last.exists():
-            self.parser.error(f"there is no {last}: run 'fit' first, or pass --ckpt_path")
-        settings["ckpt_path"] = str(last)
+        if self.subcommand == "fit":
+            if settings["resume"] or settings["ckpt_path"] == "last":
+                given = None if settings["ckpt_path"] == "last" else settings["ckpt_path"]
+                settings["ckpt_path"] = str(last) if last.exists() else given
+        elif settings["ckpt_path"] is None:
+            if not last.exists():
+                raise FileNotFoundError(f"there is no {last}: run 'fit' first, or pass --ckpt_path")
+            settings["ckpt_path"] = str(last)
+        if settings["ckpt_path"] in (None, "best", "last", "hpc", "registry"):
+            return {}
+        return read_checkpoint(self._checkpoint_path, weights_only=settings["weights_only"] is not False, mmap=True)
+
+    def _loggers(self, run_dir: Path) -> list[Any]:
+        """The rows for the report, and TensorBoard, which overlooks what it was told of steps that are done again."""
+        again: dict[str, Any] = {}
+        if self._goes_on:
+            version = newest_version(run_dir / "tensorboard")
+            again = {"version": version, "purge_step": self._checkpoint["global_step"]}
+        return [CSVLogger(run_dir, name="csv"), TensorBoardLogger(run_dir, name="tensorboard", **again)]
+
+    def _config_text(self) -> str:
+        """The resolved config, from which the run can be done again from its beginning."""
+        config = self._get_config().clone()
+        config.resume = False
+        if self._goes_on:
+            config.ckpt_path = None
+        return self._parser(self.subcommand).dump(config, skip_none=False)
 
     def _callbacks(self, run_dir: Path, fitting: bool) -> list[L.Callback]:
-        config_text = self._parser(self.subcommand).dump(self._get_config(), skip_none=False)
         shown = self._get(self.config_init, "trainer.enable_progress_bar") is not False
         bar: list[L.Callback] = [ProgressBar()] if shown else []
-        files: list[L.Callback] = [*bar, RunFiles(run_dir, f"python {self.command}", config_text)]
+        files: list[L.Callback] = [*bar, RunFiles(run_dir, f"python {self.command}", self._config_text())]
         if not fitting:
             return files
         folder = run_dir / "checkpoints"
@@ -169,10 +223,16 @@ class DetmixCLI(LightningCLI):
             ValidateAtTheEnd(),
             Throughput(),
             LearningRateMonitor("step"),
-            ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False),
-            ModelCheckpoint(folder, "best", monitor="val/AP", mode="max", enable_version_counter=False),
+            FiniteLoss(),
             *files,
+            BestCheckpoint(folder),
+            # after the best one, so that it knows of it
+            LastCheckpoint(folder, every_n_steps=self._get(self.config, "checkpoint_every"), command=self._way_on()),
         ]
+
+    def _way_on(self) -> str:
+        """The command that takes this run up again."""
+        return f"python {self.command}" + ("" if "--resume" in self.command.split() else " --resume")
 
     def _get_config(self) -> Any:
         return self.config.get(str(self.subcommand), self.config)
@@ -205,6 +265,11 @@ def _keep_earlier(run_dir: Path) -> None:
     kept = set_aside(run_dir)
     if kept is not None:
         Console().print(f"The earlier run in {run_dir} is now in {kept}.")
+
+
+@rank_zero_only
+def _forget_from(run_dir: Path, step: int) -> None:
+    forget_from(run_dir, step)
 
 
 def _has_bf16(accelerator: str | None) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import cv2
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader
 from torchvision.transforms.v2.functional import to_dtype
@@ -20,6 +21,9 @@ from ..data import DetectionDataset, Shapes, read_coco, read_voc
 from ..data.augment import Augment
 from ..dataset import Mix, MixupDataset
 from ..partners import PartnerPolicy
+from ..seeding import SeededDataset
+from .loader import TrainingLoader, TrainingOrder
+from .signals import leave_signals_to_the_parent
 
 Stage = Literal["train", "val", "test"]
 
@@ -137,6 +141,10 @@ class DetectionData(L.LightningDataModule):
         self.category_ids: tuple[int, ...] = source.category_ids
         sources = [source, *(self._open(split, "train", self.class_names, self.augment) for split in others)]
         self.train_set = self._mixed(sources)
+        # seed_everything, and not the seed of the scenes, so that the validation scenes stay when it is changed
+        self._run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        self.seeded_set = SeededDataset(self.train_set, seed=self._run_seed)
+        self._order = TrainingOrder(self.seeded_set, seed=self._run_seed)
 
     @property
     def mixes(self) -> bool:
@@ -191,22 +199,53 @@ class DetectionData(L.LightningDataModule):
     def start_epoch(self, epoch: int, max_epochs: int | None) -> None:
         """Tell the training set which epoch it is; mixing is off in the last ``no_mixup_epochs``."""
         unmixed = self._unmixed_epochs
-        self.train_set.set_epoch(epoch)
-        self.train_set.enable(unmixed == 0 or max_epochs is None or epoch < max_epochs - unmixed)
+        self.seeded_set.set_epoch(epoch)
+        self.seeded_set.enable(unmixed == 0 or max_epochs is None or epoch < max_epochs - unmixed)
+
+    def order(self) -> dict[str, int]:
+        """What the order of the training samples depends on, beside the epoch."""
+        return {
+            "seed": self._run_seed,
+            "images": len(self.train_set),
+            "batch size": self.batch_size,
+            "processes": self._processes,
+        }
+
+    def go_on(self, epoch: int, batches: int, order: dict[str, int], threads: int) -> None:
+        """Begin an epoch after some of its batches, as a run does that was interrupted there.
+
+        Args:
+            epoch: which epoch.
+            batches: how many of its batches each process has had.
+            order: what ``order`` gave when they were counted. If it is another one now, the epoch is no longer the
+                one that was interrupted; that is warned about.
+            threads: with which a CPU computed: it takes as many again, whatever the number of workers now, since sums
+                are rounded differently with another number.
+        """
+        if not self._on_gpu():
+            torch.set_num_threads(min(threads, _cores()))
+        now = self.order()
+        changed = [f"{name} was {order.get(name)} and is {now[name]}" for name in now if order.get(name) != now[name]]
+        if changed and batches:
+            rank_zero_warn(
+                f"the checkpoint lies within epoch {epoch}, and what the order of that depends on has changed: "
+                f"{', '.join(changed)}. The rest of this epoch will miss some images and see others twice"
+            )
+        self._order.skip(epoch, batches * self.batch_size)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled, mixed batches."""
-        if self.trainer is not None:  # workers load ahead before the first epoch begins
-            self.start_epoch(self.trainer.current_epoch, self.trainer.max_epochs)
-        return self._loader(self.train_set, shuffle=True, drop_last=self._leaves_one_over())
+        """Shuffled, mixed batches, in an order that depends on the run's seed and the epoch alone."""
+        rank = 0 if self.trainer is None else self.trainer.global_rank
+        self._order = TrainingOrder(self.seeded_set, processes=self._processes, rank=rank, seed=self._run_seed)
+        return self._loader(TrainingLoader, self.seeded_set, sampler=self._order, drop_last=self._leaves_one_over())
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation images as they are."""
-        return self._loader(self.evaluated_set("val"), shuffle=False)
+        return self._loader(DataLoader, self.evaluated_set("val"))
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Test images as they are."""
-        return self._loader(self.evaluated_set("test"), shuffle=False)
+        return self._loader(DataLoader, self.evaluated_set("test"))
 
     def on_after_batch_transfer(self, batch: tuple[Any, Any], dataloader_idx: int) -> tuple[Any, Any]:
         """Make uint8 images float in [0, 1], on the device: a quarter of the bytes travel."""
@@ -250,23 +289,26 @@ class DetectionData(L.LightningDataModule):
             transform=transform,
         )
 
+    @property
+    def _processes(self) -> int:
+        return 1 if self.trainer is None else self.trainer.world_size
+
     def _leaves_one_over(self) -> bool:
         """Whether the last of a process's training batches would hold one image, and others more."""
-        processes = 1 if self.trainer is None else self.trainer.world_size
-        images = -(-len(self.train_set) // processes)  # the distributed sampler fills up to a multiple
+        images = -(-len(self.train_set) // self._processes)  # the distributed sampler fills up to a multiple
         return images > self.batch_size > 1 and images % self.batch_size == 1
 
-    def _loader(self, dataset: Any, *, shuffle: bool, drop_last: bool = False) -> DataLoader[Any]:
-        return DataLoader(
+    def _loader(self, kind: type[DataLoader[Any]], dataset: Any, **options: Any) -> DataLoader[Any]:
+        return kind(
             dataset,
             batch_size=self.batch_size,
-            shuffle=shuffle,
-            drop_last=drop_last,
             collate_fn=collate,
+            generator=torch.Generator(),  # for the workers' seeds, which would come from the model's generator else
             num_workers=self._workers(),
-            worker_init_fn=_one_thread,
+            worker_init_fn=_start_worker,
             persistent_workers=self._workers() > 0,
             pin_memory=self._on_gpu(),
+            **options,
         )
 
     def _on_gpu(self) -> bool:
@@ -289,9 +331,10 @@ def data_of(trainer: Any) -> DetectionData:
     return trainer.datamodule
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     """Workers stand beside each other: threads of their own would only take turns."""
     cv2.setNumThreads(0)
+    leave_signals_to_the_parent()
 
 
 def _cores() -> int:

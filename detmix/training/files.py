@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import itertools
-import math
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+
+from ..files import write_whole
 
 
 def set_aside(run_dir: Path) -> Path | None:
@@ -24,6 +27,19 @@ def set_aside(run_dir: Path) -> Path | None:
     return run_dir.rename(free)
 
 
+def forget_from(run_dir: Path, step: int) -> None:
+    """Drop the logged rows of a step and later ones: a run that goes on from there will log them again.
+
+    Args:
+        run_dir: the run's folder; the rows are in ``csv/version_*/metrics.csv``.
+        step: first of the steps that are done again.
+    """
+    for file in _logs(run_dir):
+        names, rows = _read_rows(file)
+        kept = [row for row in rows if int(row["step"]) < step]
+        write_whole(file, partial(_write_rows, names=names, rows=kept))
+
+
 def read_history(run_dir: Path) -> list[dict[str, str]]:
     """The logged rows of a run, in order, those from before an interruption included.
 
@@ -31,16 +47,35 @@ def read_history(run_dir: Path) -> list[dict[str, str]]:
         run_dir: the run's folder; the rows are in ``csv/version_*/metrics.csv``.
 
     Returns:
-        One dict for each row; a quantity that was not logged in it is an empty string. Steps that were done
-        again after an interruption are there once, as they were done last.
+        One dict for each row; a quantity that was not logged in it is an empty string.
     """
-    versions = sorted((run_dir / "csv").glob("version_*"), key=lambda folder: int(folder.name.split("_")[1]))
-    rows: list[dict[str, str]] = []
-    for folder in versions:
-        file = folder / "metrics.csv"
-        if file.exists():
-            with file.open(newline="") as lines:
-                continued = list(csv.DictReader(lines))
-            start = min((int(row["step"]) for row in continued), default=math.inf)
-            rows = [row for row in rows if int(row["step"]) < start] + continued
-    return rows
+    return [row for file in _logs(run_dir) for row in _read_rows(file)[1]]
+
+
+def newest_version(folder: Path) -> int | None:
+    """Number of the newest of a logger's folders ``version_0``, ``version_1`` ...; None where there are none."""
+    return max((_number(path) for path in folder.glob("version_*")), default=None)
+
+
+def _logs(run_dir: Path) -> list[Path]:
+    folders = sorted((run_dir / "csv").glob("version_*"), key=_number)
+    return [folder / "metrics.csv" for folder in folders if (folder / "metrics.csv").exists()]
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name.split("_")[1])
+
+
+def _read_rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Names and rows of a log; a last line that was cut off when the process was killed is left out."""
+    text = file.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    reader = csv.DictReader(whole.splitlines())
+    return list(reader.fieldnames or []), list(reader)
+
+
+def _write_rows(path: Path, names: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
+    with path.open("w", newline="") as lines:
+        writer = csv.DictWriter(lines, names)
+        writer.writeheader()
+        writer.writerows(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from ..evaluation import CocoResult, VocResult, coco_results, evaluate_coco, eva
 from ..losses import Normalizer
 from ..manifold import ManifoldMixup
 from ..targets import Target
+from .checkpoints import require_same_tensors
 from .data import data_of
 from .models import Weights, build_detector, weights_shape_the_model
 
@@ -245,8 +247,27 @@ class DetectionModule(L.LightningModule):
         self._evaluate("test")
         self._visits = {}
 
+    def require_own(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Refuse a checkpoint of another model.
+
+        Args:
+            checkpoint: as it was read.
+            path: where it comes from, for the message.
+
+        Raises:
+            ValueError: its tensors or its optimizer are not those of this model; both sides are named.
+        """
+        require_same_tensors(path, checkpoint["state_dict"], self)
+        optimizer = checkpoint.get("optimizer", self.optimizer_name)
+        if optimizer != self.optimizer_name:
+            raise ValueError(
+                f"{path}: trained with --model.optimizer {optimizer}, and this run is to go on with "
+                f"{self.optimizer_name}; its state would not fit"
+            )
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the step that the mixing of features draws next."""
+        """Keep the step that the mixing of features draws next, and the name of the optimizer."""
+        checkpoint["optimizer"] = self.optimizer_name
         if self.mixer is not None:
             checkpoint["manifold"] = self.mixer.state_dict()
 

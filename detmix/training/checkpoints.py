@@ -1,0 +1,124 @@
+"""Checkpoint files: written whole, read without running code from them, refused with a reason."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import nn
+
+from ..files import write_whole
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """How the trainer writes and reads checkpoints.
+
+    A checkpoint is written beside its place and moved there, so what was there before stays until the new one is
+    whole. Reading takes tensors and plain values only (``weights_only=True``), unless told otherwise.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            OSError: it could not be written, as on a full disk; what was at the path before is there still.
+        """
+        try:
+            write_whole(Path(path), lambda file: torch.save(checkpoint, file))
+        except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
+            free = shutil.disk_usage(Path(path).parent).free / 2**20
+            raise OSError(
+                f"{path}: the checkpoint could not be written, {free:.0f} MiB are free there: {_first_line(error)}"
+            ) from error
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint; see ``read_checkpoint``."""
+        return read_checkpoint(Path(path), map_location=map_location, weights_only=weights_only is not False)
+
+
+def read_checkpoint(
+    path: Path, *, map_location: Any = "cpu", weights_only: bool = True, mmap: bool = False
+) -> dict[str, Any]:
+    """A checkpoint of the trainer.
+
+    Args:
+        path: the file.
+        map_location: see ``torch.load``.
+        weights_only: refuse what is no tensor or plain value, since reading it could run code.
+        mmap: leave the values of the tensors on disk until they are looked at.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is truncated, no checkpoint, or holds what is refused.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=weights_only, mmap=mmap)
+    except UnpicklingError as error:
+        raise ValueError(
+            f"{path}: holds more than tensors and plain values, and reading that could run code from the file. If you "
+            f"trust it, pass --weights_only false. torch says: {_first_line(error)}"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path}: truncated, or no checkpoint: {_first_line(error)}") from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "global_step", "epoch"} <= checkpoint.keys():
+        raise ValueError(f"{path}: not a checkpoint of tools/train.py, such as it leaves in checkpoints/last.ckpt")
+    return checkpoint
+
+
+def read_weights(path: Path, detector: nn.Module) -> dict[str, Any]:
+    """A file of weights as ``tools/train.py`` leaves it in ``model.pt``, read without running code from it.
+
+    Args:
+        path: the file.
+        detector: what the weights are for; it is not changed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no such file, or one of another detector.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of weights")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        raise ValueError(f"{path}: not a file of weights, such as tools/train.py leaves in model.pt") from error
+    state = state if isinstance(state, dict) else {}
+    require_same_tensors(path, state, detector)
+    return state
+
+
+def require_same_tensors(path: Path, given: Mapping[str, Any], module: nn.Module) -> None:
+    """Refuse weights that are not a module's.
+
+    Args:
+        path: where they come from, for the message.
+        given: the weights by name.
+        module: what they are for; it is not changed.
+
+    Raises:
+        ValueError: names or shapes differ; the first that does is named.
+    """
+    wanted = {name: value.shape for name, value in module.state_dict().items()}
+    found = {name: getattr(value, "shape", None) for name, value in given.items()}
+    other = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if other:
+        name = other[0]
+        raise ValueError(
+            f"{path}: not the weights of this config's detector; {len(other)} of {len(wanted)} tensors differ, "
+            f"{name} first: wanted {_shape(wanted.get(name))}, got {_shape(found.get(name))}"
+        )
+
+
+def _shape(shape: Any) -> str:
+    return "none" if shape is None else f"shape {tuple(shape)}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

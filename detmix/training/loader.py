@@ -1,0 +1,44 @@
+"""The order in which a training visits its samples, from any batch on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from typing import Any
+
+from torch.utils.data import DataLoader, DistributedSampler
+
+
+class TrainingOrder(DistributedSampler[int]):
+    """The shuffled samples of one process in an epoch: a function of (seed, epoch, process).
+
+    torch's own sampler for several processes, and for one as well. ``skip`` leaves out what was visited before an
+    interruption.
+    """
+
+    def __init__(self, dataset: Sized, *, processes: int = 1, rank: int = 0, seed: int = 0) -> None:
+        """Describe the order.
+
+        Args:
+            dataset: what is visited; only its length matters.
+            processes: how many share it; the last round is filled up from the beginning, so that all have as many.
+            rank: which of them this is.
+            seed: of the order.
+        """
+        super().__init__(dataset, num_replicas=processes, rank=rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
+        self._visited = (0, 0)  # epoch, samples of this process
+
+    def skip(self, epoch: int, samples: int) -> None:
+        """Begin an epoch, and no other, after so many samples of this process."""
+        self._visited = (epoch, samples)
+
+    def __iter__(self) -> Iterator[int]:
+        epoch, samples = self._visited
+        order = list(super().__iter__())
+        return iter(order[samples:] if epoch == self.epoch else order)
+
+
+class TrainingLoader(DataLoader[Any]):
+    """A data loader that takes nothing before it is asked for a batch: by then the epoch is known."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        yield from super().__iter__()

@@ -1,0 +1,214 @@
+"""The checkpoint from which a run goes on as if it had never been interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+
+from .data import data_of
+from .faults import advice, require_finite
+from .random_state import random_state, set_random_state
+from .signals import StopRequests
+
+_KEY = "detmix"  # of what is added to Lightning's checkpoint
+
+
+class Stopped(SystemExit):
+    """A training that ended because it was asked to; the code is 128 plus the signal's number."""
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``last.ckpt``, from which a run goes on bit for bit, on a CPU; and writes it when the run is to stop.
+
+    It is written every n steps, at the end of each epoch, before the step that a validation follows, and on SIGINT and
+    SIGTERM. To Lightning's checkpoint it adds the place in the epoch and the states of the random generators of all
+    processes. A new one takes the place of the old one when the rows that were logged up to it are on disk too; that
+    of the last epoch, when all other files of the run are.
+    """
+
+    def __init__(self, folder: Path, *, every_n_steps: int, command: str) -> None:
+        """Say where and how often.
+
+        Args:
+            folder: of the checkpoints.
+            every_n_steps: steps of the optimizer from one to the next within an epoch; 1 or more.
+            command: goes on from the checkpoint, to be shown when the run ends early.
+
+        Raises:
+            ValueError: every_n_steps is below 1.
+        """
+        if every_n_steps < 1:
+            raise ValueError(f"checkpoint_every must be 1 step or more, got {every_n_steps}")
+        self.path = folder / "last.ckpt"
+        self.every_n_steps = every_n_steps
+        self.command = command
+        self._next = folder / "next.ckpt"
+        self._written: int | None = None  # the step of the one that waits to take its place
+        self._step: int | None = None  # that of the one in place
+        self._requests = StopRequests()
+        self._stopping = False
+        self._trained = False
+        self._restored: dict[str, Any] | None = None
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the place in the epoch and the random states."""
+        states = [random_state(trainer.strategy.root_device)]
+        if trainer.world_size > 1:
+            states = [{}] * trainer.world_size
+            torch.distributed.all_gather_object(states, random_state(trainer.strategy.root_device))
+        batches = trainer.fit_loop.batch_idx + 1
+        checkpoint[_KEY] = {
+            "epoch": trainer.current_epoch,
+            "batches": batches if batches < trainer.num_training_batches else 0,
+            "order": data_of(trainer).order(),
+            "threads": torch.get_num_threads(),
+            "random": states,
+        }
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take out what was added."""
+        self._restored = checkpoint.get(_KEY)
+        self._step = checkpoint["global_step"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Go on in the epoch and in the random states; listen to signals."""
+        if self._restored is not None:
+            states = self._restored.pop("random")
+            data_of(trainer).go_on(**self._restored)
+            if trainer.global_rank < len(states):
+                set_random_state(states[trainer.global_rank], trainer.strategy.root_device)
+            self._restored = None
+        self._requests.listen()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """End the step before: its row of the log is written now."""
+        self._end_step(trainer)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write a checkpoint if it is time or the run is to stop, unless a validation or the epoch's end comes next."""
+        self._stopping = self._is_asked_to_stop(trainer)
+        left, per_step = _batches_left(trainer, batch_idx), trainer.accumulate_grad_batches
+        if left > 0 and (batch_idx + 1) % per_step == 0:
+            last_chance = left <= per_step and (_validates(trainer) or trainer.max_steps != -1)
+            if self._stopping or last_chance or trainer.global_step % self.every_n_steps == 0:
+                self._write(trainer)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+        """Stop if asked to: there is a checkpoint of one step before the validation."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and self._is_asked_to_stop(trainer):
+            self._leave(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write a checkpoint, unless the run counts steps: Lightning would then do this end of the epoch again."""
+        if trainer.max_steps in (-1, trainer.global_step) or trainer.should_stop:
+            self._write(trainer)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End the epoch before: its row of the log is written now."""
+        self._end_step(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let a signal end the process: a run that goes on from here has the last step and validation to do again."""
+        self._requests.restore()
+        self._trained = True
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the checkpoint of the last epoch in its place: all other files of the run are written."""
+        self._put_in_place(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Say what is on disk, and how to go on from it."""
+        self._requests.restore()
+        if not self._trained:
+            with suppress(OSError):  # a full disk is not to hide what happened
+                self._put_in_place(trainer)
+        if trainer.is_global_zero or isinstance(exception, Exception):
+            _say(exception, "\n".join(filter(None, (advice(exception), self._way_on()))))
+
+    def _write(self, trainer: L.Trainer) -> None:
+        require_finite(trainer.lightning_module)
+        self._written = None
+        trainer.save_checkpoint(self._next, weights_only=False)
+        self._written = trainer.global_step
+
+    def _put_in_place(self, trainer: L.Trainer) -> None:
+        if self._written is None:
+            return
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.save()
+            os.replace(self._next, self.path)
+        self._step, self._written = self._written, None
+
+    def _end_step(self, trainer: L.Trainer) -> None:
+        if self._written is not None:
+            self._put_in_place(trainer)
+            if self._stopping:
+                self._leave(trainer)
+
+    def _is_asked_to_stop(self, trainer: L.Trainer) -> bool:
+        """Whether any process was: all have to agree, since they train together."""
+        asked = self._requests.received is not None or trainer.received_sigterm
+        return trainer.strategy.reduce_boolean_decision(asked, all=False) if trainer.world_size > 1 else asked
+
+    def _leave(self, trainer: L.Trainer) -> NoReturn:
+        number = self._requests.received or signal.SIGTERM
+        # Lightning kills the first process, before it has said what there is to say, if another one fails
+        raise Stopped(128 + number if trainer.is_global_zero else 0)
+
+    def _way_on(self) -> str:
+        if self._step is None:
+            return f"No checkpoint was written yet. Begin again with\n  {self.command}"
+        return f"{self.path} holds the run up to step {self._step}. Go on from there with\n  {self.command}"
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps ``best.ckpt``, that of the highest validation AP, through interruptions and moves of the run's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Say where."""
+        super().__init__(folder, "best", monitor="val/AP", mode="max", enable_version_counter=False)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on comparing with the best so far, if it is still there."""
+        path = os.path.join(str(self.dirpath), "best.ckpt")
+        scores = list(state_dict["best_k_models"].values())
+        if scores and os.path.exists(path):
+            moved = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
+            super().load_state_dict({**state_dict, **moved, "best_k_models": {path: scores[0]}})
+
+
+def _say(error: BaseException, text: str) -> None:
+    if isinstance(error, Exception) and hasattr(error, "add_note"):  # shown below the traceback; from Python 3.11 on
+        error.add_note(f"\n{text}")
+    else:
+        sys.stderr.write(f"\n{text}\n")
+
+
+def _batches_left(trainer: L.Trainer, batch_idx: int) -> float:
+    """Batches until the epoch ends or a validation may begin; Lightning goes on from neither without skipping it."""
+    done = batch_idx + 1
+    left = trainer.num_training_batches - done
+    every = trainer.val_check_batch
+    if every is None:
+        return left
+    counted = trainer.fit_loop.total_batch_idx + 1 if trainer.check_val_every_n_epoch is None else done
+    return min(left, -counted % every)
+
+
+def _validates(trainer: L.Trainer) -> bool:
+    """Whether there are validations in this epoch."""
+    every = trainer.check_val_every_n_epoch
+    return trainer.enable_validation and (every is None or (trainer.current_epoch + 1) % every == 0)

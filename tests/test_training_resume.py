@@ -1,0 +1,316 @@
+"""A run that is killed and taken up again gives what it would have given: parameters, numbers, log, best checkpoint.
+
+One uninterrupted run copies its folder at many moments: each copy is what SIGKILL would have left just then.
+"""
+
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from detmix.training import cli_main
+from detmix.training.files import read_history
+from detmix.training.random_state import random_state, set_random_state
+
+SCENES = ["train=13", "val=3", "size=32", "min_extent=8", "max_extent=16", "max_objects=3"]
+SMALL = [
+    *(f"--data.shapes.{setting}" for setting in SCENES),
+    "--data.batch_size=2",
+    "--data.mixup.no_mixup_epochs=0",
+    "--model.options={min_size: 32, max_size: 32}",
+    "--model.warmup_steps=3",
+    "--trainer.check_val_every_n_epoch=1",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.num_sanity_val_steps=0",
+    "--trainer.max_epochs=2",
+    "--checkpoint_every=2",
+]
+STEPS = 6  # in an epoch
+
+
+class Copies(L.Callback):
+    """Copies the folder of the run at the hooks of a training, in front of the checkpoint's own."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def copy(self, trainer, name):
+        shutil.copytree(trainer.default_root_dir, f"{self.folder}/{name}", dirs_exist_ok=True)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.copy(trainer, f"start{trainer.global_step}")
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.copy(trainer, f"end{trainer.global_step}")
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        self.copy(trainer, f"validation{trainer.global_step}-{batch_idx}")
+
+    def on_validation_end(self, trainer, pl_module):
+        self.copy(trainer, f"validated{trainer.global_step}")
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.copy(trainer, f"epoch{trainer.current_epoch}")
+
+    def on_train_end(self, trainer, pl_module):
+        self.copy(trainer, "trained")
+
+    def on_fit_end(self, trainer, pl_module):
+        self.copy(trainer, "fitted")
+
+
+def train(folder, *arguments, config="configs/quickstart.yaml"):
+    cli_main(["fit", "--config", config, "--runs", str(folder), "--name=run", *SMALL, *arguments])
+    return folder / "run"
+
+
+def outcome(run):
+    """All that a run leaves, but for times."""
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    rows = [{name: value for name, value in row.items() if value} for row in read_history(run)]
+    for row in rows:
+        row.pop("images_per_s", None)
+    [best_state] = [state for name, state in last["callbacks"].items() if "val/AP" in name]
+    return {
+        "model": torch.load(run / "model.pt", weights_only=True),
+        "optimizer": last["optimizer_states"],
+        "schedule": last["lr_schedulers"],
+        "random": last["detmix"],
+        "loops": last["loops"],
+        "callbacks": {n: state for n, state in last["callbacks"].items() if n != "RunFiles" and "val/AP" not in n},
+        "best": best["state_dict"],
+        "best_step": best["global_step"],
+        "best_score": float(best_state["best_model_score"]),
+        "rows": rows,
+        "metrics": json.loads((run / "metrics.json").read_text()),
+        "predictions": json.loads((run / "predictions.json").read_text()),
+        "checkpoints": sorted(path.name for path in (run / "checkpoints").iterdir()),
+    }
+
+
+def differences(first, second, name=""):
+    """Names of what differs between two nests of plain values and tensors, bit for bit."""
+    if isinstance(first, torch.Tensor):
+        return [] if torch.equal(first, second) else [name]
+    if isinstance(first, dict) and first.keys() == second.keys():
+        return [n for key in first for n in differences(first[key], second[key], f"{name}/{key}")]
+    if isinstance(first, (list, tuple)) and len(first) == len(second):
+        return [n for i, pair in enumerate(zip(first, second, strict=True)) for n in differences(*pair, f"{name}/{i}")]
+    return [] if first == second else [name]
+
+
+def callback(name, **arguments):
+    return f"--trainer.callbacks+={json.dumps({'class_path': name, 'init_args': arguments})}"
+
+
+def interrupt(folder, *arguments):
+    """What an uninterrupted run leaves, and the folder with its copies."""
+    copies = folder / "copies"
+    run = train(folder, callback("tests.test_training_resume.Copies", folder=str(copies)), *arguments)
+    return outcome(run), copies
+
+
+@pytest.fixture(scope="module")
+def repository():
+    before = Path.cwd()
+    os.chdir(Path(__file__).parent.parent)  # configs are named from there
+    yield
+    os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, repository):
+    return interrupt(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.mark.parametrize(
+    ("killed", "step", "more"),
+    [
+        ("start0", None, []),  # before anything was written: the run begins again
+        ("end3", 2, []),
+        ("start5", 4, ["--data.num_workers=2"]),
+        ("end5", 4, []),  # the next checkpoint is written, but not the row of the log that belongs to it
+        ("end6", 5, []),  # the last step of the epoch
+        ("validation6-1", 5, []),
+        ("start6", 6, []),  # between two epochs
+        ("trained", 11, []),  # before model.pt and the report are written
+    ],
+)
+def test_a_run_that_was_killed_gives_what_it_would_have_given(uninterrupted, tmp_path, killed, step, more):
+    wanted, copies = uninterrupted
+    run = tmp_path / "run"  # in another place: folders may be moved
+    shutil.copytree(copies / killed, run)
+    if step is not None:
+        assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == step
+    train(tmp_path, "--resume", *more)
+    assert differences(wanted, outcome(run)) == []
+
+
+def test_a_run_that_is_finished_is_left_alone(tmp_path, in_repository, capsys):
+    run = train(tmp_path, "--trainer.max_epochs=1")
+    files = [run / name for name in ("model.pt", "report.html", "metrics.json", "checkpoints/last.ckpt")]
+    before = [file.read_bytes() for file in files]
+    train(tmp_path, "--trainer.max_epochs=1", "--resume")
+    assert [file.read_bytes() for file in files] == before
+    assert "finished run goes on with a higher number" in capsys.readouterr().out
+    assert not (tmp_path / "run-1").exists()
+
+
+VARIANTS = {
+    "averaged weights, mixed batches": (
+        "validation6-0",
+        [
+            "--trainer.max_epochs=1",
+            callback("lightning.pytorch.callbacks.EMAWeightAveraging", decay=0.5),
+            callback("detmix.training.MixBatches", pairing="shuffle"),
+        ],
+    ),
+    "several validations, accumulated gradients, mixed features": (
+        "end5",
+        [
+            "--trainer.val_check_interval=4",
+            "--trainer.accumulate_grad_batches=2",
+            "--model.optimizer=sgd",
+            "--model.objective=pair",
+            "--model.manifold={layers: [input, backbone.body.layer2, roi]}",
+        ],
+    ),
+    "a number of steps": ("start6", ["--trainer.max_steps=8", "--trainer.max_epochs=-1"]),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_so_does_one_that_trains_in_another_way(tmp_path, in_repository, name):
+    killed, arguments = VARIANTS[name]
+    wanted, copies = interrupt(tmp_path, *arguments)
+    shutil.rmtree(tmp_path / "run")
+    shutil.copytree(copies / killed, tmp_path / "run")
+    assert differences(wanted, outcome(train(tmp_path, "--resume", *arguments))) == []
+
+
+def test_the_log_has_each_row_once_and_tensorboard_each_number(uninterrupted, tmp_path):
+    wanted, copies = uninterrupted
+    run = tmp_path / "run"
+    shutil.copytree(copies / "end9", run)
+    train(tmp_path, "--resume")
+    assert outcome(run)["rows"] == wanted["rows"]
+    [folder] = (run / "tensorboard").iterdir()
+    events = EventAccumulator(str(folder)).Reload().Scalars("train/loss")
+    assert [event.step for event in events] == list(range(2 * STEPS))
+
+
+class Signals(L.Callback):
+    """Sends a signal to this process after a step, or within a validation."""
+
+    def __init__(self, number: int, step: int, validating: bool = False) -> None:
+        self.number, self.step, self.validating = number, step, validating
+
+    def send(self, trainer):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if not self.validating:
+            self.send(trainer)
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        if self.validating:
+            self.send(trainer)
+
+
+@pytest.mark.parametrize(
+    ("number", "step", "validating", "left"),
+    [
+        (signal.SIGTERM, 3, False, 3),
+        (signal.SIGINT, 6, False, 5),  # the last step of an epoch: a validation comes first
+        (signal.SIGTERM, 6, True, 5),
+    ],
+)
+def test_a_signal_ends_the_run_with_a_checkpoint_and_the_command_that_goes_on(
+    uninterrupted, tmp_path, capfd, number, step, validating, left
+):
+    wanted, _ = uninterrupted
+    send = callback("tests.test_training_resume.Signals", number=int(number), step=step, validating=validating)
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as ended:
+        train(tmp_path, send)
+    assert ended.value.code == 128 + number
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    said = capfd.readouterr().err
+    assert f"{number.name}: stopping after this step" in said
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert f"{last} holds the run up to step {left}. Go on from there with" in said
+    assert torch.load(last, weights_only=True)["global_step"] == left
+    [command] = [line.strip() for line in said.splitlines() if line.strip().startswith("python tools/train.py fit")]
+    cli_main([word for word in shlex.split(command)[2:] if "Signals" not in word])
+    assert differences(wanted, outcome(tmp_path / "run")) == []
+
+
+def begin(folder, *arguments):
+    """A training in a process group of its own, as a shell or a cluster starts it, that has written a checkpoint."""
+    command = [sys.executable, "tools/train.py", "fit", "--config=configs/quickstart.yaml", f"--runs={folder}"]
+    process = subprocess.Popen(
+        [*command, "--name=run", *SMALL, *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_for(folder / "run" / "checkpoints" / "last.ckpt", process)
+    return process
+
+
+def wait_for(file, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not file.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end, f"no {file}"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted_with_workers(tmp_path_factory, repository):
+    """They take cores, so that the model has fewer threads than without, and rounds differently."""
+    return outcome(train(tmp_path_factory.mktemp("runs"), "--data.num_workers=2"))
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_signals_to_all_processes_of_a_run_with_workers(uninterrupted_with_workers, tmp_path, number, code):
+    process = begin(tmp_path, "--data.num_workers=2")
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert ("holds the run up to step" in said) == (number == signal.SIGTERM)
+    assert "Traceback" not in said
+    train(tmp_path, "--resume")  # without workers
+    assert differences(uninterrupted_with_workers, outcome(tmp_path / "run")) == []
+
+
+def test_what_the_order_depends_on_may_change_with_a_warning(uninterrupted, tmp_path):
+    _, copies = uninterrupted
+    shutil.copytree(copies / "start5", tmp_path / "run")
+    with pytest.warns(UserWarning, match="within epoch 0, .*: batch size was 2 and is 1. The rest of this epoch"):
+        train(tmp_path, "--resume", "--data.batch_size=1", "--trainer.max_epochs=1")
+
+
+def test_the_state_of_each_generator_is_kept(tmp_path):
+    draw = {"torch": lambda: torch.rand(3).tolist(), "numpy": lambda: np.random.random(), "random": random.random}
+    cpu = torch.device("cpu")
+    np.random.normal()  # leaves a second number behind
+    torch.save(random_state(cpu), tmp_path / "state.pt")
+    wanted = {name: draw() for name, draw in draw.items()} | {"normal": np.random.normal()}
+    set_random_state(torch.load(tmp_path / "state.pt", weights_only=True), cpu)
+    assert {name: draw() for name, draw in draw.items()} | {"normal": np.random.normal()} == wanted
