@@ -21,15 +21,7 @@ from .cutmix import cutmix_pair, region_around
 from .draws import BATCHES, generator_at
 from .mixing import check_alpha, check_share, sample_lambda
 from .switch import Switched, this_process
-from .targets import (
-    OBJECT_KEYS,
-    Target,
-    check_target,
-    concatenate,
-    require_xyxy,
-    select_objects,
-    visible_shares,
-)
+from .targets import OBJECT_KEYS, Target, check_target, concatenate, require_xyxy, select_objects
 
 Mix = Literal["mixup", "cutmix"]
 Pairing = Literal["roll", "shuffle"]
@@ -230,8 +222,7 @@ class MixupBatch(Switched):
         return _blend_stack(images, pairs) if isinstance(images, Tensor) else _blend_rows(images, pairs), joined
 
     def _join(self, first: Target, second: Target, lam: float, size: tuple[int, int]) -> Target:
-        faded = ({**t, "weights": visible_shares(t) * share} for t, share in ((first, lam), (second, 1.0 - lam)))
-        target = concatenate(*faded, size=size)
+        target = concatenate(first, second, size=size, shares=(lam, 1.0 - lam))
         target["lam"] = lam
         return select_objects(target, target["weights"] >= self.min_weight) if self.min_weight > 0 else target
 

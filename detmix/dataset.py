@@ -121,9 +121,10 @@ class MixupDataset(Switched, Dataset[Sample]):
 
     def draw(self, index: int) -> Draw | None:
         """What is drawn for sample 0 ... len - 1 in this epoch; None if it stays as it is."""
-        if not self.enabled or self.alpha == 0:
+        epoch, enabled = self._setting
+        if not enabled or self.alpha == 0:
             return None
-        generator = generator_at(self.seed, self.epoch, index, self._stream)
+        generator = generator_at(self.seed, epoch, index, self._stream)
         if generator.random() >= self.p:
             return None
         lam = sample_lambda(self.alpha, generator)

@@ -9,9 +9,10 @@ Source: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011 (Phi
 from __future__ import annotations
 
 import operator
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 # What draws are for. Two purposes with one seed are so kept from drawing the same numbers.
 MIXING = 0  # plus the depth of nesting
@@ -23,6 +24,17 @@ MANIFOLD = 5 << 32  # plus 1 for the partners
 ANALYSIS = 6 << 32  # plus 1 for the choice of objects
 
 _WORD = (1 << 64) - 1
+
+
+class _Key(ISeedSequence):
+    """A key as it is. Without a seed sequence numpy first asks the system for one, which takes longer than all else."""
+
+    def __init__(self, words: np.ndarray) -> None:
+        self._words = words
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        """The words of the key, whatever is asked for."""
+        return self._words
 
 
 def generator_at(seed: SupportsIndex, epoch: SupportsIndex, index: SupportsIndex, stream: int) -> np.random.Generator:
@@ -43,5 +55,5 @@ def generator_at(seed: SupportsIndex, epoch: SupportsIndex, index: SupportsIndex
     """
     # numpy's integers would overflow below
     seed, epoch, index = (operator.index(number) for number in (seed, epoch, index))
-    key = (seed & _WORD) | (epoch & _WORD) << 64
-    return np.random.Generator(np.random.Philox(key=key, counter=index << 192 | stream << 128))
+    key = _Key(np.array([seed & _WORD, epoch & _WORD], np.uint64))
+    return np.random.Generator(np.random.Philox(key, counter=np.array([0, 0, stream, index], np.uint64)))

@@ -324,8 +324,7 @@ def _mix(values: Tensor, partners: Tensor, lam: float) -> Tensor:
 
 
 def _join(first: Target, second: Target, lam: float, size: tuple[int, int]) -> Target:
-    faded = ({**t, "weights": visible_shares(t) * share} for t, share in ((first, lam), (second, 1.0 - lam)))
-    return {**concatenate(*faded, size=size), "lam": lam}
+    return {**concatenate(first, second, size=size, shares=(lam, 1.0 - lam)), "lam": lam}
 
 
 def _larger(first: tuple[int, int], second: tuple[int, int]) -> tuple[int, int]:

@@ -6,12 +6,13 @@ of image A; image B has ``1 - lam``.
 
 from __future__ import annotations
 
+import math
 from typing import Any, overload
 
 import numpy as np
 
 from .canvas import Image, blend, canvas_size, image_size, require_same_kind
-from .targets import Target, check_target, concatenate, select_objects, visible_shares
+from .targets import Target, check_target, concatenate, select_objects
 
 
 @overload
@@ -47,7 +48,7 @@ def sample_lambda(alpha: float, generator: np.random.Generator, size: int | None
 
 def check_alpha(alpha: float) -> None:
     """Raise ValueError unless alpha is a finite number of 0 or more."""
-    if not (alpha >= 0 and np.isfinite(alpha)):
+    if not (alpha >= 0 and math.isfinite(alpha)):
         raise ValueError(f"alpha must be a finite number of 0 or more, got {alpha}")
 
 
@@ -90,16 +91,11 @@ def mix_pair(
     require_same_kind(image_a, image_b)
     check_target(target_a, size=image_size(image_a))
     check_target(target_b, size=image_size(image_b))
-    faded = _faded(target_a, lam), _faded(target_b, 1.0 - lam)
-    target = concatenate(*faded, size=canvas_size(image_a, image_b))
+    target = concatenate(target_a, target_b, size=canvas_size(image_a, image_b), shares=(lam, 1.0 - lam))
     target["lam"] = float(lam)
     if min_weight > 0:
         target = select_objects(target, target["weights"] >= min_weight)
     return blend(image_a, image_b, lam), target
-
-
-def _faded(target: Target, share: float) -> Target:
-    return {**target, "weights": visible_shares(target) * share}
 
 
 def check_share(name: str, value: float) -> None:

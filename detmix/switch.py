@@ -36,12 +36,17 @@ class Switched:
     @property
     def epoch(self) -> int:
         """The epoch that the draws belong to."""
-        return int(self._shared[0])
+        return self._setting[0]
 
     @property
     def enabled(self) -> bool:
         """Whether samples are mixed."""
-        return bool(self._shared[1])
+        return bool(self._setting[1])
+
+    @property
+    def _setting(self) -> list[int]:
+        """Epoch, and 1 where enabled: one call, since reading shared memory takes longer than what is done with it."""
+        return self._shared.tolist()
 
     @property
     def _depth(self) -> int:

@@ -34,8 +34,9 @@ wide as their image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+import sys
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -48,6 +49,7 @@ IMAGE_KEYS = ("image_id", "size", "orig_size", "lam")
 
 _RANKS = {"boxes": 2, "masks": 3, "keypoints": 3, "covers": 3}  # number of dimensions; 1 for the rest
 _OVERHANG = 1.0  # pixels a box may reach past the image: rounding of annotation tools
+_LARGEST = sys.float_info.max
 
 # pixels; a box that is thinner after a cut or a crop is a rounding error, which resizing turns into an empty box
 SLIVER = 1e-3
@@ -68,31 +70,23 @@ def check_target(target: Target, *, size: tuple[int, int] | None = None, num_cla
     """
     if not isinstance(target, dict):
         raise TypeError(f"a target must be a dict with boxes and labels, got {type(target).__name__}")
-    name = _name(target)
-    boxes = _tensor(target, "boxes", name)
-    labels = _tensor(target, "labels", name)
+    boxes, labels = _tensor(target, "boxes"), _tensor(target, "labels")
     if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"{name}: boxes must have shape (N, 4), got {tuple(boxes.shape)}")
+        raise ValueError(f"{_name(target)}: boxes must have shape (N, 4), got {tuple(boxes.shape)}")
     if not boxes.is_floating_point():
-        raise TypeError(f"{name}: boxes must be of a floating dtype, got {boxes.dtype}")
+        raise TypeError(f"{_name(target)}: boxes must be of a floating dtype, got {boxes.dtype}")
     require_xyxy(boxes)
     if labels.dtype != torch.int64:
-        raise TypeError(f"{name}: labels must be int64, got {labels.dtype}")
-    _check_lengths(target, len(boxes), name)
-    _check_boxes(boxes.as_subclass(Tensor), size, name)
-    _refuse(labels < 1, labels, "labels", "must be 1 or more (0 is background)", name)
-    if num_classes is not None:
-        wanted = f"must be below the number of classes, {num_classes}"
-        _refuse(labels >= num_classes, labels, "labels", wanted, name)
+        raise TypeError(f"{_name(target)}: labels must be int64, got {labels.dtype}")
+    _check_lengths(target, boxes.shape[0])
+    _check_boxes(target, size)
+    _check_labels(target, num_classes)
     if "weights" in target:
-        weights = target["weights"]
-        if not weights.is_floating_point():
-            raise TypeError(f"{name}: weights must be of a floating dtype, got {weights.dtype}")
-        _refuse(~((weights >= 0) & (weights <= 1)), weights, "weights", "must lie in [0, 1]", name)
+        _check_weights(target)
     if "sources" in target and target["sources"].dtype != torch.int64:
-        raise TypeError(f"{name}: sources must be int64, got {target['sources'].dtype}")
+        raise TypeError(f"{_name(target)}: sources must be int64, got {target['sources'].dtype}")
     if "covers" in target and (target["covers"].shape[1] < 1 or target["covers"].shape[2] != 4):
-        raise ValueError(f"{name}: covers must have shape (N, 1 + M, 4), got {tuple(target['covers'].shape)}")
+        raise ValueError(f"{_name(target)}: covers must have shape (N, 1 + M, 4), got {tuple(target['covers'].shape)}")
 
 
 def require_xyxy(boxes: Tensor) -> None:
@@ -134,7 +128,7 @@ def select_objects(target: Target, rows: Tensor) -> Target:
         rows: (N,) bool mask, or int64 row numbers.
     """
     keys = set(per_object_keys(target))
-    return {k: wrap_like(v.as_subclass(Tensor)[rows], v) if k in keys else v for k, v in target.items()}
+    return {k: wrap_like(plain(v)[rows], v) if k in keys else v for k, v in target.items()}
 
 
 def without_covers(target: Target) -> Target:
@@ -142,55 +136,52 @@ def without_covers(target: Target) -> Target:
     return {k: v for k, v in target.items() if k != "covers"}
 
 
-def visible_shares(target: Target) -> Tensor:
-    """The weights of a target, (N,) float32; ones where it has none."""
+def visible_shares(target: Target, fade: float = 1.0) -> Tensor:
+    """The weights of a target times a factor, (N,) float32; the factor itself where it has none."""
     boxes: Tensor = target["boxes"]
     weights = target.get("weights")
-    return boxes.new_ones(len(boxes), dtype=torch.float32) if weights is None else weights.to(torch.float32)
+    if weights is None:
+        return boxes.new_full((boxes.shape[0],), fade, dtype=torch.float32)
+    return weights.to(torch.float32) * fade
 
 
 def source_ids(target: Target) -> Tensor:
     """The sources of a target, (N,) int64; zeros where it has none."""
     boxes: Tensor = target["boxes"]
     sources = target.get("sources")
-    return boxes.new_zeros(len(boxes), dtype=torch.int64) if sources is None else sources
+    return boxes.new_zeros(boxes.shape[0], dtype=torch.int64) if sources is None else sources
 
 
-def concatenate(first: Target, second: Target, *, size: tuple[int, int]) -> Target:
+def concatenate(
+    first: Target, second: Target, *, size: tuple[int, int], shares: tuple[float, float] = (1.0, 1.0)
+) -> Target:
     """Join the objects of two targets on one canvas: the first's rows, then the second's.
 
-    Weights are joined as they are; ``sources`` of the second are shifted past those of the first.
-    Keys that belong to the image are the first's. ``covers`` may be in one of them alone.
+    ``sources`` of the second are shifted past those of the first. Keys that belong to the image are the
+    first's. ``covers`` may be in one of them alone.
 
     Args:
         first: target of the image whose image_id the result keeps.
         second: target of the other image.
         size: (H, W) of the canvas; masks and box canvas sizes are extended to it.
+        shares: what the weights of the first and of the second are multiplied with.
 
     Raises:
         ValueError: one target has a per-object key that the other lacks.
     """
-    first, second = _with_shares(first), _with_shares(second)
-    first, second = _with_covers(first, second), _with_covers(second, first)
-    second["sources"] = second["sources"] + _count_sources(first)
-    keys = _shared_object_keys(first, second)
-    joined = {k: v for k, v in first.items() if k not in keys}
-    for key in keys:
-        joined[key] = _join(key, first[key], second[key], size)
-    return joined
+    firsts = {**first, "weights": visible_shares(first, shares[0]), "sources": source_ids(first)}
+    seconds = {**second, "weights": visible_shares(second, shares[1]), "sources": _sources_after(first, second)}
+    if "covers" in first or "covers" in second:
+        firsts["covers"], seconds["covers"] = _same_covers(first, second), _same_covers(second, first)
+    keys = _shared_object_keys(firsts, seconds)
+    return {k: _join(k, v, seconds[k], size) if k in keys else v for k, v in firsts.items()}
 
 
-def _with_shares(target: Target) -> Target:
-    return {**target, "weights": visible_shares(target), "sources": source_ids(target)}
-
-
-def _with_covers(target: Target, other: Target) -> Target:
-    """The target with as many covers for each object as the other one has, if either has any."""
-    columns = max(t["covers"].shape[1] if "covers" in t else 0 for t in (target, other))
-    if not columns:
-        return target
-    covers = widened(target.get("covers", target["boxes"].as_subclass(Tensor)[:, None]))
-    return {**target, "covers": torch.nn.functional.pad(covers, (0, 0, 0, columns - covers.shape[1]))}
+def _same_covers(target: Target, other: Target) -> Tensor:
+    """The covers of a target, as many for each object as the other one has."""
+    columns = max(t["covers"].shape[1] for t in (target, other) if "covers" in t)
+    covers = widened(target.get("covers", plain(target["boxes"])[:, None]))
+    return torch.nn.functional.pad(covers, (0, 0, 0, columns - covers.shape[1]))
 
 
 def widened(values: Tensor) -> Tensor:
@@ -198,9 +189,12 @@ def widened(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def _count_sources(target: Target) -> Tensor | int:
-    sources: Tensor = target["sources"]
-    return sources.max() + 1 if len(sources) else 1  # stays on its device: reading it would wait for the GPU
+def _sources_after(first: Target, second: Target) -> Tensor:
+    """The sources of the second, counted on from those of the first."""
+    sources: Tensor | None = first.get("sources")
+    if sources is None or not sources.shape[0]:
+        return source_ids(second) + 1
+    return source_ids(second) + (sources.max() + 1)  # stays on its device: reading it would wait for the GPU
 
 
 def _shared_object_keys(first: Target, second: Target) -> list[str]:
@@ -212,6 +206,8 @@ def _shared_object_keys(first: Target, second: Target) -> list[str]:
                 f"{_name(owner)} has the per-object key {missing[0]!r} and {_name(other)} has not: "
                 "both must carry the same keys to be mixed"
             )
+    if firsts == seconds:
+        return firsts
     shared = [k for k in firsts if k in seconds]
     for key in {*firsts, *seconds}.difference(shared):
         if len(first[key]) != len(second[key]):
@@ -223,21 +219,28 @@ def _join(key: str, first: Tensor, second: Tensor, size: tuple[int, int]) -> Ten
     if key == "masks":
         first_rows, second_rows = _extend(first, size), _extend(second, size)
     else:
-        first_rows, second_rows = first.as_subclass(Tensor), second.as_subclass(Tensor)
+        first_rows, second_rows = plain(first), plain(second)
     if first_rows.shape[1:] != second_rows.shape[1:]:
         raise ValueError(
             f"{key} of the two targets differ in shape: rows of {tuple(first_rows.shape[1:])} "
             f"and of {tuple(second_rows.shape[1:])}"
         )
-    rows = torch.cat([first_rows, second_rows.to(first_rows.dtype)])
-    if hasattr(first, "canvas_size"):  # tv_tensors.BoundingBoxes and, where there are any, KeyPoints
+    if second_rows.dtype != first_rows.dtype:
+        second_rows = second_rows.to(first_rows.dtype)
+    rows = torch.cat([first_rows, second_rows])
+    if isinstance(first, tv_tensors.TVTensor) and hasattr(first, "canvas_size"):  # of boxes and keypoints
         return tv_tensors.wrap(rows, like=first, canvas_size=size)
     return wrap_like(rows, first)
 
 
 def _extend(masks: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = masks.shape[-2:]
-    return torch.nn.functional.pad(masks.as_subclass(Tensor), (0, size[1] - width, 0, size[0] - height))
+    return torch.nn.functional.pad(plain(masks), (0, size[1] - width, 0, size[0] - height))
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """A tensor without the kind of ``tv_tensors`` that it may be; the same memory."""
+    return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
 
 
 def wrap_like(rows: Tensor, like: Tensor) -> Tensor:
@@ -251,40 +254,65 @@ def _has_rows(key: str, value: Any, count: int) -> bool:
 
 def _name(target: Target) -> str:
     image_id = target.get("image_id")
-    return "target" if image_id is None else f"target of image {_plain(image_id)}"
+    if image_id is None:
+        return "target"
+    return f"target of image {image_id.tolist() if isinstance(image_id, Tensor) else image_id}"
 
 
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, Tensor) else value
-
-
-def _tensor(target: Target, key: str, name: str) -> Tensor:
+def _tensor(target: Target, key: str) -> Tensor:
     if key not in target:
-        raise ValueError(f"{name}: the key {key!r} is missing; it has {sorted(target)}")
-    if not isinstance(target[key], Tensor):
-        raise TypeError(f"{name}: {key} must be a torch.Tensor, got {type(target[key]).__name__}")
-    return target[key]
+        raise ValueError(f"{_name(target)}: the key {key!r} is missing; it has {sorted(target)}")
+    value = target[key]
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{_name(target)}: {key} must be a torch.Tensor, got {type(value).__name__}")
+    return value
 
 
-def _check_lengths(target: Target, count: int, name: str) -> None:
-    for key in (k for k in OBJECT_KEYS if k in target):
-        value, ranks = _tensor(target, key, name), _RANKS.get(key, 1)
-        if value.ndim != ranks:
-            raise ValueError(f"{name}: {key} must have {ranks} dimensions, got the shape {tuple(value.shape)}")
-        if len(value) != count:
-            raise ValueError(f"{name}: {key} has {len(value)} rows and boxes has {count}")
+def _check_lengths(target: Target, count: int) -> None:
+    for key in OBJECT_KEYS:
+        if key in target:
+            shape, ranks = _tensor(target, key).shape, _RANKS.get(key, 1)
+            if len(shape) != ranks:
+                raise ValueError(f"{_name(target)}: {key} must have {ranks} dimensions, got the shape {tuple(shape)}")
+            if shape[0] != count:
+                raise ValueError(f"{_name(target)}: {key} has {shape[0]} rows and boxes has {count}")
 
 
-def _check_boxes(boxes: Tensor, size: tuple[int, int] | None, name: str) -> None:
-    _refuse(~boxes.isfinite().all(1), boxes, "boxes", "must be finite", name)
-    _refuse((boxes[:, 2:] <= boxes[:, :2]).any(1), boxes, "boxes", "must have x2 > x1 and y2 > y1", name)
-    if size is not None:
-        limit = boxes.new_tensor([size[1], size[0]]) + _OVERHANG
-        outside = (boxes[:, :2] < -_OVERHANG).any(1) | (boxes[:, 2:] > limit).any(1)
-        _refuse(outside, boxes, "boxes", f"must lie in the image of {size[1]}x{size[0]} pixels", name)
+# Values are compared as Python's numbers: an image has few objects, and each operation on tensors takes longer than all.
+def _check_boxes(target: Target, size: tuple[int, int] | None) -> None:
+    low, height, width = (-_LARGEST, _LARGEST, _LARGEST) if size is None else (-_OVERHANG, *size)
+    right, bottom = width + _OVERHANG, height + _OVERHANG
+    for row, (x1, y1, x2, y2) in enumerate(target["boxes"].tolist()):
+        if not (low <= x1 < x2 <= right and low <= y1 < y2 <= bottom):
+            _refuse(target, "boxes", _fault(x1, y1, x2, y2, size), [x1, y1, x2, y2], row)
 
 
-def _refuse(bad: Tensor, values: Tensor, key: str, wanted: str, name: str) -> None:
-    rows: Sequence[int] = bad.nonzero()[:1, 0].tolist()
-    for row in rows:
-        raise ValueError(f"{name}: {key} {wanted}, got {values[row].tolist()} in row {row}")
+def _fault(x1: float, y1: float, x2: float, y2: float, size: tuple[int, int] | None) -> str:
+    """What a wrong box should be."""
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):
+        return "must be finite"
+    if x2 <= x1 or y2 <= y1 or size is None:
+        return "must have x2 > x1 and y2 > y1"
+    return f"must lie in the image of {size[1]}x{size[0]} pixels"
+
+
+def _check_labels(target: Target, num_classes: int | None) -> None:
+    limit = sys.maxsize if num_classes is None else num_classes
+    for row, label in enumerate(target["labels"].tolist()):
+        if label < 1:
+            _refuse(target, "labels", "must be 1 or more (0 is background)", label, row)
+        if label >= limit:
+            _refuse(target, "labels", f"must be below the number of classes, {num_classes}", label, row)
+
+
+def _check_weights(target: Target) -> None:
+    weights: Tensor = target["weights"]
+    if not weights.is_floating_point():
+        raise TypeError(f"{_name(target)}: weights must be of a floating dtype, got {weights.dtype}")
+    for row, weight in enumerate(weights.tolist()):
+        if not 0 <= weight <= 1:
+            _refuse(target, "weights", "must lie in [0, 1]", weight, row)
+
+
+def _refuse(target: Target, key: str, wanted: str, value: Any, row: int) -> NoReturn:
+    raise ValueError(f"{_name(target)}: {key} {wanted}, got {value} in row {row}")
