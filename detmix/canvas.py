@@ -6,7 +6,6 @@ The kind that comes is the kind that leaves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import cv2
@@ -19,6 +18,7 @@ from torchvision import tv_tensors
 Image: TypeAlias = Tensor | np.ndarray | PILImage.Image
 Region: TypeAlias = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, x2 and y2 exclusive
 
+_STRIP = 1 << 14  # bytes of an image that are laid out anew at a time, where they have to be
 _PIL_MODES = ("L", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
 
 
@@ -65,10 +65,10 @@ def blend(image_a: Image, image_b: Image, lam: float) -> Any:
         The canvas, of the same kind and dtype; integers are rounded to nearest.
     """
     if isinstance(image_a, PILImage.Image):
-        return _to_pil(_blend_arrays(np.asarray(image_a), np.asarray(image_b), lam, planar=False), image_a.mode)
+        return _to_pil(_blend_arrays(np.asarray(image_a), np.asarray(image_b), lam), image_a.mode)
     if isinstance(image_a, np.ndarray):
         assert isinstance(image_b, np.ndarray)
-        return _blend_arrays(image_a, image_b, lam, planar=False)
+        return _blend_arrays(image_a, image_b, lam)
     assert isinstance(image_b, Tensor)
     blended = _blend_tensors(image_a.as_subclass(Tensor), image_b.as_subclass(Tensor), lam)
     return tv_tensors.Image(blended) if isinstance(image_a, tv_tensors.Image) else blended
@@ -125,7 +125,7 @@ def _to_pil(pixels: np.ndarray, mode: str) -> PILImage.Image:
 
 def _blend_tensors(image_a: Tensor, image_b: Tensor, lam: float) -> Tensor:
     if image_a.dtype == torch.uint8 and image_a.device.type == "cpu":
-        return torch.from_numpy(_blend_arrays(image_a.numpy(), image_b.numpy(), lam, planar=True))
+        return torch.from_numpy(_blend_planar(image_a.numpy(), image_b.numpy(), lam))
     dtype = image_a.dtype if image_a.is_floating_point() else torch.float32
     canvas = image_a.new_zeros((len(image_a), *canvas_size(image_a, image_b)), dtype=dtype)
     for image, share in ((image_a, lam), (image_b, 1.0 - lam)):
@@ -133,33 +133,65 @@ def _blend_tensors(image_a: Tensor, image_b: Tensor, lam: float) -> Tensor:
     return canvas if image_a.is_floating_point() else canvas.round_().to(image_a.dtype)
 
 
-def _blend_arrays(image_a: np.ndarray, image_b: np.ndarray, lam: float, *, planar: bool) -> np.ndarray:
-    """Blend (C, H, W) arrays if planar, else (H, W, C) or (H, W) ones, without a float detour."""
-    shape = tuple(max(sides) for sides in zip(image_a.shape, image_b.shape, strict=True))
-    canvas = (np.empty if image_a.shape == image_b.shape else np.zeros)(shape, image_a.dtype)
-    for plane, plane_a, plane_b in zip(*(_planes(x, planar) for x in (canvas, image_a, image_b)), strict=True):
-        _blend_planes(plane, plane_a, plane_b, lam)
+def _blend_planar(image_a: np.ndarray, image_b: np.ndarray, lam: float) -> np.ndarray:
+    """Blend (C, H, W) arrays; the result lies in memory as A does, colour by colour or pixel by pixel."""
+    interleaved = image_a.transpose(1, 2, 0)
+    if _has_whole_rows(interleaved) and not _has_whole_rows(image_a[0]):
+        return _blend_arrays(interleaved, image_b.transpose(1, 2, 0), lam).transpose(2, 0, 1)
+    if image_a.shape == image_b.shape and _has_whole_rows(image_a) and _has_whole_rows(image_b):
+        return _blend_arrays(image_a, image_b, lam)
+    canvas = np.empty((len(image_a), *np.maximum(image_a.shape[1:], image_b.shape[1:])), image_a.dtype)
+    for plane, plane_a, plane_b in zip(canvas, image_a, image_b, strict=True):
+        _blend_onto(plane, plane_a, plane_b, lam)
     return canvas
 
 
-def _planes(array: np.ndarray, planar: bool) -> Iterator[np.ndarray]:
-    """The 2-D arrays an image consists of: one per channel, or one with interleaved channels."""
-    return iter(array) if planar else iter([array.reshape(len(array), -1)])
+def _blend_arrays(image_a: np.ndarray, image_b: np.ndarray, lam: float) -> np.ndarray:
+    """Blend (H, W, C) or (H, W) arrays, or any two of one shape."""
+    canvas = np.empty(tuple(map(max, image_a.shape, image_b.shape)), image_a.dtype)
+    _blend_onto(canvas, image_a, image_b, lam)
+    return canvas
 
 
-def _blend_planes(canvas: np.ndarray, plane_a: np.ndarray, plane_b: np.ndarray, lam: float) -> None:
-    height = min(len(plane_a), len(plane_b))
-    width = min(plane_a.shape[1], plane_b.shape[1])
+def _blend_onto(canvas: np.ndarray, image_a: np.ndarray, image_b: np.ndarray, lam: float) -> None:
+    """Write each pixel of the canvas once."""
+    if image_a.shape == image_b.shape:
+        _fill(canvas, lam, image_a, image_b)
+        return
+    height, width = map(min, image_a.shape[:2], image_b.shape[:2])
     shared = np.s_[:height, :width]
-    _add_weighted(canvas[shared], plane_a[shared], lam, plane_b[shared], 1.0 - lam)
-    for plane, share in ((plane_a, lam), (plane_b, 1.0 - lam)):
-        for gap in (np.s_[: len(plane), width : plane.shape[1]], np.s_[height : len(plane), :width]):
-            _add_weighted(canvas[gap], plane[gap], share, plane[gap], 0.0)
+    _fill(canvas[shared], lam, image_a[shared], image_b[shared])
+    for image, share in ((image_a, lam), (image_b, 1.0 - lam)):
+        for gap in (np.s_[: len(image), width : image.shape[1]], np.s_[height : len(image), :width]):
+            _fill(canvas[gap], share, image[gap])
+    if canvas.shape not in (image_a.shape, image_b.shape):
+        canvas[height:, width:] = 0  # one image is higher, the other wider
 
 
-def _add_weighted(out: np.ndarray, first: np.ndarray, share: float, second: np.ndarray, rest: float) -> None:
-    if out.size:
-        cv2.addWeighted(first, share, second, rest, 0.0, dst=out)
+def _fill(out: np.ndarray, share: float, image: np.ndarray, other: np.ndarray | None = None) -> None:
+    """``share * image``, plus ``(1 - share) * other`` if there is one, into a window of the canvas.
+
+    OpenCV takes rows whose pixels follow each other, and would copy an image that has none: such an image is taken a
+    few rows at a time.
+    """
+    if not out.size:
+        return
+    sources = (image,) if other is None else (image, other)
+    step = len(out) if all(map(_has_whole_rows, sources)) else max(1, _STRIP // out[0].nbytes)
+    for top in range(0, len(out), step):
+        target, *rows = (x[top : top + step].reshape(min(step, len(out) - top), -1) for x in (out, *sources))
+        if len(rows) == 2:
+            cv2.addWeighted(rows[0], share, rows[1], 1.0 - share, 0.0, dst=target)
+        elif out.dtype == np.uint8:
+            cv2.convertScaleAbs(rows[0], dst=target, alpha=share)
+        else:
+            np.multiply(rows[0], share, out=target)
+
+
+def _has_whole_rows(image: np.ndarray) -> bool:
+    """Whether the pixels of each row follow each other in memory, and the rows do not overlap."""
+    row = image[:1]
+    return row.flags.c_contiguous and image.strides[0] >= row.nbytes
 
 
 def require_supported(image: Image) -> None:

@@ -56,4 +56,5 @@ def generator_at(seed: SupportsIndex, epoch: SupportsIndex, index: SupportsIndex
     # numpy's integers would overflow below
     seed, epoch, index = (operator.index(number) for number in (seed, epoch, index))
     key = _Key(np.array([seed & _WORD, epoch & _WORD], np.uint64))
-    return np.random.Generator(np.random.Philox(key, counter=np.array([0, 0, stream, index], np.uint64)))
+    counter = np.array([0, 0, stream, index], np.uint64)
+    return np.random.Generator(np.random.Philox(key, counter=counter))  # type: ignore[arg-type]  # numpy's stub is narrow

@@ -278,7 +278,7 @@ def _check_lengths(target: Target, count: int) -> None:
                 raise ValueError(f"{_name(target)}: {key} has {shape[0]} rows and boxes has {count}")
 
 
-# Values are compared as Python's numbers: an image has few objects, and each operation on tensors takes longer than all.
+# Values are compared as Python's numbers: an image has few objects, and one tensor operation takes longer than all.
 def _check_boxes(target: Target, size: tuple[int, int] | None) -> None:
     low, height, width = (-_LARGEST, _LARGEST, _LARGEST) if size is None else (-_OVERHANG, *size)
     right, bottom = width + _OVERHANG, height + _OVERHANG

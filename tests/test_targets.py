@@ -1,5 +1,9 @@
+import math
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torchvision import tv_tensors
 
 from detmix import check_target, object_keys
@@ -110,3 +114,21 @@ def test_keypoints_of_torchvision_get_the_new_canvas():
     joined = concatenate(target(0, (50, 60)), target(1, (80, 90)), size=(80, 90))
     assert joined["keypoints"].canvas_size == (80, 90)
     assert joined["keypoints"].shape == (2, 3, 2)
+
+
+BOX = st.tuples(*[st.sampled_from([-2.0, -1.0, 0.0, 8.0, 16.0, 17.0, 18.0, torch.inf, -torch.inf, torch.nan])] * 4)
+
+
+@given(st.lists(BOX, max_size=4), st.sampled_from([None, (16, 16)]))
+def test_boxes_are_refused_if_one_is_empty_infinite_or_outside(boxes, size):
+    low, high = (-torch.inf, torch.inf) if size is None else (-1.0, 17.0)
+    good = [
+        all(math.isfinite(side) and low <= side <= high for side in box) and box[0] < box[2] and box[1] < box[3]
+        for box in boxes
+    ]
+    target = {"boxes": torch.tensor(boxes).reshape(-1, 4), "labels": torch.ones(len(boxes), dtype=torch.int64)}
+    if all(good):
+        check_target(target, size=size)
+    else:
+        with pytest.raises(ValueError, match=f"in row {good.index(False)}"):
+            check_target(target, size=size)

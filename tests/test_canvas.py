@@ -1,0 +1,76 @@
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detmix.canvas import _blend_onto, blend
+
+from .test_mixing import naive_blend
+
+SIZES = st.tuples(st.integers(1, 24), st.integers(1, 24))
+
+
+def noise(size, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (3, *size), dtype=np.uint8))
+
+
+def interleaved(image):
+    return image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+
+
+LAYOUTS = {
+    "planar": lambda image: image,
+    "interleaved": interleaved,
+    "cropped": lambda image: torch.nn.functional.pad(image, (3, 5, 2, 1))[:, 2:-1, 3:-5],
+    "cropped interleaved": lambda image: interleaved(torch.nn.functional.pad(image, (3, 5, 2, 1)))[:, 2:-1, 3:-5],
+    "transposed": lambda image: image.transpose(1, 2).contiguous().transpose(1, 2),
+    "thinned": lambda image: image.repeat_interleave(2, dim=2)[:, :, ::2],
+}
+PAIRS = [(a, b) for a in LAYOUTS for b in LAYOUTS]
+
+
+@pytest.mark.parametrize(("layout_a", "layout_b"), PAIRS)
+@pytest.mark.parametrize("size_b", [(20, 30), (30, 20), (8, 9)])
+def test_images_may_lie_in_memory_in_any_way(layout_a, layout_b, size_b):
+    a, b = noise((20, 30)), noise(size_b, seed=1)
+    blended = blend(LAYOUTS[layout_a](a), LAYOUTS[layout_b](b), 0.3)
+    assert torch.equal(blended, blend(a, b, 0.3))
+    assert np.abs(blended.numpy() - naive_blend(a, b, 0.3)).max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("size_b", [(20, 30), (30, 20)])
+def test_the_canvas_lies_in_memory_as_the_first_image_does(size_b):
+    a, b = noise((20, 30)), noise(size_b, seed=1)
+    assert blend(a, interleaved(b), 0.3).is_contiguous()
+    assert blend(interleaved(a), b, 0.3).permute(1, 2, 0).is_contiguous()
+
+
+@pytest.mark.parametrize(("layout_a", "layout_b"), PAIRS)
+@pytest.mark.parametrize("size_b", [(400, 600), (600, 400)])
+def test_a_blend_takes_no_memory_but_its_canvas(layout_a, layout_b, size_b):
+    a, b = LAYOUTS[layout_a](noise((400, 600))), LAYOUTS[layout_b](noise(size_b, seed=1))
+    tracemalloc.start()
+    try:
+        blended = blend(a, b, 0.3)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert blended.numel() <= peak <= 1.25 * blended.numel()
+
+
+@given(SIZES, SIZES, st.floats(0, 1))
+def test_every_pixel_of_the_canvas_is_written(size_a, size_b, lam):
+    a, b = np.ones((*size_a, 3), np.uint8), np.ones((*size_b, 3), np.uint8)
+    canvas = np.full((*map(max, size_a, size_b), 3), 255, np.uint8)
+    _blend_onto(canvas, a, b, lam)
+    assert canvas.max() <= 1
+
+
+def test_gaps_are_rounded_to_nearest_too():
+    levels = torch.arange(256, dtype=torch.uint8)[None, None]
+    for lam in (0.1, 0.25, 1 / 3, 0.5, 0.9):
+        gap = blend(levels, torch.zeros(1, 1, 1, dtype=torch.uint8), lam)[..., 1:].double()
+        assert (gap - lam * levels[..., 1:]).abs().max() <= 0.5 + 1e-4
