@@ -1,6 +1,6 @@
 import pytest
 
-from detmix.files import write_whole
+from detmix.files import whole_folder, write_whole
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -15,3 +15,21 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         write_whole(file, fail)
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_gets_into_place_when_it_is_whole(tmp_path):
+    with whole_folder(tmp_path / "deep" / "out") as folder:
+        (folder / "file").write_text("whole")
+        assert not (tmp_path / "deep" / "out").exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["deep", "out", "file"]
+
+
+def test_a_folder_that_fails_is_gone(tmp_path):
+    def fail():
+        with whole_folder(tmp_path / "out") as folder:
+            (folder / "file").write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert list(tmp_path.iterdir()) == []

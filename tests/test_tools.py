@@ -7,8 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detmix.training.analysis import open_run
-from detmix.training.checkpoints import read_weights
+from detmix.training.trained import open_run
 from tests.conftest import ROOT
 
 TINY = ["--data.shapes.train=4", "--data.shapes.val=2", "--samples=3"]
@@ -28,6 +27,7 @@ def call(*command):
         ("benchmark --help", "python tools/benchmark.py step --device cuda"),
         ("analyze --help", "--model mixup=runs/quickstart/model.pt"),
         ("analyze visibility --help", "pairs of images, drawn at random"),
+        ("predict --help", "--detector fasterrcnn_resnet50_fpn --weights COCO_V1"),
     ],
 )
 def test_help_teaches(command, wanted, in_repository):
@@ -73,6 +73,7 @@ def test_benchmark_names_an_unknown_part(in_repository):
     assert "speed" in result.stderr
 
 
+QUICKSTART = "--config=configs/quickstart.yaml"
 SMALL_SCENES = ["--data.shapes.train=2", "--data.shapes.val=3", "--data.shapes.size=64", "--data.shapes.max_extent=32"]
 
 
@@ -90,7 +91,7 @@ def analyze(in_repository, monkeypatch, capsys):
     """Run tools/analyze.py in this process, which has its libraries already; give what it prints."""
 
     def run(part, *arguments):
-        command = [part, "--config=configs/quickstart.yaml", "--device=cpu", *SMALL_SCENES, *arguments]
+        command = [part, QUICKSTART, "--device=cpu", *SMALL_SCENES, *arguments]
         monkeypatch.setattr(sys, "argv", ["tools/analyze.py", *command])
         runpy.run_path("tools/analyze.py", run_name="__main__")
         return capsys.readouterr().out
@@ -124,20 +125,11 @@ def test_analyze_entanglement_prints_writes_and_draws_the_layers(analyze, tmp_pa
     assert "<svg" in (tmp_path / "layers.svg").read_text()
 
 
-def test_analyze_reads_weights_without_running_code_from_them(tmp_path, untrained):
-    _, detector = open_run(ROOT / "configs/quickstart.yaml", SMALL_SCENES)
-    state = read_weights(untrained, detector)
-    assert all(torch.equal(state[name], value) for name, value in torch.load(untrained).items())
-    torch.save(detector, tmp_path / "pickle.pt")
-    (tmp_path / "text.pt").write_text("no weights")
-    for name in ("pickle.pt", "text.pt"):
-        with pytest.raises(ValueError, match=f"{name}: not a file of weights"):
-            read_weights(tmp_path / name, detector)
-    torch.save({**state, "rpn.head.cls_logits.bias": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(
-        ValueError, match=r"1 of \d+ tensors differ, rpn.head.cls_logits.bias first: .* got shape \(1,\)"
-    ):
-        read_weights(tmp_path / "other.pt", detector)
+def test_analyze_reads_weights_without_running_code_from_them(analyze, capsys, tmp_path, untrained):
+    torch.save(open_run(ROOT / "configs/quickstart.yaml", SMALL_SCENES)[1], tmp_path / "pickle.pt")
+    with pytest.raises(SystemExit):
+        analyze("visibility", f"--model=a={tmp_path}/pickle.pt")
+    assert "pickle.pt: not a file of weights" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
@@ -169,3 +161,46 @@ def test_preview_names_the_callback_with_a_misspelt_setting(in_repository, tmp_p
     result = call("tools/preview.py", "--config", str(config), *TINY)
     assert result.returncode == 2
     assert "paring" in result.stderr
+
+
+@pytest.fixture
+def predict(in_repository, monkeypatch, capsys, tmp_path):
+    """Run tools/predict.py on the pictures of the docs in this process; give what it prints."""
+
+    def run(*arguments):
+        monkeypatch.setattr(
+            sys, "argv", ["tools/predict.py", "docs/images/*.png", f"--output={tmp_path}/out", *arguments]
+        )
+        runpy.run_path("tools/predict.py", run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_predict_draws_writes_and_prints_what_a_run_finds(predict, tmp_path, untrained):
+    printed = predict(
+        f"--weights={untrained}", "--config=configs/quickstart.yaml", "--score-threshold=0", "--device=cpu"
+    )
+    assert "triangle" in printed
+    assert f"See {tmp_path}/out" in printed
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"predictions.json", "images.json", "pictures"}
+    assert {path.stem for path in (tmp_path / "out/pictures").iterdir()} >= {"kinds", "pair"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--weights=nowhere.pt", QUICKSTART], "nowhere.pt: no such file of weights"),
+        (["--weights={weights}", "--detector=fasterrcnn_resnet18_small"], "pass --classes with 3 names"),
+        (["--weights={weights}", "--options=3"], 'must be a JSON object such as {"min_size": 400}, got 3'),
+        (
+            ["--weights={weights}", QUICKSTART, "--score-threshold=2"],
+            "must lie in [0, 1], got 2",
+        ),
+    ],
+)
+def test_predict_names_what_is_wrong(predict, capsys, untrained, arguments, message):
+    with pytest.raises(SystemExit) as ended:
+        predict(*(argument.replace("{weights}", str(untrained)) for argument in arguments))
+    assert ended.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())

@@ -63,6 +63,7 @@ def test_a_fit_leaves_every_artifact(finished):
         "model.pt",
         "report.html",
         "config.yaml",
+        "classes.json",
         "checkpoints",
         "csv",
         "tensorboard",

@@ -24,6 +24,7 @@ from .data import data_of
 from .files import read_history
 from .module import DetectionModule
 from .report import write_report
+from .trained import CLASSES_FILE, categories
 
 _PICTURES = 8  # images in a grid
 _MIN_SCORE = 0.5  # of a detection that is drawn
@@ -32,7 +33,8 @@ _MIN_SCORE = 0.5  # of a detection that is drawn
 class RunFiles(L.Callback):
     """Writes ``metrics.json`` and ``predictions.json`` after each validation, the rest when the fit ends.
 
-    A fit writes to the run's folder: ``metrics.json`` (flat; accuracy, ``loss`` and its terms),
+    A fit writes to the run's folder: ``config.yaml``, ``classes.json`` (COCO's ``categories``, in the order of
+    the labels), ``metrics.json`` (flat; accuracy, ``loss`` and its terms),
     ``predictions.json`` (COCO results), ``model.pt`` (torchvision's ``state_dict``, on the CPU),
     ``train_samples.png``, ``detections.png`` and ``report.html``. ``validate`` and ``test`` write their
     numbers, predictions and picture to a folder of that name inside it. Every file is written under a
@@ -57,11 +59,13 @@ class RunFiles(L.Callback):
         self._first_start = True  # a run that goes on keeps the picture of its beginning
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock, and save the resolved config."""
+        """Start the clock, and save the resolved config and what the labels mean."""
         self._start = time.time() - self._seconds_before
         self._first_start = not (self.run_dir / "train_samples.png").exists()
         if trainer.is_global_zero:
+            classes = json.dumps(categories(data_of(trainer).class_names, data_of(trainer).category_ids), indent=2)
             write_whole(self.run_dir / "config.yaml", lambda path: path.write_text(self.config_text))
+            write_whole(self.run_dir / CLASSES_FILE, lambda path: path.write_text(classes + "\n"))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """There is something to train: a run that is finished already keeps its files."""

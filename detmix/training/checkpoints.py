@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import nn
+from torch import Tensor, nn
 
 from ..files import write_whole
 
@@ -72,28 +72,6 @@ def read_checkpoint(
     return checkpoint
 
 
-def read_weights(path: Path, detector: nn.Module) -> dict[str, Any]:
-    """A file of weights as ``tools/train.py`` leaves it in ``model.pt``, read without running code from it.
-
-    Args:
-        path: the file.
-        detector: what the weights are for; it is not changed.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no such file, or one of another detector.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of weights")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError) as error:
-        raise ValueError(f"{path}: not a file of weights, such as tools/train.py leaves in model.pt") from error
-    state = state if isinstance(state, dict) else {}
-    require_same_tensors(path, state, detector)
-    return state
-
-
 def require_same_tensors(path: Path, given: Mapping[str, Any], module: nn.Module) -> None:
     """Refuse weights that are not a module's.
 
@@ -105,19 +83,23 @@ def require_same_tensors(path: Path, given: Mapping[str, Any], module: nn.Module
     Raises:
         ValueError: names or shapes differ; the first that does is named.
     """
-    wanted = {name: value.shape for name, value in module.state_dict().items()}
-    found = {name: getattr(value, "shape", None) for name, value in given.items()}
-    other = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    other = difference(shapes_of(module.state_dict()), shapes_of(given))
     if other:
-        name = other[0]
-        raise ValueError(
-            f"{path}: not the weights of this config's detector; {len(other)} of {len(wanted)} tensors differ, "
-            f"{name} first: wanted {_shape(wanted.get(name))}, got {_shape(found.get(name))}"
-        )
+        raise ValueError(f"{path}: not the weights of this config's detector; {other}")
 
 
-def _shape(shape: Any) -> str:
-    return "none" if shape is None else f"shape {tuple(shape)}"
+def shapes_of(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The shape of each tensor by its name; None for what is no tensor."""
+    return {name: tuple(value.shape) if isinstance(value, Tensor) else None for name, value in tensors.items()}
+
+
+def difference(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """Where shapes are not those that are wanted, in words; empty if they are."""
+    other = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+    if not other:
+        return ""
+    sides = (f"shape {shapes[other[0]]}" if shapes.get(other[0]) is not None else "none" for shapes in (wanted, given))
+    return "{} of {} tensors differ, {} first: wanted {}, got {}".format(len(other), len(wanted), other[0], *sides)
 
 
 def _first_line(error: BaseException) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pickle import UnpicklingError
 from typing import Any, Literal
 from urllib.error import URLError
 
 from torch import nn
 from torchvision.models import detection as torchvision_detection
-from torchvision.models import get_model, list_models, resnet18
+from torchvision.models import get_model, get_model_weights, list_models, resnet18
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
@@ -64,6 +67,62 @@ def build_detector(name: str, num_classes: int, weights: Weights | None, **optio
     return _download(name, weights=None, weights_backbone=backbone, num_classes=num_classes, **options)
 
 
+def every_detector_name() -> list[str]:
+    """The detectors that `untrained_detector` knows: those of `build_detector`, Mask R-CNN and Keypoint R-CNN."""
+    return [SMALL, *list_models(torchvision_detection)]
+
+
+def untrained_detector(name: str, num_classes: int, **options: Any) -> nn.Module:
+    """Any detector with random weights, to load trained ones into.
+
+    Args:
+        name: one of `every_detector_name`.
+        num_classes: K, background included.
+        options: passed on to the builder, such as min_size and max_size.
+
+    Raises:
+        ValueError: no such detector, or no such option.
+    """
+    _check_any_name(name)
+    _check_options(name, options)
+    if name == SMALL:
+        return _small(num_classes, None, **options)
+    detector: nn.Module = get_model(name, weights=None, weights_backbone=None, num_classes=num_classes, **options)
+    return detector
+
+
+def pretrained_detector(name: str, weights: str, **options: Any) -> tuple[nn.Module, tuple[str, ...]]:
+    """A detector of torchvision's as torchvision trained it.
+
+    Args:
+        name: one of `every_detector_name`.
+        weights: torchvision's name for them, such as ``COCO_V1``.
+        options: passed on to the builder, such as min_size and max_size.
+
+    Returns:
+        The detector, and the name of each label from 1 on; a number that COCO does not use is named ``N/A``.
+
+    Raises:
+        ValueError: no such detector, no such weights for it, or no such option; or the file of weights that is
+            there already holds more than weights.
+        RuntimeError: the weights could not be downloaded; the message says how to go on.
+    """
+    _check_any_name(name)
+    _check_options(name, options)
+    known = {} if name == SMALL else get_model_weights(name).__members__
+    if weights not in known:
+        raise ValueError(f"{name} has no weights {weights!r} in torchvision; there are {', '.join(known) or 'none'}")
+    with _naming_failed_downloads(f"{weights} of {name}", "pass the path of a file with --weights"):
+        _check_download(known[weights])
+        detector: nn.Module = get_model(name, weights=known[weights], **options)
+    return detector, tuple(known[weights].meta["categories"][1:])
+
+
+def coco_classes() -> tuple[str, ...]:
+    """The names of torchvision's labels 1 ... 90 of COCO, its category ids; unused ones are named ``N/A``."""
+    return tuple(torchvision_detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:])
+
+
 def weights_shape_the_model(name: str, weights: Weights | None) -> bool:
     """Whether torchvision builds another network with these weights than without.
 
@@ -109,6 +168,12 @@ def _check_name(name: str) -> None:
     raise ValueError(f"there is no detector {name!r}; known are {', '.join(known)}")
 
 
+def _check_any_name(name: str) -> None:
+    known = every_detector_name()
+    if name not in known:
+        raise ValueError(f"there is no detector {name!r}; known are {', '.join(known)}")
+
+
 def _check_options(name: str, options: dict[str, Any]) -> None:
     """Torchvision takes any keyword and drops what it does not know; a typo is to be an error."""
     builder = FasterRCNN if name == SMALL else getattr(torchvision_detection, name)
@@ -144,14 +209,29 @@ def _backbone_weights(name: str) -> Any:
 
 
 def _download(name: str, **options: Any) -> nn.Module:
-    try:
+    wanted = options.get("weights") or options.get("weights_backbone")
+    with _naming_failed_downloads(f"{wanted} of {name}", "train from nothing with --model.weights null"):
         return get_model(name, **options)
+
+
+def _check_download(weights: Any) -> None:
+    """Look at the file first: torchvision's builders would run code that somebody put into their cache."""
+    try:
+        weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        name = weights.url.rpartition("/")[2]
+        raise ValueError(f"$TORCH_HOME/hub/checkpoints/{name}: not a file of weights, or a damaged one") from error
+
+
+@contextmanager
+def _naming_failed_downloads(weights: str, otherwise: str) -> Iterator[None]:
+    try:
+        yield
     except (URLError, ConnectionError, TimeoutError) as error:
-        wanted = options.get("weights") or options.get("weights_backbone")
         raise RuntimeError(
-            f"the weights {wanted} of {name} could not be downloaded ({error}). Go on in one of three ways: "
+            f"the weights {weights} could not be downloaded ({error}). Go on in one of three ways: "
             "connect and run again; put the file that torchvision names above into the folder "
-            "$TORCH_HOME/hub/checkpoints; or train from nothing with --model.weights null"
+            f"$TORCH_HOME/hub/checkpoints; or {otherwise}"
         ) from error
 
 

@@ -1,0 +1,95 @@
+"""Image files named by a user: files, folders and patterns; and the names and ids of such files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from glob import glob
+from pathlib import Path, PurePath
+
+import msgspec
+
+SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+
+
+class _Image(msgspec.Struct):
+    id: int
+    file_name: str
+
+
+class _File(msgspec.Struct):
+    images: list[_Image]
+
+
+def find_images(sources: Iterable[str]) -> list[Path]:
+    """The image files that are meant, each once, in the order given; those of a folder or pattern by name.
+
+    Args:
+        sources: files, whatever their suffix; folders, searched with all folders in them for files with an
+            image's suffix, hidden ones left out; patterns such as ``photos/**/*.jpg``.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder, a pattern fits none, or a folder has no images.
+    """
+    found: dict[str, Path] = {}
+    for source in sources:
+        for path in _found(source):
+            found.setdefault(os.path.abspath(path), path)
+    return list(found.values())
+
+
+def names_below_common_folder(paths: Sequence[Path]) -> list[PurePath]:
+    """Each file's path from the folder that all of them have in common: no two are equal."""
+    absolute = [Path(os.path.abspath(path)) for path in paths]
+    common = os.path.commonpath([path.parent for path in absolute])
+    return [path.relative_to(common) for path in absolute]
+
+
+def image_ids_in(annotations: Path, paths: Sequence[Path]) -> list[int]:
+    """The ids that a COCO file gives to images whose paths end in its file names.
+
+    Raises:
+        FileNotFoundError: there is no such annotation file.
+        ValueError: it is no COCO file; an image is not in it, or two are the same of its images.
+    """
+    if not annotations.is_file():
+        raise FileNotFoundError(f"{annotations}: no such COCO annotation file")
+    try:
+        images = msgspec.json.decode(annotations.read_bytes(), type=_File).images
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{annotations}: not a COCO annotation file: {error}") from error
+    ids = {image.file_name: image.id for image in images}
+    taken: dict[int, Path] = {}
+    for path in paths:
+        parts = Path(os.path.abspath(path)).parts
+        endings = ("/".join(parts[start:]) for start in range(len(parts)))
+        number = next((ids[name] for name in endings if name in ids), None)
+        if number is None:
+            raise ValueError(f"{path}: {annotations} has no image of this name; it has {_some(list(ids))}")
+        if number in taken:
+            raise ValueError(f"{path}: is image {number} of {annotations}, and so is {taken[number]}")
+        taken[number] = path
+    return list(taken)
+
+
+def _found(source: str) -> list[Path]:
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and _is_shown(file, path))
+        if not files:
+            raise FileNotFoundError(f"{source}: no images in this folder, no file ending in {_some(sorted(SUFFIXES), 20)}")
+        return files
+    matches = sorted(match for match in map(Path, glob(source, recursive=True)) if match.is_file())
+    if not matches:
+        raise FileNotFoundError(f"{source}: no such file or folder, and no file whose name fits it as a pattern")
+    return matches
+
+
+def _is_shown(file: Path, folder: Path) -> bool:
+    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def _some(names: Sequence[str], count: int = 3) -> str:
+    return ", ".join(names[:count]) + (" ..." if len(names) > count else "")

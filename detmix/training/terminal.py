@@ -1,0 +1,41 @@
+"""What the tools show in a terminal: progress bars, and tables of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Bars on standard error, gone when the work is done."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        yield bars
+
+
+def bar_of(bars: Progress, name: str, unit: str) -> Callable[[int, int], None]:
+    """A new bar, as a function of how much is done and of how much."""
+    task = bars.add_task(f"{name}: {unit}", total=None)
+    return lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def table_of(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
+    """An empty table whose numbers are never cut short; names break into lines where the terminal is narrow.
+
+    Args:
+        title: written above it.
+        names: headings of the first columns.
+        numbers: headings of the columns of numbers after them.
+    """
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table

@@ -1,0 +1,195 @@
+"""Trained detectors, ready to be used: of a run, of torchvision's training elsewhere, or torchvision's own.
+
+Letter: K classes with background.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from jsonargparse import ArgumentParser
+from torch import nn
+
+from .data import DetectionData
+from .models import coco_classes, every_detector_name, pretrained_detector, untrained_detector
+from .module import DetectionModule
+from .weights import count_classes, lasting_shapes, read_state, read_weights
+
+CLASSES_FILE = "classes.json"
+
+_OTHER_SECTIONS = (
+    "seed_everything",
+    "trainer",
+    "name",
+    "runs",
+    "resume",
+    "checkpoint_every",
+    "ckpt_path",
+    "weights_only",
+    "verbose",
+)
+_UNUSED = "N/A"  # torchvision's name for the numbers that COCO left out
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A detector with trained weights, and what its labels mean.
+
+    Attributes:
+        model: torchvision's detector.
+        class_names: K-1 names; label l is ``class_names[l - 1]``.
+        category_ids: K-1 ids for COCO results, in the same order.
+    """
+
+    model: nn.Module
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+
+class _Category(msgspec.Struct):
+    id: int
+    name: str
+
+
+def open_trained(
+    weights: str,
+    *,
+    config: Path | None = None,
+    detector: str | None = None,
+    classes: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Trained:
+    """A detector with its trained weights.
+
+    Args:
+        weights: a file as for ``read_weights``; or, with ``detector``, torchvision's name of weights of its own,
+            such as ``COCO_V1``.
+        config: of the run that trained it; ``config.yaml`` beside the weights, or one folder up, unless given.
+        detector: for a model that was not trained here: torchvision's name of its builder.
+        classes: names of the labels from 1 on. A run states its own in ``classes.json`` beside its config, or its
+            data does; a file for COCO's 91 classes has COCO's.
+        options: keyword arguments for the builder, such as min_size and max_size, that differ from the config's or,
+            with ``detector``, from torchvision's.
+
+    Raises:
+        ValueError: the weights are of other classes or another detector; a setting is wrong or missing.
+        FileNotFoundError: a file is missing.
+        RuntimeError: weights could not be downloaded.
+    """
+    if detector is None:
+        return _of_run(Path(weights), config or _config_beside(Path(weights)), classes, options or {})
+    if config is not None:
+        raise ValueError(f"pass --config for a run's model or --detector for one trained elsewhere, not both: {config}")
+    if Path(weights).exists() or not weights.isupper():
+        return _of_file(Path(weights), detector, classes, options or {})
+    if classes is not None:
+        raise ValueError(f"{weights} of {detector} has classes of its own: leave out --classes")
+    model, names = pretrained_detector(detector, weights, **(options or {}))
+    return Trained(model, names, tuple(range(1, len(names) + 1)))
+
+
+def open_run(config: Path, overrides: Sequence[str] = ()) -> tuple[DetectionData, nn.Module]:
+    """The data and the untrained detector of a training config.
+
+    Args:
+        config: config file of ``tools/train.py``.
+        overrides: settings to change, as on its command line.
+
+    Raises:
+        ValueError: a setting is wrong or unknown, or the data is.
+        FileNotFoundError: a file is missing.
+        RuntimeError: the detector's shape depends on weights that could not be downloaded.
+    """
+    run = _read_config(config, ("data", "model"), overrides)
+    run.model.build("test", run.data.class_names)
+    return run.data, run.model.detector
+
+
+def categories(class_names: Sequence[str], category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """COCO's ``categories`` in the order of the labels, those left out that COCO does not use."""
+    pairs = zip(category_ids, class_names, strict=True)
+    return [{"id": number, "name": name} for number, name in pairs if name != _UNUSED]
+
+
+def device_named(name: str | None) -> torch.device:
+    """The device of this name; a GPU if there is one where none is given."""
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _read_config(config: Path, sections: Sequence[str], overrides: Sequence[str] = ()) -> Any:
+    """Some sections of a training config, built; the others are left as they are."""
+    if not config.is_file():
+        raise FileNotFoundError(f"{config}: no such config file")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    for section, kind in {"data": DetectionData, "model": DetectionModule}.items():
+        if section in sections:
+            parser.add_class_arguments(kind, section)
+        else:
+            parser.add_argument(f"--{section}", type=Any)
+    for section in _OTHER_SECTIONS:
+        parser.add_argument(f"--{section}", type=Any)
+    try:
+        return parser.instantiate(parser.parse_args([f"--config={config}", *overrides]))
+    except ArgumentError as error:
+        raise ValueError(f"{config}: {error}") from error
+
+
+def _config_beside(weights: Path) -> Path:
+    near = [folder / "config.yaml" for folder in weights.absolute().parents[:2]]
+    found = next((config for config in near if config.is_file()), None)
+    if found is None:
+        raise ValueError(
+            f"{weights}: there is no config.yaml beside it or one folder up. Pass --config for the model of a run, or "
+            f"--detector for one that was trained elsewhere: {', '.join(every_detector_name())}"
+        )
+    return found
+
+
+def _of_run(weights: Path, config: Path, classes: Sequence[str] | None, options: Mapping[str, Any]) -> Trained:
+    module: DetectionModule = _read_config(config, ("model",)).model
+    module.options = {**module.options, **options}
+    names, ids = _classes_of_run(config, classes)
+    module.build("test", names)
+    assert module.detector is not None
+    module.detector.load_state_dict(read_weights(weights, module.detector, len(names) + 1))
+    return Trained(module.detector, names, ids)
+
+
+def _classes_of_run(config: Path, given: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names and ids, in the order of the labels: those given, those that the run stated, or those of its data."""
+    file = config.with_name(CLASSES_FILE)
+    if given is not None:
+        return tuple(given), tuple(range(1, len(given) + 1))
+    if not file.is_file():
+        data: DetectionData = _read_config(config, ("data",)).data
+        return data.class_names, data.category_ids
+    try:
+        stated = msgspec.json.decode(file.read_bytes(), type=list[_Category])
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return tuple(category.name for category in stated), tuple(category.id for category in stated)
+
+
+def _of_file(weights: Path, detector: str, classes: Sequence[str] | None, options: Mapping[str, Any]) -> Trained:
+    names = _coco_names(weights, detector) if classes is None else tuple(classes)
+    model = untrained_detector(detector, len(names) + 1, **options)
+    model.load_state_dict(read_weights(weights, model, len(names) + 1))
+    return Trained(model, names, tuple(range(1, len(names) + 1)))
+
+
+def _coco_names(weights: Path, detector: str) -> tuple[str, ...]:
+    """The names of COCO's classes, if a file has as many."""
+    names = coco_classes()
+    count = count_classes(
+        lasting_shapes(read_state(weights)), lasting_shapes(untrained_detector(detector, 2).state_dict()), 2
+    )
+    if count not in (None, len(names) + 1):
+        raise ValueError(f"{weights}: has {count} classes, background included: pass --classes with {count - 1} names")
+    return names

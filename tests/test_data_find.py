@@ -1,0 +1,93 @@
+import json
+
+import pytest
+
+from detmix.data.find import find_images, image_ids_in, names_below_common_folder
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A folder of files, and the folder above it as the current one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.jpg", "a.PNG", "notes.txt", "deep/er/c.jpeg", ".hidden/d.jpg", "deep/._b.jpg", "[1].jpg"):
+        file = tmp_path / "photos" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (tmp_path / "empty").mkdir()
+    return tmp_path / "photos"
+
+
+def found(*sources):
+    return [path.as_posix() for path in find_images(sources)]
+
+
+def test_a_folder_is_searched_with_all_below_it_and_hidden_files_are_left_out(photos):
+    names = ["photos/[1].jpg", "photos/a.PNG", "photos/b.jpg", "photos/deep/er/c.jpeg"]
+    assert found("photos") == names
+    assert found("photos/") == names
+
+
+def test_files_keep_their_order_and_come_once(photos):
+    assert found("photos/notes.txt", "photos/b.jpg", "photos/a.PNG", f"{photos}/b.jpg") == [
+        "photos/notes.txt",
+        "photos/b.jpg",
+        "photos/a.PNG",
+    ]
+
+
+def test_patterns_find_files_and_a_file_whose_name_looks_like_one_is_itself(photos):
+    assert found("photos/**/*.jp*g") == ["photos/[1].jpg", "photos/b.jpg", "photos/deep/er/c.jpeg"]
+    assert found("photos/[1].jpg") == ["photos/[1].jpg"]
+    assert found("photos/*[!1]*.jpg") == ["photos/[1].jpg", "photos/b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        ("nowhere", "nowhere: no such file or folder"),
+        ("photos/*.gif", r"photos/\*.gif: no such file or folder, and no file whose name fits"),
+        ("empty", r"empty: no images in this folder, no file ending in \.bmp.*\.webp"),
+    ],
+)
+def test_what_finds_nothing_is_named(photos, source, wanted):
+    with pytest.raises(FileNotFoundError, match=wanted):
+        find_images(["photos", source])
+
+
+def test_names_start_below_the_folder_that_all_have_in_common(photos):
+    assert [name.as_posix() for name in names_below_common_folder(find_images(["photos/deep", "photos/b.jpg"]))] == [
+        "deep/er/c.jpeg",
+        "b.jpg",
+    ]
+    assert [name.as_posix() for name in names_below_common_folder(find_images(["photos/deep"]))] == ["c.jpeg"]
+
+
+@pytest.fixture
+def ids_of(photos):
+    """The ids of some files, by the file names of a COCO file."""
+
+    def read(names, *files):
+        images = [{"id": number, "file_name": name, "width": 4} for name, number in names.items()]
+        (photos / "coco.json").write_text(json.dumps({"images": images, "annotations": [], "info": {}}))
+        return image_ids_in(photos / "coco.json", [photos / file for file in files])
+
+    return read
+
+
+def test_ids_are_those_of_the_file_names_in_which_a_path_ends(ids_of):
+    assert ids_of({"b.jpg": 7, "er/c.jpeg": 9, "other.jpg": 1}, "deep/er/c.jpeg", "b.jpg") == [9, 7]
+
+
+def test_an_image_that_has_no_id_or_shares_one_is_named(ids_of):
+    with pytest.raises(ValueError, match=r"photos/a\.PNG: .*coco\.json has no image of this name; it has b\.jpg"):
+        ids_of({"b.jpg": 7}, "b.jpg", "a.PNG")
+    with pytest.raises(ValueError, match=r"deep/b\.jpg: is image 7 of .*coco\.json, and so is .*photos/b\.jpg"):
+        ids_of({"b.jpg": 7}, "b.jpg", "deep/b.jpg")
+
+
+def test_a_file_that_is_no_annotation_file_is_named(photos):
+    with pytest.raises(FileNotFoundError, match=r"none\.json: no such COCO annotation file"):
+        image_ids_in(photos / "none.json", [])
+    (photos / "list.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"list\.json: not a COCO annotation file: Expected `object`, got `array`"):
+        image_ids_in(photos / "list.json", [])

@@ -1,0 +1,143 @@
+import json
+import shutil
+from urllib.error import URLError
+
+import pytest
+import torch
+from torchvision.models import get_model, get_model_weights
+
+from detmix.training.models import coco_classes, untrained_detector
+from detmix.training.trained import categories, open_trained
+
+from .conftest import ROOT
+from .test_training_weights import Hostile
+
+SMALL = "fasterrcnn_resnet18_small"
+SSDLITE = "ssdlite320_mobilenet_v3_large"
+CLASSES = ["circle", "square", "triangle"]
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """The weights of the quickstart's detector before any training."""
+    return untrained_detector(SMALL, 4).state_dict()
+
+
+@pytest.fixture
+def run(tmp_path, weights):
+    """The folder of a run, of which only the checkpoint, model.pt and the config are left."""
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    torch.save(weights, folder / "model.pt")
+    torch.save({"state_dict": {f"detector.{name}": w for name, w in weights.items()}}, folder / "checkpoints/last.ckpt")
+    shutil.copy(ROOT / "configs/quickstart.yaml", folder / "config.yaml")
+    return folder
+
+
+def classes_file(classes):
+    return json.dumps([{"id": number, "name": name} for number, name in classes.items()])
+
+
+@pytest.mark.parametrize("file", ["model.pt", "checkpoints/last.ckpt"])
+def test_a_run_brings_its_config_and_its_classes(run, weights, file):
+    (run / "classes.json").write_text(classes_file({3: "a", 9: "b", 2: "c"}))
+    trained = open_trained(str(run / file))
+    assert (trained.class_names, trained.category_ids) == (("a", "b", "c"), (3, 9, 2))
+    assert trained.model.transform.min_size == (96,)
+    state = trained.model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in weights.items())
+
+
+def test_without_its_classes_a_run_has_those_of_its_data_or_those_given(run):
+    assert open_trained(str(run / "model.pt")).class_names == tuple(CLASSES)
+    assert open_trained(str(run / "model.pt"), classes=["x", "y", "z"]).class_names == ("x", "y", "z")
+
+
+def test_the_config_may_lie_elsewhere_and_its_options_be_changed(run, tmp_path):
+    lonely = shutil.move(run / "model.pt", tmp_path / "lonely.pt")
+    trained = open_trained(str(lonely), config=run / "config.yaml", options={"min_size": 64})
+    assert (trained.model.transform.min_size, trained.model.transform.max_size) == ((64,), 96)
+    with pytest.raises(ValueError, match=r"lonely\.pt: there is no config\.yaml beside it.*--detector"):
+        open_trained(str(lonely))
+
+
+def test_a_file_of_weights_trained_elsewhere_needs_the_detector_and_the_names_of_its_classes(run, weights):
+    file = str(run / "model.pt")
+    trained = open_trained(file, detector=SMALL, classes=CLASSES, options={"min_size": 64, "max_size": 64})
+    assert categories(trained.class_names, trained.category_ids) == [
+        {"id": 1, "name": "circle"},
+        {"id": 2, "name": "square"},
+        {"id": 3, "name": "triangle"},
+    ]
+    with pytest.raises(ValueError, match=r"model\.pt: has 4 classes, background included: pass --classes with 3 names"):
+        open_trained(file, detector=SMALL)
+    with pytest.raises(ValueError, match=r"wanted weights for 3 classes, background included, got them for 4"):
+        open_trained(file, detector=SMALL, classes=["circle", "square"])
+    with pytest.raises(ValueError, match=f"wanted weights of fcos_resnet50_fpn, got those of {SMALL}"):
+        open_trained(file, detector="fcos_resnet50_fpn", classes=CLASSES)
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """A file that stands for the one that torchvision downloads for SSDlite: where it is kept."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    file = tmp_path / "torch/hub/checkpoints" / get_model_weights(SSDLITE)["COCO_V1"].url.rpartition("/")[2]
+    file.parent.mkdir(parents=True)
+    return file
+
+
+def test_torchvisions_own_weights_bring_cocos_classes(cached):
+    state = get_model(SSDLITE, weights=None, weights_backbone=None).state_dict()
+    torch.save(state, cached)
+    by_name = open_trained("COCO_V1", detector=SSDLITE, options={"score_thresh": 0.2})
+    by_file = open_trained(str(cached), detector=SSDLITE)
+    assert by_name.model.score_thresh == 0.2
+    for trained in (by_name, by_file):
+        assert all(torch.equal(value, state[name]) for name, value in trained.model.state_dict().items())
+        assert (trained.class_names, trained.category_ids) == (coco_classes(), tuple(range(1, 91)))
+        used = categories(trained.class_names, trained.category_ids)
+        assert len(used) == 80
+        assert (used[0], used[-1]) == ({"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"})
+
+
+def test_what_lies_in_torchvisions_cache_runs_no_code(cached, tmp_path):
+    torch.save({"evil": Hostile(tmp_path / "owned")}, cached)
+    with pytest.raises(ValueError, match=r"TORCH_HOME/hub/checkpoints/ssdlite320.*\.pth: not a file of weights"):
+        open_trained("COCO_V1", detector=SSDLITE)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_failed_download_says_how_to_go_on(monkeypatch):
+    def offline(*arguments, **options):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    with pytest.raises(RuntimeError, match=rf"COCO_V1 of {SSDLITE} could not be downloaded .*no route.*path of a file"):
+        open_trained("COCO_V1", detector=SSDLITE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ({"weights": "COCO_V7", "detector": SSDLITE}, f"{SSDLITE} has no weights 'COCO_V7' in torchvision; .* COCO_V1"),
+        ({"weights": "COCO_V1", "detector": SMALL}, f"{SMALL} has no weights 'COCO_V1' in torchvision; there are none"),
+        ({"weights": "COCO_V1", "detector": "yolo"}, "there is no detector 'yolo'; known are .*maskrcnn_resnet50_fpn"),
+        ({"weights": "COCO_V1", "detector": SSDLITE, "options": {"min_size": 3}}, "has no min_size"),
+        ({"weights": "COCO_V1", "detector": SSDLITE, "classes": ["a"]}, "has classes of its own: leave out --classes"),
+        ({"weights": "a.pt", "detector": SSDLITE, "config": "c.yaml"}, "--config for a run's model or --detector"),
+        ({"weights": "a.pt", "config": "c.yaml"}, "c.yaml: no such config file"),
+        ({"weights": "a.pt", "detector": SSDLITE, "classes": ["a"]}, "a.pt: no such file of weights"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(arguments, wanted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if "config" in arguments:
+        arguments = {**arguments, "config": tmp_path / arguments["config"]}
+    with pytest.raises((ValueError, FileNotFoundError), match=wanted):
+        open_trained(**arguments)
+
+
+def test_a_damaged_file_of_classes_is_named(run):
+    (run / "classes.json").write_text('[{"id": "one", "name": "circle"}]')
+    with pytest.raises(ValueError, match=r"classes\.json: Expected `int`, got `str` - at `\$\[0\]\.id`"):
+        open_trained(str(run / "model.pt"))

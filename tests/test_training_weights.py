@@ -1,0 +1,144 @@
+import argparse
+import pickle
+import re
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FasterRCNN
+from torchvision.ops import FrozenBatchNorm2d
+
+from detmix.training.models import every_detector_name, untrained_detector
+from detmix.training.weights import count_classes, detectors_with, lasting_shapes, read_weights
+
+from .factories import make_assembled
+
+SMALL = "fasterrcnn_resnet18_small"
+MOBILE = ["fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_mobilenet_v3_large_fpn"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return untrained_detector(SMALL, 4)
+
+
+@pytest.fixture
+def read(tmp_path, model):
+    """Save anything, and read it as the weights of a detector, by default the small one of four classes."""
+
+    def call(content, detector=model, num_classes=4):
+        torch.save(content, tmp_path / "weights.pt")
+        return read_weights(tmp_path / "weights.pt", detector, num_classes)
+
+    return call
+
+
+def prefixed(state, prefix):
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": prefixed(state, "detector."), "epoch": 3},
+        lambda state: {"model": state, "optimizer": {}, "args": argparse.Namespace(lr=0.02), "epoch": 25},
+        lambda state: {"model": prefixed(state, "module.")},
+    ],
+    ids=["model.pt", "checkpoint", "torchvision's checkpoint", "parallel"],
+)
+def test_weights_are_found_in_what_training_scripts_write(read, model, wrap):
+    state = read(wrap(model.state_dict()))
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    model.load_state_dict(state)
+
+
+def test_frozen_batch_norms_and_others_take_each_others_weights(read):
+    norms = (FrozenBatchNorm2d, nn.BatchNorm2d)  # only the second count their batches
+    frozen, plain = (
+        FasterRCNN(resnet_fpn_backbone(backbone_name="resnet18", weights=None, norm_layer=norm), 4) for norm in norms
+    )
+    assert len(frozen.state_dict()) < len(plain.state_dict())
+    plain.load_state_dict(read(frozen.state_dict(), plain))
+    frozen.load_state_dict(read(plain.state_dict(), frozen))
+
+
+@pytest.mark.parametrize("name", every_detector_name())
+def test_the_number_of_classes_is_read_off_the_weights(name):
+    with torch.device("meta"):
+        of_five, of_two = (lasting_shapes(untrained_detector(name, classes).state_dict()) for classes in (5, 2))
+    assert count_classes(of_five, of_two, 2) == 5
+    assert count_classes(of_two, of_five, 5) == count_classes(of_two, of_two, 2) == 2
+
+
+def test_detectors_are_known_by_their_weights():
+    for name in ("maskrcnn_resnet50_fpn", SMALL, MOBILE[1]):
+        with torch.device("meta"):
+            shapes = lasting_shapes(untrained_detector(name, 7).state_dict())
+        assert detectors_with(shapes) == (MOBILE if name in MOBILE else [name])
+    assert detectors_with(lasting_shapes(make_assembled("FCOS").state_dict())) == []
+
+
+def test_weights_for_other_classes_are_refused_with_both_numbers(read):
+    other = untrained_detector(SMALL, 7).state_dict()
+    with pytest.raises(ValueError, match=r"weights\.pt: wanted weights for 4 classes, background included, .* for 7"):
+        read(other)
+
+
+def test_weights_of_another_detector_are_refused_with_both_names(read):
+    other = untrained_detector(MOBILE[0], 4).state_dict()
+    with pytest.raises(ValueError, match=f"wanted weights of {SMALL}, got those of {' or '.join(MOBILE)}"):
+        read(other)
+
+
+def test_of_other_weights_the_first_tensor_that_differs_is_named(read, model):
+    state = model.state_dict()
+    with pytest.raises(ValueError, match=r"1 of \d+ tensors differ, rpn.head.cls_logits.bias first: .*got shape \(1"):
+        read({**state, "rpn.head.cls_logits.bias": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"1 of \d+ tensors differ, extra first: wanted none, got shape \(2,\)"):
+        read({**state, "extra": torch.zeros(2)})
+    with pytest.raises(ValueError, match=r"rpn.head.cls_logits.bias first: wanted shape \(3,\), got none"):
+        read({name: value for name, value in state.items() if name != "rpn.head.cls_logits.bias"})
+
+
+class Hostile:
+    """Pickled, it writes a file when it is read."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return open, (str(self.file), "w")
+
+
+def test_a_hostile_file_is_refused_and_runs_nothing(read, model, tmp_path):
+    for content in (Hostile(tmp_path / "owned"), {**model.state_dict(), "evil": Hostile(tmp_path / "owned")}, model):
+        with pytest.raises(ValueError, match=r"weights\.pt: not a file of weights.*could run code"):
+            read(content)
+    (tmp_path / "weights.pkl").write_bytes(pickle.dumps(Hostile(tmp_path / "owned"), protocol=2))
+    with pytest.raises(ValueError, match=r"weights\.pkl: not a file of weights"):
+        read_weights(tmp_path / "weights.pkl", model, 4)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 cut short", b"\x80\x02(cos\nsystem"])
+def test_a_damaged_file_is_named(tmp_path, model, content):
+    file = tmp_path / "damaged.pt"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(f"{file}: not a file of weights")):
+        read_weights(file, model, 4)
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [({"epoch": 3, "loss": torch.ones(1)}, "a dict of epoch, loss"), (torch.ones(2), "Tensor"), ({}, "dict")],
+)
+def test_what_is_no_state_dict_is_described(read, content, got):
+    with pytest.raises(ValueError, match=f"weights.pt: not a file of weights: wanted a state_dict, got .*{got}"):
+        read(content)
+
+
+def test_a_missing_file_is_named(tmp_path, model):
+    with pytest.raises(FileNotFoundError, match=r"none\.pt: no such file of weights"):
+        read_weights(tmp_path / "none.pt", model, 4)
