@@ -16,10 +16,19 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from .ranking import Ranking
 from .records import Detections, GroundTruth, Objects
 
 Backend = Literal["pycocotools", "faster-coco-eval"]
 IouType = Literal["bbox", "segm"]
+
+MAX_DETECTIONS = (1, 10, 100)
+"""COCO's numbers of detections of an image and class that count."""
+
+SIZES = {"": 0, "s": 1, "m": 2, "l": 3}
+"""Where COCO's area ranges stand: all, small, medium, large."""
+
+_PROBES = 0.5 ** np.arange(31)  # one of them lies in (1 / n, 2 / n] for each n from 2 to 2**31
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,17 +66,18 @@ def count(
         ImportError: its package is not installed.
     """
     if backend == "pycocotools":
-        evaluation = run_pycocotools(truth, found, iou_type, class_agnostic, max_detections)
-        parameters = evaluation.params
-        precision, scores, recall = (evaluation.eval[key] for key in ("precision", "scores", "recall"))
-        return Counts(precision, scores, recall, parameters.recThrs, parameters.iouThrs)
+        return counts_of(run_pycocotools(truth, found, iou_type, class_agnostic, max_detections))
     if backend == "faster-coco-eval":
         return _run_faster(truth, found, iou_type, class_agnostic, max_detections)
     raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
 
 
 def run_pycocotools(
-    truth: GroundTruth, found: Detections, iou_type: IouType, class_agnostic: bool, max_detections: Sequence[int]
+    truth: GroundTruth,
+    found: Detections,
+    iou_type: IouType,
+    class_agnostic: bool = False,
+    max_detections: Sequence[int] = MAX_DETECTIONS,
 ) -> Any:
     """A ``COCOeval`` that has evaluated and accumulated; it numbers images and classes as the arrays do."""
     with contextlib.redirect_stdout(io.StringIO()):
@@ -77,6 +87,34 @@ def run_pycocotools(
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation
+
+
+def counts_of(evaluation: Any) -> Counts:
+    """What a ``COCOeval`` has accumulated."""
+    precision, scores, recall = (evaluation.eval[key] for key in ("precision", "scores", "recall"))
+    return Counts(precision, scores, recall, evaluation.params.recThrs, evaluation.params.iouThrs)
+
+
+def rankings_of(evaluation: Any) -> dict[str, list[Ranking]]:
+    """The ranked detections that a ``COCOeval`` has matched, by the letter of the area range, a list of K each."""
+    images, ranges = len(evaluation.params.imgIds), len(evaluation.params.areaRng)
+    cells = np.array(evaluation.evalImgs, dtype=object).reshape(-1, ranges, images)
+    return {size: [_ranking(of_class[place]) for of_class in cells] for size, place in SIZES.items()}
+
+
+def _ranking(cells: NDArray[Any]) -> Ranking:
+    """One class and area range: what was matched in each image, None where there is nothing."""
+    known = [(image, cell) for image, cell in enumerate(cells) if cell is not None]
+    scores = np.concatenate([cell["dtScores"] for _, cell in known] or [[]])
+    order = np.argsort(-scores, kind="stable")
+    nothing = np.zeros((10, 0))
+    ignored = np.concatenate([cell["dtIgnore"] for _, cell in known] or [nothing], axis=1)[:, order].astype(np.bool_)
+    matched = np.concatenate([cell["dtMatches"] for _, cell in known] or [nothing], axis=1)[:, order] > 0
+    images = np.repeat([image for image, _ in known], [len(cell["dtScores"]) for _, cell in known])
+    objects = np.zeros(len(cells), dtype=np.int64)
+    for image, cell in known:
+        objects[image] = np.count_nonzero(cell["gtIgnore"] == 0)
+    return Ranking(images[order].astype(np.int64), scores[order], matched & ~ignored, ~ignored, objects)
 
 
 def _run_faster(
@@ -102,9 +140,6 @@ def _run_faster(
     _restore_epsilon(precision, parameters.recThrs, objects)
     kept = np.isin(parameters.recThrs, recalls)
     return Counts(precision[:, kept], scores[:, kept], evaluation.eval["recall"], recalls, parameters.iouThrs)
-
-
-_PROBES = 0.5 ** np.arange(31)  # one of them lies in (1 / n, 2 / n] for each n from 2 to 2**31
 
 
 def _restore_epsilon(precision: NDArray[np.float64], recalls: NDArray[np.float64], objects: NDArray[np.int64]) -> None:

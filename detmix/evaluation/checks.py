@@ -92,7 +92,7 @@ def check_boxes(xywh: NDArray[np.float64], sizes: NDArray[np.int64], name: str, 
             f"{beyond.sum()} of {len(boxes)} reach beyond their image, as the latter nearly all lie within; "
             f"got {xywh[row].tolist()} - at `{place.format(row)}`"
         )
-    if len(boxes) > 1 and boxes.max() <= 1 and sides.min() > 1 and boxes[:, 2:].any():
+    if len(boxes) > 1 and boxes.max() <= 1 and sides.min() > 16 and boxes[:, 2:].any():
         row = int(np.flatnonzero(known)[0])
         raise ValueError(
             f"{name}: bbox must be in pixels, and no number in it is above 1: are they shares of the image? "

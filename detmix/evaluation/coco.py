@@ -13,7 +13,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends import Backend, Counts, IouType, count
+from .backends import MAX_DETECTIONS, SIZES, Backend, Counts, IouType, count
 from .curves import NO_OBJECTS, Curve
 from .reading import PredictionSource, TruthSource, read_ground_truth, read_predictions
 from .records import GroundTruth
@@ -36,8 +36,6 @@ METRICS = {
 
 ALL_CLASSES = "all classes"
 """The name of the one class of a class-agnostic evaluation."""
-
-_SIZES = {"s": 1, "m": 2, "l": 3}  # place of each among COCO's area ranges, the first of which is all
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def evaluate_coco(
     *,
     backend: Backend = "pycocotools",
     class_agnostic: bool = False,
-    max_detections: Sequence[int] = (1, 10, 100),
+    max_detections: Sequence[int] = MAX_DETECTIONS,
 ) -> CocoResult:
     """Measure predictions as COCO does; the numbers are those of pycocotools, to the last bit.
 
@@ -102,10 +100,13 @@ def evaluate_coco(
     truth = read_ground_truth(ground_truth, masks=iou_type == "segm")
     found = read_predictions(predictions, truth, masks=iou_type == "segm", class_agnostic=class_agnostic)
     counts = count(truth, found, iou_type, backend, class_agnostic=class_agnostic, max_detections=limits)
-    return _collect(counts, limits, truth, class_agnostic)
+    return collect(counts, truth, limits, class_agnostic)
 
 
-def _collect(counts: Counts, limits: list[int], truth: GroundTruth, class_agnostic: bool) -> CocoResult:
+def collect(
+    counts: Counts, truth: GroundTruth, limits: Sequence[int] = MAX_DETECTIONS, class_agnostic: bool = False
+) -> CocoResult:
+    """The numbers of what was counted with these ``max_detections``, rising."""
     precision = counts.precision[..., -1]  # (T, R, K, A), all that count
     names = (ALL_CLASSES,) if class_agnostic else truth.class_names
     known = [k for k in range(len(names)) if precision[0, 0, k, 0] != NO_OBJECTS]
@@ -119,22 +120,23 @@ def _collect(counts: Counts, limits: list[int], truth: GroundTruth, class_agnost
         metrics=_metrics(counts, limits),
         ap_by_class=by_class(precision[..., 0]),
         ap50_by_class=by_class(precision[0, ..., 0]),
-        ap_by_size={f"AP{size}": by_class(precision[..., place]) for size, place in _SIZES.items()},
+        ap_by_size={f"AP{size}": by_class(precision[..., place]) for size, place in SIZES.items() if size},
         objects_by_class=dict(zip(names, numbers, strict=True)),
         curves={names[k]: Curve(counts.recalls, precision[0, :, k, 0], counts.scores[0, :, k, 0, -1]) for k in known},
     )
 
 
-def _metrics(counts: Counts, limits: list[int]) -> dict[str, float]:
+def _metrics(counts: Counts, limits: Sequence[int]) -> dict[str, float]:
     precision, recall = counts.precision[..., -1], counts.recall
     at = {f"{t:.2f}": row for row, t in enumerate(counts.iou_thresholds)}
+    sizes = {size: place for size, place in SIZES.items() if size}
     return {
         "AP": _mean(precision[..., 0]),
         "AP50": _mean(precision[at["0.50"], ..., 0]),
         "AP75": _mean(precision[at["0.75"], ..., 0]),
-        **{f"AP{size}": _mean(precision[..., place]) for size, place in _SIZES.items()},
+        **{f"AP{size}": _mean(precision[..., place]) for size, place in sizes.items()},
         **{f"AR{limit}": _mean(recall[:, :, 0, n]) for n, limit in enumerate(limits)},
-        **{f"AR{size}": _mean(recall[:, :, place, -1]) for size, place in _SIZES.items()},
+        **{f"AR{size}": _mean(recall[:, :, place, -1]) for size, place in sizes.items()},
     }
 
 

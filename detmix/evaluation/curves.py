@@ -1,4 +1,4 @@
-"""Precision against recall, and the area below it. P: points of a curve."""
+"""Precision against recall. P: points of a curve."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 NO_OBJECTS = -1.0
 """Stands where a number has no meaning, because the ground truth has no such object: COCO's mark."""
 
-# the kit's 0:0.1:1 as MATLAB makes it, from both ends: its fourth value is 3 * 0.1, one bit above 3 / 10
-_RECALLS_2007 = np.concatenate([0.1 * np.arange(6), 1 - 0.1 * np.arange(5)[::-1]])
+# from both ends, as MATLAB makes its 0:0.1:1: its fourth value is 3 * 0.1, one bit above 3 / 10
+RECALLS_2007 = np.concatenate([0.1 * np.arange(6), 1 - 0.1 * np.arange(5)[::-1]])
+"""The eleven recalls of VOC 2007."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,27 +27,3 @@ class Curve:
     recall: np.ndarray
     precision: np.ndarray
     scores: np.ndarray
-
-
-def ranked_curve(right: np.ndarray, scores: np.ndarray, count: int) -> Curve:
-    """The curve of detections that are ranked already.
-
-    Args:
-        right: (P,) bool, whether each detection found an object; best first.
-        scores: (P,) float64, never rising.
-        count: number of objects there are to find, 1 or more.
-    """
-    found = right.cumsum()
-    return Curve(found / count, found / np.arange(1, len(right) + 1), scores)
-
-
-def area_below(curve: Curve) -> float:
-    """Area below the precision made monotone: at each recall the best precision there or beyond it (VOC 2010)."""
-    envelope = np.maximum.accumulate(curve.precision[::-1])[::-1]
-    return float(np.sum(np.diff(curve.recall, prepend=0.0) * envelope))
-
-
-def eleven_point_mean(curve: Curve) -> float:
-    """Mean of the best precision at or beyond the recalls 0, 0.1 ... 1; 0 where they are not reached (VOC 2007)."""
-    reached = curve.recall >= _RECALLS_2007[:, None]  # (11, P)
-    return float(np.where(reached, curve.precision, 0.0).max(axis=1, initial=0.0).mean())

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .curves import NO_OBJECTS, Curve, area_below, eleven_point_mean, ranked_curve
+from .curves import NO_OBJECTS, RECALLS_2007, Curve
 from .overlaps import box_ious, pairs_of_images
+from .ranking import Ranking
 from .reading import PredictionSource, TruthSource, read_ground_truth, read_predictions
-from .records import Detections, Objects
+from .records import Detections, GroundTruth, Objects
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,14 @@ def evaluate_voc(
 ) -> VocResult:
     """Measure predictions as the VOC development kit does.
 
-    The detections of a class are ranked by score, equal scores in the order given. Each looks at the
-    object of its image and class that it overlaps most (the first of equals): with an IoU of at least
-    ``iou`` it is a true positive, or a false one if a better ranked detection has that object already.
-    If that object is ``difficult`` the detection does not count at all; nor do difficult objects count
-    as missed. Crowd regions (``iscrowd``) are treated as difficult.
+    The detections of a class are ranked by score, equal scores in the order given (MATLAB's sort is stable,
+    and so is ours). Each looks at the object of its image and class that it overlaps most (the first of
+    equals): with an IoU of at least ``iou`` it is a true positive, or a false one if a better ranked
+    detection has that object already. If that object is ``difficult`` the detection does not count at all;
+    nor do difficult objects count as missed. Crowd regions (``iscrowd``) are treated as difficult.
 
-    The kit's boxes are 1-based and include their last pixel, so it adds 1 to widths and heights. Ours are
-    0-based and exclude it: the kit's (xmin, ymin, xmax, ymax) is our (xmin - 1, ymin - 1, xmax, ymax),
-    whose plain width is the kit's width with its 1, and so the IoU is the same.
+    IoUs are computed by the kit's arithmetic on its own boxes, which are 1-based and include their last
+    pixel, so that a side is its difference and 1. A COCO box (x, y, w, h) is its (x + 1, y + 1, x + w, y + h).
 
     Args:
         ground_truth: COCO-format dict or the path of its JSON file.
@@ -71,29 +71,41 @@ def evaluate_voc(
         raise ValueError(f"iou must lie in (0, 1], got {iou}")
     truth = read_ground_truth(ground_truth)
     found = read_predictions(predictions, truth)
-    names, average = truth.class_names, eleven_point_mean if use_07_metric else area_below
-    ignored = truth.objects.difficult | truth.objects.crowd
-    numbers = np.bincount(truth.objects.labels[~ignored], minlength=len(names)).tolist()
-    curves = {name: _curve(found, truth.objects, k, iou) for k, name in enumerate(names) if numbers[k]}
-    aps = {name: average(curve) for name, curve in curves.items()}
+    rankings = rank_voc(truth, found, iou)
+    everything = np.ones((1, len(truth.image_ids)))
+    recalls = RECALLS_2007 if use_07_metric else None
+    aps = {name: float(ranking.averages(everything, recalls)[0][0, 0]) for name, ranking in rankings.items()}
     mean = float(np.mean(list(aps.values()))) if aps else NO_OBJECTS
-    by_class = {name: aps.get(name, NO_OBJECTS) for name in names}
-    return VocResult(mean, by_class, dict(zip(names, numbers, strict=True)), curves)
+    numbers = {name: int(rankings[name].objects.sum()) if name in rankings else 0 for name in truth.class_names}
+    by_class = {name: aps.get(name, NO_OBJECTS) for name in truth.class_names}
+    return VocResult(mean, by_class, numbers, {name: ranking.curve() for name, ranking in rankings.items()})
 
 
-def _curve(found: Detections, objects: Objects, label: int, iou: float) -> Curve:
+def rank_voc(truth: GroundTruth, found: Detections, iou: float) -> dict[str, Ranking]:
+    """Match detections with objects by the kit's rules, at one IoU threshold.
+
+    Returns:
+        The ranked detections of each class that has objects which count, by its name.
+    """
+    images = len(truth.image_ids)
+    rankings = [_rank(found, truth.objects, label, iou, images) for label in range(len(truth.class_names))]
+    return {name: r for name, r in zip(truth.class_names, rankings, strict=True) if r.objects.any()}
+
+
+def _rank(found: Detections, objects: Objects, label: int, iou: float, images: int) -> Ranking:
     detections = np.flatnonzero(found.labels == label)
     ranked = detections[np.argsort(-found.scores[detections], kind="stable")]
     own = np.flatnonzero(objects.labels == label)
     nearest, overlap = _nearest_objects(found, ranked, objects, own)
     matched = overlap >= iou
     difficult = (objects.difficult | objects.crowd)[own]
-    ignored = matched & difficult[nearest]
+    ignored = matched & difficult[nearest] if len(own) else matched
     rivals = np.flatnonzero(matched & ~ignored)
     _, first = np.unique(nearest[rivals], return_index=True)  # the best ranked detection of each object
     right = np.zeros(len(ranked), dtype=np.bool_)
     right[rivals[first]] = True
-    return ranked_curve(right[~ignored], found.scores[ranked[~ignored]], int((~difficult).sum()))
+    numbers = np.bincount(objects.images[own[~difficult]], minlength=images)
+    return Ranking(found.images[ranked], found.scores[ranked], right[None], ~ignored[None], numbers)
 
 
 def _nearest_objects(

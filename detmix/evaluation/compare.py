@@ -1,0 +1,218 @@
+"""Two sets of predictions on the same images: is one better, or was it luck?
+
+The images are drawn anew many times, with replacement, as many as there are; each draw measures both sets on the same
+images, and the spread of the differences tells how far another test set of that size might have moved them. This is the
+paired percentile bootstrap over images: an interval runs from the 2.5th to the 97.5th percentile of the draws.
+
+Nothing is matched twice. Detections are matched to objects once for each image, and a draw counts an image as often
+as it was drawn.
+
+Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .backends import IouType, counts_of, rankings_of, run_pycocotools
+from .coco import collect
+from .curves import NO_OBJECTS, RECALLS_2007
+from .ranking import Ranking
+from .reading import PredictionSource, TruthSource, read_ground_truth, read_predictions
+from .voc import evaluate_voc, rank_voc
+
+Weights: TypeAlias = NDArray[np.float64]  # (B, I), how often each image was drawn
+Draws: TypeAlias = dict[str, NDArray[np.float64]]  # (B,) values of each measure
+OnStep: TypeAlias = Callable[[int, int], None]
+
+_AT_ONCE = 50  # draws that are measured together
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One measure of two sets of predictions.
+
+    Attributes:
+        first: its value for the first set, exactly as the evaluators give it.
+        second: for the second.
+        low: lower end of the interval of ``second - first``.
+        high: upper end.
+        draws: how many draws the interval is of: all, unless some had no object of that kind; the others are
+            left out.
+    """
+
+    first: float
+    second: float
+    low: float
+    high: float
+    draws: int
+
+    @property
+    def value(self) -> float:
+        """``second - first``."""
+        return self.second - self.first
+
+    @property
+    def clear(self) -> bool:
+        """Whether zero lies outside the interval."""
+        return self.low > 0 or self.high < 0
+
+
+def compare_coco(
+    ground_truth: TruthSource,
+    first: PredictionSource,
+    second: PredictionSource,
+    iou_type: IouType = "bbox",
+    *,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    on_step: OnStep | None = None,
+) -> dict[str, Difference]:
+    """Compare two sets of predictions by COCO's rules.
+
+    Args:
+        ground_truth: COCO-format dict or the path of its JSON file.
+        first: list of COCO results or the path of their JSON file.
+        second: the same; differences are second - first.
+        iou_type: ``"bbox"`` or ``"segm"``.
+        resamples: number of draws.
+        confidence: of the intervals, in (0, 1).
+        seed: of the draws.
+        on_step: called with the draws done and their number.
+
+    Returns:
+        ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``, ``AR100`` and ``AP/<class>``, those of which the
+        ground truth has objects.
+
+    Raises:
+        ValueError: the data are wrong (file, row and key are named), or an argument is.
+    """
+    _check_draws(resamples, confidence)
+    truth = read_ground_truth(ground_truth, masks=iou_type == "segm")
+    values, measures = [], []
+    for source in (first, second):
+        found = read_predictions(source, truth, masks=iou_type == "segm")
+        evaluation = run_pycocotools(truth, found, iou_type)
+        result = collect(counts_of(evaluation), truth)
+        values.append(result.metrics | {f"AP/{name}": ap for name, ap in result.ap_by_class.items()})
+        measures.append(partial(_measure_coco, rankings_of(evaluation), truth.class_names, evaluation.params.recThrs))
+    images = len(truth.image_ids)
+    return _differences(values, measures, images, resamples, confidence, seed, on_step)
+
+
+def compare_voc(
+    ground_truth: TruthSource,
+    first: PredictionSource,
+    second: PredictionSource,
+    *,
+    iou: float = 0.5,
+    use_07_metric: bool = False,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    on_step: OnStep | None = None,
+) -> dict[str, Difference]:
+    """Compare two sets of predictions by the VOC kit's rules.
+
+    Args:
+        ground_truth: COCO-format dict or the path of its JSON file.
+        first: list of COCO results or the path of their JSON file.
+        second: the same; differences are second - first.
+        iou: the least IoU of a match, in (0, 1].
+        use_07_metric: as in ``evaluate_voc``.
+        resamples: number of draws.
+        confidence: of the intervals, in (0, 1).
+        seed: of the draws.
+        on_step: called with the draws done and their number.
+
+    Returns:
+        ``AP``, the mean over the classes, and ``AP/<class>``, those of which the ground truth has objects.
+
+    Raises:
+        ValueError: the data are wrong (file, row and key are named), or an argument is.
+    """
+    _check_draws(resamples, confidence)
+    truth = read_ground_truth(ground_truth)
+    recalls = RECALLS_2007 if use_07_metric else None
+    values, measures = [], []
+    for source in (first, second):
+        found = read_predictions(source, truth)
+        result = evaluate_voc(truth, found, iou=iou, use_07_metric=use_07_metric)
+        values.append({"AP": result.ap} | {f"AP/{name}": ap for name, ap in result.ap_by_class.items()})
+        measures.append(partial(_measure_voc, rank_voc(truth, found, iou), recalls))
+    images = len(truth.image_ids)
+    return _differences(values, measures, images, resamples, confidence, seed, on_step)
+
+
+def _measure_coco(
+    rankings: Mapping[str, Sequence[Ranking]], names: Sequence[str], recalls: NDArray[np.float64], weights: Weights
+) -> Draws:
+    """The measures of draws."""
+    draws: Draws = {}
+    for size, of_classes in rankings.items():
+        averages = [ranking.averages(weights, recalls) for ranking in of_classes]
+        precision, recall = (np.stack(parts) for parts in zip(*averages, strict=True))  # (K, B, T)
+        draws[f"AP{size}"] = _mean(precision)
+        if not size:
+            draws |= {"AP50": _mean(precision[..., :1]), "AP75": _mean(precision[..., 5:6]), "AR100": _mean(recall)}
+            draws |= {f"AP/{name}": of_class.mean(1) for name, of_class in zip(names, precision, strict=True)}
+    return draws
+
+
+def _measure_voc(rankings: Mapping[str, Ranking], recalls: NDArray[np.float64] | None, weights: Weights) -> Draws:
+    precision = {name: ranking.averages(weights, recalls)[0] for name, ranking in rankings.items()}
+    draws = {f"AP/{name}": of_class[:, 0] for name, of_class in precision.items()}
+    return draws | {"AP": _mean(np.stack(list(precision.values())))} if precision else {}
+
+
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over (K, B, T) classes and thresholds, NaN where there is none to take it over, (B,)."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=(0, 2))
+    sums = np.where(known, values, 0).sum(axis=(0, 2))
+    return np.divide(sums, count, out=np.full(len(sums), np.nan), where=count > 0)
+
+
+def _differences(
+    values: Sequence[Mapping[str, float]],
+    measures: Sequence[Callable[[Weights], Draws]],
+    images: int,
+    resamples: int,
+    confidence: float,
+    seed: int,
+    on_step: OnStep | None,
+) -> dict[str, Difference]:
+    rng = np.random.default_rng(seed)
+    spread: dict[str, list[NDArray[np.float64]]] = {}
+    for start in range(0, resamples, _AT_ONCE):
+        count = min(_AT_ONCE, resamples - start)
+        weights = rng.multinomial(images, np.full(images, 1 / images), size=count).astype(np.float64)
+        first, second = (measure(weights) for measure in measures)
+        for name in first:
+            spread.setdefault(name, []).append(second[name] - first[name])
+        if on_step is not None:
+            on_step(start + count, resamples)
+    known = [name for name, value in values[0].items() if name in spread and value != NO_OBJECTS]
+    return {
+        name: _interval(values[0][name], values[1][name], np.concatenate(spread[name]), confidence) for name in known
+    }
+
+
+def _interval(first: float, second: float, draws: NDArray[np.float64], confidence: float) -> Difference:
+    known = draws[~np.isnan(draws)]
+    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist() if len(known) else (0.0, 0.0)
+    return Difference(first, second, low, high, len(known))
+
+
+def _check_draws(resamples: int, confidence: float) -> None:
+    if resamples < 1:
+        raise ValueError(f"resamples must be 1 or more, got {resamples}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
