@@ -2,6 +2,9 @@
 
 from .coco import CocoResult as CocoResult
 from .coco import evaluate_coco as evaluate_coco
+from .compare import Difference as Difference
+from .compare import compare_coco as compare_coco
+from .compare import compare_voc as compare_voc
 from .curves import NO_OBJECTS as NO_OBJECTS
 from .curves import Curve as Curve
 from .mistakes import ImageMistakes as ImageMistakes

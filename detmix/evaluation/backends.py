@@ -6,8 +6,9 @@ Letters: T IoU thresholds, R recalls, K classes, A area ranges, N numbers of det
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -173,6 +174,12 @@ def _object_counts(truth: GroundTruth, class_agnostic: bool, ranges: Sequence[Se
 def _index(kind: Any, truth: GroundTruth, rows: Objects | Detections) -> Any:
     """An object of a library's class ``COCO``; ids of rows count from 1, since a match with id 0 would be none."""
     index = kind()
+    with _collector_paused():
+        _fill(index, truth, rows)
+    return index
+
+
+def _fill(index: Any, truth: GroundTruth, rows: Objects | Detections) -> None:
     index.dataset = {
         "images": [{"id": i, "height": h, "width": w} for i, (h, w) in enumerate(truth.sizes.tolist())],
         "categories": [{"id": k} for k in range(len(truth.class_names))],
@@ -180,7 +187,18 @@ def _index(kind: Any, truth: GroundTruth, rows: Objects | Detections) -> Any:
     }
     with contextlib.redirect_stdout(io.StringIO()):
         index.createIndex()
-    return index
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """A million new dicts set the garbage collector off again and again, and there is nothing to collect."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def _as_dicts(rows: Objects | Detections) -> list[dict[str, Any]]:

@@ -1,0 +1,162 @@
+"""The paired bootstrap: its point estimates, the measures of a draw against copies of images, and its calibration."""
+
+import numpy as np
+import pytest
+
+from detmix.evaluation import compare_coco, compare_voc, evaluate_coco, evaluate_voc
+from detmix.evaluation.backends import rankings_of, run_pycocotools
+from detmix.evaluation.compare import _measure_coco, _measure_voc
+from detmix.evaluation.curves import RECALLS_2007
+from detmix.evaluation.reading import read_ground_truth, read_predictions
+from detmix.evaluation.voc import rank_voc
+from tests.test_evaluation_coco import make_scene
+
+SHARED = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+
+
+def copied(truth, predictions, counts):
+    """The data set in which image i is there counts[i] times, each copy with its objects and detections."""
+    copies = [(i, 1000 * c + i) for i, count in enumerate(counts) for c in range(count)]
+    images = [{"id": new} for _, new in copies]
+    objects, found = (
+        [{**row, "image_id": new} for old, new in copies for row in rows if row["image_id"] == old]
+        for rows in (truth["annotations"], predictions)
+    )
+    objects = [{**row, "id": n} for n, row in enumerate(objects, 1)]
+    return {**truth, "images": images, "annotations": objects}, found
+
+
+def distinct(predictions):
+    """Without ties, which copies would bring into another order."""
+    scores = np.random.default_rng(0).permutation(len(predictions)) / len(predictions)
+    return [{**row, "score": float(score)} for row, score in zip(predictions, scores, strict=True)]
+
+
+def coco_draws(truth, predictions, weights):
+    read = read_ground_truth(truth)
+    evaluation = run_pycocotools(read, read_predictions(predictions, read), "bbox")
+    return _measure_coco(rankings_of(evaluation), read.class_names, evaluation.params.recThrs, weights)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_values_are_exactly_those_of_the_evaluators(seed):
+    truth, predictions = make_scene(seed)
+    sets = predictions, predictions[::2]
+    result = compare_coco(truth, *sets, resamples=5)
+    for side, rows in zip(("first", "second"), sets, strict=True):
+        alone = evaluate_coco(truth, rows)
+        wanted = {name: alone.metrics[name] for name in SHARED}
+        wanted |= {f"AP/{name}": alone.ap_by_class[name] for name in ("cat", "dog")}
+        assert {name: getattr(difference, side) for name, difference in result.items()} == wanted
+    for options in ({}, {"use_07_metric": True, "iou": 0.7}):
+        result = compare_voc(truth, *sets, resamples=5, **options)
+        for side, rows in zip(("first", "second"), sets, strict=True):
+            alone = evaluate_voc(truth, rows, **options)
+            values = {name: getattr(difference, side) for name, difference in result.items()}
+            assert values == {"AP": alone.ap, **{f"AP/{name}": alone.ap_by_class[name] for name in ("cat", "dog")}}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("counts", [[1] * 6, [0, 2, 1, 0, 3, 1], [0, 0, 0, 6, 0, 0]])
+def test_a_draw_measures_what_copies_of_the_images_would(seed, counts):
+    truth, predictions = make_scene(seed)
+    predictions = distinct(predictions)
+    alone = evaluate_coco(*copied(truth, predictions, counts))
+    draws = coco_draws(truth, predictions, np.array([counts, [1] * 6], dtype=np.float64))
+    for name in SHARED:
+        wanted = alone.metrics[name]
+        assert draws[name][0] == pytest.approx(np.nan if wanted == -1 else wanted, abs=1e-12, nan_ok=True)
+    read = read_ground_truth(truth)
+    rankings = rank_voc(read, read_predictions(predictions, read), 0.5)
+    for recalls in (None, RECALLS_2007):
+        alone = evaluate_voc(*copied(truth, predictions, counts), use_07_metric=recalls is not None)
+        drawn = _measure_voc(rankings, recalls, np.array([counts], dtype=np.float64))
+        assert drawn["AP"][0] == pytest.approx(alone.ap, abs=1e-12)
+
+
+def make_pair(seed, num_images=100):
+    """A ground truth and the detections of two detectors that are equally good: hard images are hard for both."""
+    rng = np.random.default_rng(seed)
+    objects, found = [], ([], [])
+    for image in range(num_images):
+        hard = rng.random()
+        for _ in range(rng.integers(0, 5)):
+            kind, box = int(rng.integers(1, 3)), np.concatenate([rng.uniform(0, 60, 2), rng.uniform(20, 60, 2)])
+            objects.append({"image_id": image, "category_id": kind, "bbox": box.tolist()})
+            for rows in found:
+                if rng.random() < 0.85 - 0.4 * hard:
+                    near = box + rng.normal(0, 0.05 + 0.1 * hard, 4) * np.tile(box[2:], 2)
+                    near[2:] = near[2:].clip(4)
+                    seen = kind if rng.random() < 0.9 else 3 - kind
+                    rows.append(
+                        {"image_id": image, "category_id": seen, "bbox": near.tolist(), "score": rng.beta(4, 2)}
+                    )
+        for rows in found:
+            for _ in range(rng.poisson(1.5)):
+                box = np.concatenate([rng.uniform(0, 60, 2), rng.uniform(20, 60, 2)]).tolist()
+                kind = int(rng.integers(1, 3))
+                rows.append({"image_id": image, "category_id": kind, "bbox": box, "score": rng.beta(2, 3)})
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    return {"images": [{"id": i} for i in range(num_images)], "categories": categories, "annotations": objects}, *found
+
+
+def test_intervals_cover_no_difference_in_92_to_98_of_100_pairs_without_one():
+    covered = {"COCO AP": [], "VOC AP": []}
+    for seed in range(200):
+        truth, first, second = make_pair(seed, num_images=60)
+        options = {"resamples": 200, "seed": seed}
+        covered["COCO AP"].append(not compare_coco(truth, first, second, **options)["AP"].clear)
+        covered["VOC AP"].append(not compare_voc(truth, first, second, **options)["AP"].clear)
+    assert all(0.92 <= np.mean(hits) <= 0.98 for hits in covered.values()), {k: np.mean(v) for k, v in covered.items()}
+
+
+def test_a_real_difference_is_clear():
+    truth, first, _ = make_pair(0)
+    worse = [row for n, row in enumerate(first) if n % 3]
+    for compare in (compare_coco, compare_voc):
+        difference = compare(truth, first, worse, resamples=200)["AP"]
+        assert difference.clear
+        assert difference.low < difference.value < difference.high < 0
+
+
+def test_a_set_against_itself_does_not_differ():
+    truth, first, _ = make_pair(0, num_images=20)
+    for difference in compare_coco(truth, first, first, resamples=20).values():
+        assert (difference.value, difference.low, difference.high, difference.clear) == (0, 0, 0, False)
+
+
+def test_draws_follow_the_seed_and_are_counted():
+    truth, first, second = make_pair(1, num_images=20)
+    steps = []
+    once = compare_voc(truth, first, second, resamples=120, seed=3, on_step=lambda *step: steps.append(step))
+    assert steps == [(50, 120), (100, 120), (120, 120)]
+    assert once == compare_voc(truth, first, second, resamples=120, seed=3)
+    assert once != compare_voc(truth, first, second, resamples=120, seed=4)
+    assert once["AP"].draws == 120
+
+
+def test_a_class_that_some_draws_lack_is_left_out_of_them():
+    truth = {"images": [{"id": 0}, {"id": 1}], "categories": [{"id": 1, "name": "cat"}]}
+    truth["annotations"] = [{"image_id": 0, "category_id": 1, "bbox": [0, 0, 50, 50]}]
+    hit = [{"image_id": 0, "category_id": 1, "bbox": [0, 0, 50, 50], "score": 0.5}]
+    result = compare_coco(truth, [], hit, resamples=100)["AP"]
+    assert 50 < result.draws < 100
+    assert (result.low, result.high) == (pytest.approx(1), pytest.approx(1))
+
+
+def test_nothing_to_compare():
+    nothing = {"images": [{"id": 0}], "categories": [{"id": 1, "name": "cat"}], "annotations": []}
+    assert compare_coco(nothing, [], [], resamples=3) == compare_voc(nothing, [], [], resamples=3) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resamples": 0}, "resamples must be 1 or more, got 0"),
+        ({"confidence": 1.0}, r"confidence must lie in \(0, 1\), got 1.0"),
+    ],
+)
+@pytest.mark.parametrize("compare", [compare_coco, compare_voc])
+def test_refuses_what_makes_no_interval(compare, options, message):
+    with pytest.raises(ValueError, match=message):
+        compare(*make_pair(0, num_images=3), **options)
