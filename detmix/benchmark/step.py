@@ -45,10 +45,10 @@ class StepOptions:
 def measure_step(
     detector: str = "fasterrcnn_resnet50_fpn",
     device: str = "cpu",
-    batch_size: int = 2,
-    size: int = 256,
+    batch_size: int = 1,
+    size: int = 160,
     objects: int = 8,
-    repeats: int = 10,
+    repeats: int = 20,
 ) -> Report:
     """Train a step on mixed targets, against plain torchvision.
 
