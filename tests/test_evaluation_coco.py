@@ -4,9 +4,12 @@ import contextlib
 import copy
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -14,6 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from detmix.evaluation import NO_OBJECTS, evaluate_coco
 from detmix.evaluation.coco import METRICS
 
+BACKENDS = ("pycocotools", "faster-coco-eval")
 NAMES = {3: "cat", 7: "dog", 8: "bird"}
 
 
@@ -76,32 +80,132 @@ def plain_coco(tmp_path, truth, predictions, iou_type="bbox"):
     return evaluation
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("seed", range(4))
-def test_equals_pycocotools(tmp_path, seed):
+def test_equals_pycocotools(tmp_path, seed, backend):
     truth, predictions = make_scene(seed)
     plain = plain_coco(tmp_path, truth, predictions)
-    result = evaluate_coco(truth, predictions)
+    result = evaluate_coco(truth, predictions, backend=backend)
     assert list(result.metrics) == list(METRICS)
     assert list(result.metrics.values()) == plain.stats.tolist()
     assert all(0 < value < 1 for value in result.metrics.values())
 
 
-def test_equals_pycocotools_on_more_than_a_hundred_detections_in_an_image(tmp_path):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_equals_pycocotools_on_more_than_a_hundred_detections_in_an_image(tmp_path, backend):
     truth, predictions = make_scene(0, num_images=1, noise=900)
-    assert (
-        list(evaluate_coco(truth, predictions).metrics.values())
-        == plain_coco(tmp_path, truth, predictions).stats.tolist()
-    )
+    wanted = plain_coco(tmp_path, truth, predictions).stats.tolist()
+    assert list(evaluate_coco(truth, predictions, backend=backend).metrics.values()) == wanted
 
 
-def test_equals_pycocotools_on_masks(tmp_path):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_equals_pycocotools_on_masks(tmp_path, backend):
     truth, predictions = make_scene(0)
     add_masks(truth["annotations"] + predictions)
     without_boxes = [{k: v for k, v in row.items() if k != "bbox"} for row in predictions]
     plain = plain_coco(tmp_path, truth, without_boxes, "segm")
     for rows in (without_boxes, predictions):  # a bbox beside the mask changes nothing
-        result = evaluate_coco(truth, rows, iou_type="segm")
+        result = evaluate_coco(truth, rows, iou_type="segm", backend=backend)
         assert list(result.metrics.values()) == plain.stats.tolist()
+
+
+def adversarial(draw, side=14, masks=False):
+    """Few places and scores, so that ties are common; crowds; ids with gaps; an empty class; areas of their own."""
+    image_ids = sorted(draw(st.sets(st.integers(0, 10**12), min_size=1, max_size=4)))
+
+    def rows(most):
+        boxes = st.tuples(*[st.integers(0, 5).map(float)] * 2, *[st.integers(0, 6).map(float)] * 2)
+        places = st.tuples(st.sampled_from(image_ids), st.sampled_from([2, 5, 900]), boxes)
+        return [{"image_id": i, "category_id": k, "bbox": list(b)} for i, k, b in draw(st.lists(places, max_size=most))]
+
+    objects, found = rows(10), rows(24)
+    for number, row in enumerate(objects, 1):
+        areas = st.sampled_from([row["bbox"][2] * row["bbox"][3], 0.0, 32.0**2, 96.0**2, 1e10, 2e10])
+        row |= {"id": number, "area": draw(areas), "iscrowd": draw(st.sampled_from([0, 0, 0, 1]))}
+    for row in found:
+        row["score"] = draw(st.sampled_from([0.1, 0.5, 0.5, 1.0]))
+    if masks:
+        add_masks(objects + found, size=side)
+        found = [{k: v for k, v in row.items() if k != "bbox"} for row in found]
+    categories = [{"id": k, "name": str(k)} for k in (2, 5, 900, 7)]
+    images = [{"id": i, "height": side, "width": side} for i in image_ids]
+    return {"images": images, "categories": categories, "annotations": objects}, found
+
+
+def copy_without_annotations(objects):
+    nothing = COCO()
+    nothing.dataset = {**objects.dataset, "annotations": []}
+    nothing.createIndex()
+    return nothing
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.booleans(), st.booleans())
+def test_both_backends_equal_pycocotools_on_adversarial_sets(data, masks, class_agnostic):
+    truth, found = adversarial(data.draw, masks=masks)
+    iou_type = "segm" if masks else "bbox"
+    objects = COCO()
+    objects.dataset = copy.deepcopy(truth)
+    with contextlib.redirect_stdout(io.StringIO()):
+        objects.createIndex()
+        results = objects.loadRes(copy.deepcopy(found)) if found else copy_without_annotations(objects)
+        plain = COCOeval(objects, results, iou_type)
+        plain.params.useCats = int(not class_agnostic)
+        plain.evaluate()
+        plain.accumulate()
+        plain.summarize()
+    for backend in BACKENDS:
+        result = evaluate_coco(truth, found, iou_type, backend=backend, class_agnostic=class_agnostic)
+        assert list(result.metrics.values()) == plain.stats.tolist()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 99, 100, 101, 150, 201, 1000])
+@pytest.mark.parametrize("right", ["first", "first two", "second", "all"])
+def test_a_precision_of_one_is_pycocotools_own(count, right):
+    # it adds 2.2e-16 to the number of detections, which changes 1 and no larger number
+    truth = {"images": [{"id": i} for i in range(count + 1)], "categories": [{"id": 1, "name": "cat"}]}
+    box = {"category_id": 1, "bbox": [0, 0, 50, 50]}
+    truth["annotations"] = [{**box, "image_id": i} for i in range(count)]
+    hits = {"first": {0}, "first two": {0, 1}, "second": {1}, "all": set(range(count))}[right]
+    order = [i if i in hits else count for i in range(max(count, 3))]  # the last image has no object
+    rows = [{**box, "image_id": i, "score": 1 - n / 2000} for n, i in enumerate(order)]
+    results = [evaluate_coco(truth, rows, backend=backend) for backend in BACKENDS]
+    assert results[0].metrics == results[1].metrics
+    np.testing.assert_array_equal(*(result.curves["cat"].precision for result in results))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_class_agnostic_takes_all_classes_for_one(backend):
+    truth, predictions = make_scene(1)
+    one = {**truth, "categories": [{"id": 3, "name": "any"}]}
+    one["annotations"] = [{**a, "category_id": 3} for a in truth["annotations"]]
+    scores = np.random.default_rng(0).permutation(len(predictions)) / len(predictions)  # ties would follow the classes
+    predictions = [{**p, "score": float(s)} for p, s in zip(predictions, scores, strict=True)]
+    wanted = evaluate_coco(one, [{**p, "category_id": 3} for p in predictions])
+    result = evaluate_coco(truth, predictions, backend=backend, class_agnostic=True)
+    assert result.metrics == wanted.metrics
+    assert result.ap_by_class == {"all classes": wanted.ap_by_class["any"]}
+    assert result.objects_by_class == {"all classes": wanted.objects_by_class["any"]}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_proposals_are_measured_by_their_recall(backend):
+    truth, _ = make_scene(0, num_images=1, crowd=0)
+    rng = np.random.default_rng(0)
+    boxes = [a["bbox"] for a in truth["annotations"]]
+    noise = [[float(v) for v in (*rng.uniform(300, 400, 2), 20, 20)] for _ in range(500)]
+    order = boxes[:30] + noise + boxes[30:]  # half of the objects are among the best 100
+    rows = [{"image_id": 0, "bbox": box, "score": 1 - n / 1000} for n, box in enumerate(order)]
+    result = evaluate_coco(truth, rows, backend=backend, class_agnostic=True, max_detections=(1000, 100))
+    assert [name for name in result.metrics if name.startswith("AR")] == ["AR100", "AR1000", "ARs", "ARm", "ARl"]
+    assert result.metrics["AR100"] == pytest.approx(30 / 60, abs=0.02)
+    assert result.metrics["AR1000"] == pytest.approx(1)
+
+
+def test_the_fast_backend_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(ImportError, match=r"pip install 'detmix\[fast-eval\]'"):
+        evaluate_coco(*make_scene(0), backend="faster-coco-eval")
 
 
 def test_per_class_numbers_and_curves(tmp_path):
@@ -116,9 +220,23 @@ def test_per_class_numbers_and_curves(tmp_path):
     assert result.ap50_by_class["dog"] == pytest.approx(precision[0, :, 1].mean())
     assert result.metrics["AP"] == pytest.approx((result.ap_by_class["cat"] + result.ap_by_class["dog"]) / 2)
     assert set(result.curves) == {"cat", "dog"}
+    assert result.objects_by_class["bird"] == 0
+    assert sum(result.objects_by_class.values()) == sum(not a["iscrowd"] for a in truth["annotations"])
     np.testing.assert_allclose(result.curves["cat"].recall, np.linspace(0, 1, 101))
     np.testing.assert_array_equal(result.curves["cat"].precision, precision[0, :, 0])
     assert (np.diff(result.curves["cat"].scores) <= 0).all()
+
+
+def test_ap_by_size_and_class(tmp_path):
+    truth, predictions = make_scene(1)
+    precision = plain_coco(tmp_path, truth, predictions).eval["precision"]
+    result = evaluate_coco(truth, predictions)
+    for place, size in enumerate(("APs", "APm", "APl"), 1):
+        by_class = result.ap_by_size[size]
+        assert by_class["dog"] == pytest.approx(precision[:, :, 1, place, 2].mean())
+        assert by_class["bird"] == NO_OBJECTS
+        measured = [ap for ap in by_class.values() if ap != NO_OBJECTS]
+        assert result.metrics[size] == pytest.approx(np.mean(measured))
 
 
 def test_perfect_detections_score_one():
@@ -129,28 +247,31 @@ def test_perfect_detections_score_one():
     assert result.metrics["AR100"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_no_predictions(iou_type):
+def test_no_predictions(iou_type, backend):
     truth, _ = make_scene(0)
     add_masks(truth["annotations"])
-    result = evaluate_coco(truth, [], iou_type=iou_type)
+    result = evaluate_coco(truth, [], iou_type=iou_type, backend=backend)
     assert set(result.metrics.values()) == {0.0}
     assert result.ap_by_class == {"cat": 0.0, "dog": 0.0, "bird": NO_OBJECTS}
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("with_predictions", [False, True])
-def test_no_objects(with_predictions):
+def test_no_objects(with_predictions, backend):
     truth, predictions = make_scene(0)
-    result = evaluate_coco({**truth, "annotations": []}, predictions if with_predictions else [])
+    result = evaluate_coco({**truth, "annotations": []}, predictions if with_predictions else [], backend=backend)
     assert set(result.metrics.values()) == {NO_OBJECTS}
     assert set(result.ap_by_class.values()) == {NO_OBJECTS}
     assert result.curves == {}
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("empty", ["images", "categories"])
-def test_no_images_or_no_categories(empty):
+def test_no_images_or_no_categories(empty, backend):
     truth, _ = make_scene(0)
-    result = evaluate_coco({**truth, "annotations": [], empty: []}, [])
+    result = evaluate_coco({**truth, "annotations": [], empty: []}, [], backend=backend)
     assert set(result.metrics.values()) == {NO_OBJECTS}
 
 
@@ -162,12 +283,13 @@ def test_only_large_objects_leaves_the_other_sizes_unmeasured():
     assert result.metrics["APl"] > 0
 
 
-def test_an_annotation_of_id_zero_can_be_found():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_annotation_of_id_zero_can_be_found(backend):
     # pycocotools stores the id of a match and reads 0 as none
     truth = {"images": [{"id": 0}], "categories": [{"id": 0, "name": "cat"}]}
     truth["annotations"] = [{"id": 0, "image_id": 0, "category_id": 0, "bbox": [0, 0, 50, 50]}]
     predictions = [{"image_id": 0, "category_id": 0, "bbox": [0, 0, 50, 50], "score": 0.5}]
-    assert evaluate_coco(truth, predictions).metrics["AP"] == pytest.approx(1)
+    assert evaluate_coco(truth, predictions, backend=backend).metrics["AP"] == pytest.approx(1)
 
 
 def test_area_and_iscrowd_may_be_absent():
@@ -193,3 +315,16 @@ def test_files_give_the_same_and_nothing_is_printed_or_changed(tmp_path, capsys)
 def test_refuses_another_iou_type():
     with pytest.raises(ValueError, match="'bbox' or 'segm', got 'keypoints'"):
         evaluate_coco(*make_scene(0), iou_type="keypoints")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "torchmetrics"}, "one of pycocotools, faster-coco-eval, got 'torchmetrics'"),
+        ({"max_detections": ()}, r"numbers of 1 or more, got \[\]"),
+        ({"max_detections": (0, 10)}, r"numbers of 1 or more, got \[0, 10\]"),
+    ],
+)
+def test_refuses_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_coco(*make_scene(0), **options)

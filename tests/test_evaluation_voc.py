@@ -101,9 +101,9 @@ def test_equals_the_kits_loop(scene, iou, use_07_metric):
     )
     wanted = {name: kit_ap(objects, detections, k, iou, use_07_metric) for k, name in enumerate(("cat", "dog"), 1)}
     known = [ap for ap in wanted.values() if ap is not None]
-    assert result.ap == pytest.approx(np.mean(known) if known else NO_OBJECTS, abs=1e-6)
+    assert result.ap == pytest.approx(np.mean(known) if known else NO_OBJECTS, abs=1e-9)
     for name, ap in wanted.items():
-        assert result.ap_by_class[name] == pytest.approx(NO_OBJECTS if ap is None else ap, abs=1e-6)
+        assert result.ap_by_class[name] == pytest.approx(NO_OBJECTS if ap is None else ap, abs=1e-9)
         assert (name in result.curves) == (ap is not None)
 
 
@@ -123,7 +123,7 @@ def test_equals_the_kits_loop_on_a_crowded_scene(use_07_metric):
     result = evaluate_voc(make_truth(objects, 20), make_predictions(near + away), use_07_metric=use_07_metric)
     wanted = [kit_ap(objects, near + away, kind, 0.5, use_07_metric) for kind in (1, 2)]
     assert 0.1 < wanted[0] < 0.9
-    assert list(result.ap_by_class.values()) == pytest.approx(wanted, abs=1e-6)
+    assert list(result.ap_by_class.values()) == pytest.approx(wanted, abs=1e-9)
 
 
 def test_five_boxes_by_hand():

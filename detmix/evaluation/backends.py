@@ -140,7 +140,9 @@ def _run_faster(
     objects = _object_counts(truth, class_agnostic, parameters.areaRng)
     _restore_epsilon(precision, parameters.recThrs, objects)
     kept = np.isin(parameters.recThrs, recalls)
-    return Counts(precision[:, kept], scores[:, kept], evaluation.eval["recall"], recalls, parameters.iouThrs)
+    # in pycocotools' layout, since it decides the order in which a mean is summed
+    precision, scores = (np.ascontiguousarray(values[:, kept]) for values in (precision, scores))
+    return Counts(precision, scores, evaluation.eval["recall"], recalls, parameters.iouThrs)
 
 
 def _restore_epsilon(precision: NDArray[np.float64], recalls: NDArray[np.float64], objects: NDArray[np.int64]) -> None:
