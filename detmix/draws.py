@@ -22,6 +22,7 @@ BATCHES = 3 << 32  # plus 1 in the collate function
 STREAMS = 4 << 32  # plus the depth of nesting
 MANIFOLD = 5 << 32  # plus 1 for the partners
 ANALYSIS = 6 << 32  # plus 1 for the choice of objects
+CACHES = 7 << 32  # plus the depth of nesting
 
 _WORD = (1 << 64) - 1
 

@@ -31,6 +31,10 @@ class Partners(Protocol):
         """A partner of a sample, each eligible one equally likely, never itself; None if there is none."""
         ...
 
+    def fits(self, index: int, other: int) -> bool:
+        """Whether the other sample may be a partner of this one."""
+        ...
+
 
 def index_partners(policy: PartnerPolicy, dataset: Sized) -> Partners:
     """Build the index of a policy.
@@ -73,6 +77,10 @@ class AnyOther:
         partner = int(generator.integers(self.count - 1))
         return partner + (partner >= index)
 
+    def fits(self, index: int, other: int) -> bool:
+        """Whether it is another one."""
+        return other != index
+
 
 class OneOf:
     """The samples of one kind."""
@@ -105,6 +113,10 @@ class OneOf:
             return None
         partner = int(self._samples[generator.integers(count)])
         return int(self._samples[count]) if partner == index else partner  # the last one stands in for itself
+
+    def fits(self, index: int, other: int) -> bool:
+        """Whether it is another one, of the kind."""
+        return other != index and bool(self._eligible[other])
 
 
 class OtherClass:
@@ -147,6 +159,10 @@ class OtherClass:
         own = self._sets[self._set_of[index]]
         fitting = candidates[_disjoint(self._sets[self._set_of[candidates]], own)]
         return int(fitting[0]) if len(fitting) else self._draw_from_all(own, generator)
+
+    def fits(self, index: int, other: int) -> bool:
+        """Whether it is another one, without a class of this one."""
+        return other != index and bool(_disjoint(self._sets[self._set_of[[other]]], self._sets[self._set_of[index]])[0])
 
     def _draw_from_all(self, own: NDArray[np.uint64], generator: np.random.Generator) -> int | None:
         """The same over all sets; the sample has a class, or a candidate would have done, so is not among them."""

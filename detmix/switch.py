@@ -16,11 +16,11 @@ class Switched:
     """
 
     def __init__(self) -> None:
-        self._shared = torch.tensor([0, 1]).share_memory_()  # epoch, enabled
+        self._shared = torch.tensor([0, 1, 0]).share_memory_()  # epoch, enabled, how often either was set
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that the draws belong to, here and in running workers."""
-        self._shared[0] = epoch
+        self._set(0, epoch)
         for mixer in mixers_within(self):
             mixer.set_epoch(epoch)
         transform: Any = getattr(self, "transform", None)
@@ -29,7 +29,7 @@ class Switched:
 
     def enable(self, flag: bool = True) -> None:
         """Switch mixing on or off, here and in running workers."""
-        self._shared[1] = int(flag)
+        self._set(1, int(flag))
         for mixer in mixers_within(self):
             mixer.enable(flag)
 
@@ -45,8 +45,12 @@ class Switched:
 
     @property
     def _setting(self) -> list[int]:
-        """Epoch, and 1 where enabled: one call, since reading shared memory takes longer than what is done with it."""
+        """Epoch, 1 where enabled, and how often they were set: in one reading, which takes longer than its use."""
         return self._shared.tolist()
+
+    def _set(self, place: int, value: int) -> None:
+        self._shared[place] = value
+        self._shared[2] += 1
 
     @property
     def _depth(self) -> int:

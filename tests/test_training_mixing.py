@@ -69,6 +69,7 @@ def fit(tmp_path, in_repository):
         {"mix": "cutout", "alpha": 1.0},
         {"partner": "other_class"},
         {"partner": "with_boxes", "mix": "cutmix"},
+        {"cache": 3},
     ],
     ids=str,
 )
@@ -110,6 +111,7 @@ def test_joined_sources_tell_their_labels_and_find_partners_of_other_classes(tmp
         ({"mix": "cutout", "partner": "other_class"}, "data.mixup: cutout takes no partner"),
         ({"partner": "background"}, "data.mixup: partner='background' finds no partner for any of 8 samples"),
         ({"p": 2.0}, "data.mixup: p must"),
+        ({"cache": -1}, "data.mixup: cache must be 0 or more"),
     ],
 )
 def test_what_cannot_be_mixed_is_refused_under_the_settings_name(options, wanted):
@@ -137,6 +139,21 @@ def test_a_wrong_setting_of_the_mixing_is_named_before_anything_is_written(
         fit(config, *arguments)
     assert wanted in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_partners_that_are_held_are_the_same_again_from_the_start_of_an_epoch_and_said_to_differ_in_its_middle():
+    def run(data, *numbers):
+        loader, threads = data.train_dataloader(), torch.get_num_threads()
+        for epoch in numbers:
+            data.start_epoch(epoch, max_epochs=3)
+            samples = [sample for batch in loader for sample in zip(*batch, strict=True)]
+        data.go_on(1, 0, data.order(), threads)
+        return samples
+
+    data = make_data(mixup=MixupOptions(cache=3))
+    assert_same_samples(run(data, 0, 1), run(make_data(mixup=MixupOptions(cache=3)), 1))
+    with pytest.warns(UserWarning, match=r"within epoch 1, .*\(data.mixup.cache=3\): the rest of this epoch is mixed"):
+        data.go_on(1, 1, data.order(), torch.get_num_threads())
 
 
 def test_the_callback_mixes_a_batch_in_place_as_mixup_batch_does():

@@ -39,6 +39,9 @@ class MixupOptions:
             by nothing.
         partner: ``any`` other image; ``with_boxes``, one that has an object; ``background``, one that has none;
             ``other_class``, one without a class of the sample. A sample that has no such partner stays as it is.
+        cache: partners are taken from so many samples that each worker loaded last, which saves the second decode;
+            0 loads the partner. Then samples depend on ``num_workers`` too, and a run that is resumed within an epoch
+            ends that with other partners.
         min_weight: objects fainter than this are left out.
         no_mixup_epochs: epochs at the end that train without mixing, that of batches and features included.
     """
@@ -47,6 +50,7 @@ class MixupOptions:
     p: float = 1.0
     mix: Mix = "mixup"
     partner: PartnerPolicy = "any"
+    cache: int = 0
     min_weight: float = 0.0
     no_mixup_epochs: int = 0
 
@@ -231,6 +235,11 @@ class DetectionData(L.LightningDataModule):
                 f"the checkpoint lies within epoch {epoch}, and what the order of that depends on has changed: "
                 f"{', '.join(changed)}. The rest of this epoch will miss some images and see others twice"
             )
+        if batches and self.train_set.cache:
+            rank_zero_warn(
+                f"the checkpoint lies within epoch {epoch}, and partners come from what each worker loaded before "
+                f"(data.mixup.cache={self.train_set.cache}): the rest of this epoch is mixed with others"
+            )
         self._order.skip(epoch, batches * self.batch_size)
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -261,6 +270,7 @@ class DetectionData(L.LightningDataModule):
                 p=options.p,
                 mix=options.mix,
                 partner=options.partner,
+                cache=options.cache,
                 min_weight=options.min_weight,
                 seed=self.seed,
             )
