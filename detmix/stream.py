@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from .canvas import image_size
 from .draws import STREAMS, generator_at
 from .mixing import check_alpha, check_share, mix_pair, sample_lambda
-from .switch import Reader, Switched, mixers_within, this_process
+from .switch import Reader, Switched, shares_itself_out, this_process, this_reader
 from .targets import Target, check_target
 
 Sample = tuple[Any, Target]
@@ -47,6 +47,8 @@ class MixupIterable(Switched, IterableDataset[Sample]):
     tell the inner stream the epoch and the switch itself.
     """
 
+    shares_itself_out = True
+
     def __init__(
         self,
         dataset: Iterable[Sample],
@@ -72,8 +74,9 @@ class MixupIterable(Switched, IterableDataset[Sample]):
             transform: ``image, target -> image, target``, applied to every sample after mixing.
             shard: give each reader its own part: of n readers, every n-th sample. All of them read the whole
                 stream, so a data set that shares itself out among workers and ranks does it at less cost:
-                pass False for it, or only an n-th of its samples come out. Samples of a ``MixupIterable`` within
-                are not shared out a second time. Parts differ in length by one if n does not divide the stream.
+                pass False for it, or only an n-th of its samples come out. What a ``MixupIterable`` within or a
+                stream of :mod:`detmix.data.streams` has shared out is not shared out a second time. Parts differ in
+                length by one if n does not divide the stream.
             seed: of the draws; an integer.
 
         Raises:
@@ -94,7 +97,7 @@ class MixupIterable(Switched, IterableDataset[Sample]):
         self.buffer_size = operator.index(buffer_size)
         self.min_weight = min_weight
         self.transform = transform
-        self.shard = shard and not any(isinstance(mixer, MixupIterable) for mixer in mixers_within(self))
+        self.shard = shard and not shares_itself_out(dataset)
         self.seed = operator.index(seed)
         self._stream = STREAMS + self._depth
         self._process = this_process()
@@ -138,7 +141,8 @@ class MixupIterable(Switched, IterableDataset[Sample]):
 
     def __iter__(self) -> Iterator[Sample]:
         """The samples of this reader, from the start of the epoch or from where the loaded state was taken."""
-        reader = self._reader()
+        self._read_by_workers[0] = get_worker_info() is not None
+        reader = this_reader(self._process)
         reading = self._begin(reader)
         start = reading["position"]
         reach = self.buffer_size if self.alpha > 0 and self.p > 0 else 0
@@ -150,14 +154,6 @@ class MixupIterable(Switched, IterableDataset[Sample]):
         for position, sample in enumerate(samples, start=first + reach + 1):
             window.append(sample)
             yield self._give(window, reach, position, reader, reading)
-
-    def _reader(self) -> Reader:
-        rank, processes = this_process(self._process)
-        worker = get_worker_info()
-        self._read_by_workers[0] = worker is not None
-        if worker is None:
-            return Reader(rank, processes)
-        return Reader(rank * worker.num_workers + worker.id, processes * worker.num_workers)
 
     def _begin(self, reader: Reader) -> dict[str, int]:
         """The state that a new reading counts in."""

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import distributed
+from torch.utils.data import get_worker_info
 
 
 class Switched:
@@ -69,13 +70,25 @@ def mixers_within(outer: Any) -> list[Switched]:
         outer: anything. What it wraps is its attribute ``dataset``, as in torch's ``Subset``, and its list or tuple
             ``datasets``, as in ``ConcatDataset``, any number of wrappers deep.
     """
+    found = []
+    for inner in _wrapped(outer):
+        found += [inner] if isinstance(inner, Switched) else mixers_within(inner)
+    return found
+
+
+def shares_itself_out(dataset: Any) -> bool:
+    """Whether each reader gets another part of a stream, so that it must not be shared out again.
+
+    Args:
+        dataset: anything. A stream says so by an attribute ``shares_itself_out``; wrappers as for ``mixers_within``.
+    """
+    return bool(getattr(dataset, "shares_itself_out", False)) or any(map(shares_itself_out, _wrapped(dataset)))
+
+
+def _wrapped(outer: Any) -> list[Any]:
     several = getattr(outer, "datasets", None)
     wrapped = [getattr(outer, "dataset", None), *(several if isinstance(several, (list, tuple)) else ())]
-    found = []
-    for inner in wrapped:
-        if inner is not None:
-            found += [inner] if isinstance(inner, Switched) else mixers_within(inner)
-    return found
+    return [inner for inner in wrapped if inner is not None]
 
 
 class Reader(NamedTuple):
@@ -93,3 +106,16 @@ def this_process(otherwise: Reader = ALONE) -> Reader:
     if distributed.is_available() and distributed.is_initialized():
         return Reader(distributed.get_rank(), distributed.get_world_size())
     return otherwise
+
+
+def this_reader(process: Reader = ALONE) -> Reader:
+    """This data-loader worker among those of all ranks, or this rank where there are no workers.
+
+    Args:
+        process: rank and world size where no process group is set up, as in a worker that was spawned.
+    """
+    rank, processes = this_process(process)
+    worker = get_worker_info()
+    if worker is None:
+        return Reader(rank, processes)
+    return Reader(rank * worker.num_workers + worker.id, processes * worker.num_workers)

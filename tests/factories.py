@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
@@ -14,6 +17,8 @@ from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, Keypoi
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import MultiScaleRoIAlign
+
+from detmix.data import Annotations, read_coco
 
 Sample = tuple[Tensor, dict[str, Any]]
 
@@ -142,3 +147,23 @@ class ListDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         return self.samples[index]
+
+
+def write_coco_folder(folder: Path, count: int) -> Annotations:
+    """Images of noise, unequal in size, and their annotations; the second image has a crowd, the last no object."""
+    rng = np.random.default_rng(count)
+    images, annotations = [], []
+    (folder / "images").mkdir(parents=True)
+    for number in range(count):
+        height, width = 20 + number, 24
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+        images.append({"id": 100 + number, "file_name": f"{number}.png", "height": height, "width": width})
+        for x1, y1, x2, y2 in make_boxes(1 + number % 3, (height, width), rng).tolist() if number < count - 1 else []:
+            row = {"id": len(annotations) + 1, "image_id": 100 + number, "category_id": 1 + len(annotations) % 3}
+            row |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": int(number == 1 and len(annotations) == 1)}
+            annotations.append(row)
+    categories = [{"id": label, "name": name} for label, name in enumerate(("cat", "dog", "owl"), start=1)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "set.json").write_text(json.dumps(content))
+    return read_coco(folder / "set.json", folder / "images")

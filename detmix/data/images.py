@@ -38,14 +38,36 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
         ValueError: the file is corrupt, truncated or not an image, or its size is not the stated one.
     """
     path = Path(path)
-    data = path.read_bytes()
-    with _naming(path):
+    return decode_image(path.read_bytes(), size, name=path)
+
+
+def decode_image(data: bytes, size: tuple[int, int] | None = None, *, name: str | Path) -> Tensor:
+    """Decode the content of an image file; see ``read_image``.
+
+    Args:
+        data: what the file holds.
+        size: as for ``read_image``.
+        name: what errors call it.
+    """
+    with _naming(name):
         image = Image.open(BytesIO(data))
         image.load()
+    return convert_image(image, size, name=name)
+
+
+def convert_image(image: Image.Image, size: tuple[int, int] | None = None, *, name: str | Path) -> Tensor:
+    """Turn an image that Pillow has opened into a tensor; see ``read_image``.
+
+    Args:
+        image: the image; it may be turned upright in place.
+        size: as for ``read_image``.
+        name: what errors call it.
+    """
+    with _naming(name):
         stored, upright = (image.height, image.width), _upright_size(image)
     if size is not None and tuple(size) not in (stored, upright):
-        raise ValueError(f"{path}: the annotations say {_words(size)}, the image is {_words(upright)}")
-    with _naming(path):
+        raise ValueError(f"{name}: the annotations say {_words(size)}, the image is {_words(upright)}")
+    with _naming(name):
         if size is None or tuple(size) == upright:
             ImageOps.exif_transpose(image, in_place=True)
         pixels = np.asarray(_to_rgb(image))
@@ -65,11 +87,11 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _naming(name: str | Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a broken file makes Pillow raise almost anything
-        raise ValueError(f"{path}: corrupt, truncated or not an image: {error}") from error
+        raise ValueError(f"{name}: corrupt, truncated or not an image: {error}") from error
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

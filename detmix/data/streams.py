@@ -1,0 +1,98 @@
+"""What streams of samples share: an epoch that running workers see, decoding, and the library that reads them.
+
+Each reader, which is a data-loader worker of one process that trains or that process itself without workers, reads a part
+of its own; all parts together are every sample once. The libraries are optional: ``pip install detmix[streams]``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import IterableDataset
+
+from ..switch import this_process
+from ..targets import Target
+from .images import convert_image, decode_image
+from .samples import Layout, read_target
+
+Sample = tuple[Any, Target]
+
+
+class SampleStream(IterableDataset[Sample]):
+    """A stream that knows its classes, its epoch, which running workers see, and which process this is.
+
+    Attributes:
+        shares_itself_out: each reader gets a part of its own, so ``MixupIterable`` does not share it out again.
+    """
+
+    shares_itself_out = True
+
+    def __init__(self, layout: Layout, transform: Callable[[Any, Target], Sample] | None) -> None:
+        super().__init__()
+        self.layout = layout
+        self.transform = transform
+        self._epoch = torch.tensor([0]).share_memory_()
+        self._process = this_process()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the order belongs to."""
+        return int(self._epoch[0])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch that the order belongs to, from the next reading on, here and in running workers."""
+        self._epoch[0] = epoch
+        transform: Any = self.transform
+        if hasattr(transform, "set_epoch"):
+            transform.set_epoch(epoch)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes without background; label i is ``class_names[i - 1]``."""
+        return tuple(str(name) for name in self.layout.classes)
+
+    @property
+    def num_classes(self) -> int:
+        """K, background included, as torchvision's detector builders want it."""
+        return len(self.layout.classes) + 1
+
+    def _sample(self, row: Mapping[str, Any], picture: Any, name: str) -> Sample:
+        """A sample of a row; ``picture`` is the content of an image file, or what Pillow has opened."""
+        if isinstance(picture, bytes):
+            image = decode_image(picture, _stated_size(row), name=name)
+        elif isinstance(picture, Image.Image):
+            image = convert_image(picture, _stated_size(row), name=name)
+        else:
+            wanted = "the bytes of a file, a path or an image of Pillow"
+            raise ValueError(f"{name}: the image must be {wanted}, got {type(picture).__name__}")
+        target = read_target(row, self.layout, (image.shape[1], image.shape[2]), name)
+        return (image, target) if self.transform is None else self.transform(image, target)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a worker started by spawn has no process group of its own to ask
+        return {**self.__dict__, "_process": this_process(self._process)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._epoch.share_memory_()
+
+
+def _stated_size(row: Mapping[str, Any]) -> tuple[int, int] | None:
+    height, width = row.get("height"), row.get("width")
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def load_library(name: str) -> Any:
+    """A module of an optional library, which is loaded no sooner than it is needed.
+
+    Raises:
+        ImportError: it is not installed; the message says how to get it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f"{name} is not installed: pip install detmix[streams]") from error

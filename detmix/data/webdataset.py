@@ -1,0 +1,177 @@
+"""Streams of samples from WebDataset's shards: tar files in which the files of a sample stand side by side.
+
+Format: https://github.com/webdataset/webdataset
+"""
+
+from __future__ import annotations
+
+import operator
+import random
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from ..draws import SHARDS, generator_at
+from ..switch import Reader, this_reader
+from ..targets import Target
+from .cleaning import OnInvalid
+from .samples import BoxFormat, Layout
+from .streams import Sample, SampleStream, load_library
+
+Share = Literal["shards", "samples"]
+
+_IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
+_TAR_END = bytes(512)
+
+
+class WebDatasetStream(SampleStream):
+    """Samples from WebDataset's shards: tar files in which ``<key>.jpg`` stands beside ``<key>.json``.
+
+    The JSON of a sample is an object; ``write_shards`` writes such shards. The image may be JPEG, PNG, WebP, BMP or TIFF.
+    Images come as (3, H, W) uint8 tensors; targets as from ``DetectionDataset``, with ``image_id`` if the
+    JSON has one.
+
+    Of n readers and S shards each gets every n-th shard. If there are fewer shards than readers, n / S readers read the
+    same shard and give every (n / S)-th sample of it. So readers, and ranks, differ in the number of their samples as
+    shards do: under DDP wrap the loop in ``with model.join():``, or pass ``share="samples"``.
+
+    With ``shuffle`` the order is a function of (seed, epoch) and the reader.
+    """
+
+    def __init__(
+        self,
+        shards: str | Path | Sequence[str | Path],
+        *,
+        classes: Sequence[int | str],
+        box_format: BoxFormat = "xywh",
+        objects: str = "objects",
+        boxes: str = "bbox",
+        labels: str = "category",
+        share: Share = "shards",
+        shuffle: int = 0,
+        on_invalid: OnInvalid = "drop",
+        transform: Callable[[Any, Target], Sample] | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Name the shards; they are read when the stream is.
+
+        Args:
+            shards: paths or URLs that WebDataset opens, or one with braces: ``train-{000000..000099}.tar``.
+            classes: what the JSON writes for label 1, 2 ... K-1: names or ids.
+            box_format: ``"xywh"`` or ``"xyxy"``, in pixels counted from 0.
+            objects: key of the objects, a dict of columns or a list of dicts.
+            boxes: key of their boxes.
+            labels: key of their classes.
+            share: ``"shards"`` gives each reader shards of its own; with ``"samples"`` all read all shards, and of n
+                readers each gives every n-th sample, so that parts differ in length by one.
+            shuffle: how many samples, not yet decoded, each reader holds to give one of them at random; the order of
+                shards is then random too. 0 leaves the order of the files.
+            on_invalid: ``"drop"`` drops a box without width or height and clips one past the edge, with a warning in
+                the log; ``"raise"`` makes either an error.
+            transform: called with image and target, returns both.
+            seed: of the order; an integer.
+
+        Raises:
+            ImportError: WebDataset is not installed.
+            FileNotFoundError: there is no such local shard.
+            ValueError: there is no shard, or one twice; a local tar file is cut short; an argument is not one of those
+                named here.
+            TypeError: shuffle or seed is not an integer.
+        """
+        super().__init__(Layout(tuple(classes), box_format, objects, boxes, labels, on_invalid=on_invalid), transform)
+        if share not in get_args(Share):
+            raise ValueError(f"share must be one of {', '.join(get_args(Share))}, got {share!r}")
+        if operator.index(shuffle) < 0:
+            raise ValueError(f"shuffle must be 0 or more, got {shuffle}")
+        self.shards = _expand(shards)
+        self.share: Share = share
+        self.shuffle = operator.index(shuffle)
+        self.seed = operator.index(seed)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """The samples of this reader.
+
+        Raises:
+            ValueError: a shard is no tar file; a sample lacks its image or its JSON, or they are malformed. Shard and
+                key are named.
+        """
+        reader = this_reader(self._process)
+        shards, part = self._part(reader)
+        members = islice(_read_shards(shards), part.number, None, part.total)
+        if self.shuffle:
+            members = load_library("webdataset.filters").shuffle(self.shuffle, rng=self._random(1 + reader.number))(members)
+        for sample in members:
+            yield self._sample(*_open_member(sample))
+
+    def _part(self, reader: Reader) -> tuple[list[str], Reader]:
+        """The shards that a reader reads, and which of their samples it gives."""
+        shards = list(self.shards)
+        if self.shuffle:
+            self._random(0).shuffle(shards)
+        if self.share == "samples":
+            return shards, reader
+        if len(shards) >= reader.total:
+            return shards[reader.number :: reader.total], Reader(0, 1)
+        number = reader.number % len(shards)
+        return [shards[number]], Reader(reader.number // len(shards), len(range(number, reader.total, len(shards))))
+
+    def _random(self, index: int) -> random.Random:
+        return random.Random(int(generator_at(self.seed, self.epoch, index, SHARDS).integers(1 << 62)))
+
+
+def _expand(shards: str | Path | Sequence[str | Path]) -> list[str]:
+    """The shards one by one, the local ones looked at."""
+    expand = load_library("webdataset.shardlists").expand_urls
+    found = expand(shards) if isinstance(shards, str) else [shards] if isinstance(shards, Path) else list(shards)
+    names = [str(shard) for shard in found]
+    if not names:
+        raise ValueError("there must be a shard at least, got none")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"shards must be named once, got {name} more than once")
+    for name in names:
+        if "://" not in name and not name.startswith("pipe:"):
+            _check_whole(Path(name))
+    return names
+
+
+def _check_whole(path: Path) -> None:
+    """A tar file that ends between two of its members reads as if it were whole, so see whether its end is there."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such shard")
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - len(_TAR_END)))
+        if path.suffix == ".tar" and file.read() != _TAR_END:
+            raise ValueError(f"{path}: cut short or not a tar file: the zeros at its end are missing")
+
+
+def _read_shards(shards: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The files of each sample by their suffix, with ``__key__`` and ``__url__``."""
+    library = load_library("webdataset.tariterators")
+    for shard in shards:
+        with load_library("webdataset.gopen").gopen(shard) as stream:
+            try:
+                yield from library.group_by_keys(library.tar_file_expander([{"url": shard, "stream": stream}]))
+            except (tarfile.TarError, EOFError, zlib.error) as error:
+                raise ValueError(f"{shard}: not a tar file, or not whole: {error.args[0]}") from error
+            except ValueError as error:  # a file is there twice
+                raise ValueError(f"{shard}: {error.args[0]}") from error
+
+
+def _open_member(member: dict[str, Any]) -> tuple[dict[str, Any], bytes, str]:
+    """The JSON, the image file, and a name for errors."""
+    name = f"{member['__url__']}: sample {member['__key__']}"
+    kinds = [kind for kind in _IMAGES if kind in member]
+    if len(kinds) != 1 or "json" not in member:
+        found = [key for key in member if not key.startswith("__")]
+        raise ValueError(f"{name}: wanted json and one of {', '.join(_IMAGES)}, got {found}")
+    try:
+        return msgspec.json.decode(member["json"], type=dict), member[kinds[0]], name
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name}: json: {error}") from None

@@ -1,0 +1,70 @@
+import json
+import tarfile
+
+import pytest
+import torch
+
+from detmix.data import DetectionDataset, WebDatasetStream, write_shards
+
+from .factories import write_coco_folder
+
+pytest.importorskip("webdataset")
+
+
+def members_of(shard):
+    with tarfile.open(shard) as members:
+        return members.getnames()
+
+
+@pytest.mark.parametrize(("per_shard", "sizes"), [(3, [3, 3, 1]), (7, [7]), (100, [7])])
+def test_shards_hold_every_sample_as_the_data_set_gives_it(per_shard, sizes, tmp_path):
+    found = write_coco_folder(tmp_path / "coco", 7)
+    shards = write_shards(found, tmp_path / "shards" / "train", samples_per_shard=per_shard)
+    assert [shard.name for shard in shards] == [f"train-{n:06d}.tar" for n in range(len(sizes))]
+    assert sorted(shards[0].parent.iterdir()) == shards
+    assert [len(members_of(shard)) // 2 for shard in shards] == sizes
+    dataset = DetectionDataset(found)
+    samples = list(WebDatasetStream(shards, classes=found.class_names))
+    assert len(samples) == len(dataset)
+    for (image, target), (expected, expected_target) in zip(samples, dataset, strict=True):
+        assert torch.equal(image, expected)
+        assert target.keys() == expected_target.keys()
+        for key, value in expected_target.items():
+            assert torch.equal(torch.as_tensor(target[key]), torch.as_tensor(value)), key
+
+
+def test_the_layout_of_a_sample(tmp_path):
+    found = write_coco_folder(tmp_path / "coco", 3)
+    (shard,) = write_shards(found, tmp_path / "out")
+    with tarfile.open(shard) as members:
+        assert members.getnames()[2:4] == ["000000001.png", "000000001.json"]
+        content = json.load(members.extractfile("000000001.json"))
+        assert members.extractfile("000000001.png").read() == found.image_path(1).read_bytes()
+    truth = [row for row in found.ground_truth()["annotations"] if row["image_id"] == content["image_id"]]
+    assert content["objects"]["bbox"] == [row["bbox"] for row in truth]
+    assert content["objects"]["iscrowd"] == [row["iscrowd"] for row in truth]
+    assert content["file_name"] == found.file_name(1)
+
+
+def test_the_same_data_gives_the_same_bytes(tmp_path):
+    found = write_coco_folder(tmp_path / "coco", 4)
+    first, second = (write_shards(found, tmp_path / name / "set", samples_per_shard=3) for name in ("a", "b"))
+    assert [shard.read_bytes() for shard in first] == [shard.read_bytes() for shard in second]
+
+
+def test_nothing_is_left_of_shards_that_could_not_be_finished(tmp_path):
+    found = write_coco_folder(tmp_path / "coco", 4)
+    found.image_path(3).unlink()
+    with pytest.raises(FileNotFoundError, match=found.file_name(3)):
+        write_shards(found, tmp_path / "out", samples_per_shard=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["coco"]
+
+
+def test_shards_are_not_mixed_with_others(tmp_path):
+    found = write_coco_folder(tmp_path / "coco", 2)
+    (tmp_path / "out").mkdir()
+    write_shards(found, tmp_path / "out")
+    with pytest.raises(FileExistsError, match="out: shards go to a folder that is new or empty"):
+        write_shards(found, tmp_path / "out")
+    with pytest.raises(ValueError, match="samples_per_shard must be 1 or more, got 0"):
+        write_shards(found, tmp_path / "other", samples_per_shard=0)

@@ -1,0 +1,407 @@
+"""WebDataset's shards and Hugging Face's streaming data sets, read by ranks and workers."""
+
+import io
+import itertools
+import json
+import pickle
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from detmix import MixupIterable, collate
+from detmix.data import HuggingFaceStream, WebDatasetStream, read_image
+from detmix.switch import Reader
+
+from .test_stream import process_group
+
+pytest.importorskip("webdataset")
+datasets = pytest.importorskip("datasets")
+fsspec = pytest.importorskip("fsspec")
+
+CLASSES = ("cat", "dog")
+SIZES = (4, 1, 7, 0, 3)  # samples of the shards
+COUNT = sum(SIZES)
+
+
+def picture(number, size=(12, 16)):
+    pixels = np.full((*size, 3), number, np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def row(number):
+    objects = {"bbox": [[1, 2, 3 + number % 5, 4]], "category": [CLASSES[number % 2]]}
+    return {"image_id": number, "height": 12, "width": 16, "objects": objects}
+
+
+def write_tar(path, members):
+    with tarfile.open(path, "w") as shard:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            shard.addfile(info, io.BytesIO(content))
+    return path
+
+
+def members_of(numbers):
+    found = {}
+    for number in numbers:
+        found |= {f"{number:03d}.png": picture(number), f"{number:03d}.json": json.dumps(row(number)).encode()}
+    return found
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Shards of unequal size; one of them is empty."""
+    folder, numbers = tmp_path_factory.mktemp("shards"), iter(range(COUNT))
+    return [
+        str(write_tar(folder / f"part-{n}.tar", members_of(itertools.islice(numbers, size))))
+        for n, size in enumerate(SIZES)
+    ]
+
+
+def rows_of(sizes):
+    """Rows of unequal shards, as a data set gives them that is read while it comes."""
+    for first, count in sizes:
+        for number in range(first, first + count):
+            image = Image.open(io.BytesIO(picture(number)))
+            yield row(number) | {"image": image, "objects": row(number)["objects"] | {"category": [number % 2]}}
+
+
+def hub(sizes=SIZES):
+    starts = [0, *itertools.accumulate(sizes)][: len(sizes)]
+    box = datasets.Sequence(datasets.Value("float32"), length=4)
+    objects = {"bbox": datasets.Sequence(box), "category": datasets.Sequence(datasets.ClassLabel(names=list(CLASSES)))}
+    kinds = {"image": datasets.Image(), "image_id": datasets.Value("int64"), "objects": objects}
+    kinds |= {"height": datasets.Value("int32"), "width": datasets.Value("int32")}
+    found = [pair for pair in zip(starts, sizes, strict=True) if pair[1]]
+    return datasets.IterableDataset.from_generator(
+        rows_of, gen_kwargs={"sizes": found}, features=datasets.Features(kinds)
+    )
+
+
+def ids(samples):
+    return [target["image_id"] for _, target in samples]
+
+
+def make_stream(kind, shards, *, shuffle=0, seed=0):
+    if kind == "web":
+        return WebDatasetStream(shards, classes=CLASSES, shuffle=shuffle, seed=seed)
+    dataset = hub().shuffle(seed=seed, buffer_size=shuffle) if shuffle else hub()
+    return HuggingFaceStream(dataset, box_format="xywh")
+
+
+def read_by_all(make, ranks, workers, *, epoch=0, method=None):
+    """The image ids that each rank's loader gives, in their order."""
+    given = []
+    for rank in range(ranks):
+        stream = make()
+        stream.set_epoch(epoch)
+        with process_group(rank, ranks):
+            loader = DataLoader(
+                stream, batch_size=2, collate_fn=collate, num_workers=workers, multiprocessing_context=method
+            )
+            given.append(ids(sample for batch in loader for sample in zip(*batch, strict=True)))
+    return given
+
+
+def assert_all_once(given):
+    assert sorted(itertools.chain(*given)) == list(range(COUNT))
+
+
+def test_samples_are_the_images_and_objects_of_the_shards(shards):
+    for number, (image, target) in enumerate(WebDatasetStream(shards, classes=CLASSES)):
+        assert image.dtype == torch.uint8
+        assert image.shape == (3, 12, 16)
+        assert image.unique().tolist() == [number]
+        assert target["image_id"] == number
+        assert target["boxes"].tolist() == [[1, 2, 4 + number % 5, 6]]
+        assert target["labels"].tolist() == [1 + number % 2]
+    assert number == COUNT - 1
+
+
+def test_rows_of_the_hub_give_the_same_samples(shards):
+    ours = WebDatasetStream(shards, classes=CLASSES)
+    theirs = HuggingFaceStream(hub(), box_format="xywh")
+    assert theirs.class_names == ours.class_names == CLASSES
+    assert theirs.num_classes == 3
+    for (image, target), (other, other_target) in zip(ours, theirs, strict=True):
+        assert torch.equal(image, other)
+        assert target.keys() == other_target.keys()
+        assert all(torch.equal(torch.as_tensor(target[k]), torch.as_tensor(other_target[k])) for k in target)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.sampled_from(["shards", "samples"]), st.sampled_from([0, 5]))
+def test_all_readers_together_give_every_sample_once(count, readers, share, shuffle):
+    names = [f"pipe:{n}" for n in range(count)]  # nothing is opened here
+    stream = WebDatasetStream(names, classes=CLASSES, share=share, shuffle=shuffle)
+    parts = [stream._part(Reader(number, readers)) for number in range(readers)]
+    assert all(len(part) for part, _ in parts)
+    for name in names:
+        own = [part for named, part in parts if name in named]
+        assert len({part.total for part in own}) == 1
+        assert sorted(part.number for part in own) == list(range(own[0].total))
+    if share == "shards":
+        assert max(len(part) for part, _ in parts) == -(-count // min(readers, count))
+
+
+@pytest.mark.parametrize("shuffle", [0, 3])
+@pytest.mark.parametrize("used", [5, 3, 1])  # for four readers: more shards than readers, fewer, a single one
+def test_two_ranks_with_two_workers_give_every_sample_once(shards, used, shuffle, tmp_path):
+    names = shards
+    if used < len(shards):
+        numbers = np.array_split(np.arange(COUNT), [2, 3][: used - 1])
+        names = [write_tar(tmp_path / f"{n}.tar", members_of(part.tolist())) for n, part in enumerate(numbers)]
+    given = read_by_all(lambda: WebDatasetStream(names, classes=CLASSES, shuffle=shuffle), 2, 2)
+    assert_all_once(given)
+    assert all(given)
+
+
+def test_samples_can_be_shared_out_evenly(shards):
+    given = read_by_all(lambda: WebDatasetStream(shards, classes=CLASSES, share="samples"), 2, 2)
+    assert_all_once(given)
+    assert [len(part) for part in given] == [8, 7]
+
+
+@pytest.mark.parametrize("sizes", [(4, 1, 7, 3), (8, 7), (4, 4, 7), (15,)])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_two_ranks_with_two_workers_give_every_row_once(sizes, shuffle):
+    def make():
+        dataset = hub(sizes)
+        return HuggingFaceStream(dataset.shuffle(seed=3, buffer_size=4) if shuffle else dataset, box_format="xywh")
+
+    for epoch in (0, 1):
+        assert_all_once(read_by_all(make, 2, 2, epoch=epoch))
+
+
+@pytest.mark.parametrize("kind", ["web", "hub"])
+def test_mixing_does_not_share_out_again(kind, shards):
+    def make():
+        return MixupIterable(make_stream(kind, shards), buffer_size=4)
+
+    assert not make().shard
+    assert_all_once(read_by_all(make, 2, 2))
+    (sample, *_) = make()
+    assert sample[1]["weights"].tolist() == pytest.approx([sample[1]["lam"], 1 - sample[1]["lam"]])
+
+
+@pytest.mark.parametrize("kind", ["web", "hub"])
+def test_the_order_is_a_function_of_seed_and_epoch(kind, shards):
+    def order(seed, epoch, workers):
+        (found,) = read_by_all(lambda: make_stream(kind, shards, shuffle=4, seed=seed), 1, workers, epoch=epoch)
+        return found
+
+    for workers in (0, 2):
+        first = order(1, 0, workers)
+        assert sorted(first) == list(range(COUNT))
+        assert order(1, 0, workers) == first
+        assert first != list(range(COUNT))
+        assert len({tuple(order(seed, epoch, workers)) for seed, epoch in ((1, 0), (1, 1), (2, 0))}) == 3
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: MixupIterable(s, buffer_size=2)])
+@pytest.mark.parametrize("kind", ["web", "hub"])
+def test_running_workers_see_the_epoch(kind, wrap, shards):
+    stream = wrap(make_stream(kind, shards, shuffle=4))
+    loader = DataLoader(stream, batch_size=None, num_workers=1, persistent_workers=True)
+    for epoch in (0, 1, 0):
+        stream.set_epoch(epoch)
+        fresh = make_stream(kind, shards, shuffle=4)
+        fresh.set_epoch(epoch)
+        assert ids(loader) == ids(DataLoader(fresh, batch_size=None, num_workers=1))
+
+
+def test_workers_that_are_spawned_know_their_rank(shards):
+    def make():
+        return WebDatasetStream(shards, classes=CLASSES)
+
+    given = read_by_all(make, 2, 1, method="spawn")
+    assert given == read_by_all(make, 2, 0)
+    assert_all_once(given)
+
+
+@pytest.mark.parametrize("kind", ["web", "hub"])
+def test_copies_have_epochs_of_their_own(kind, shards):
+    stream = make_stream(kind, shards)
+    other = pickle.loads(pickle.dumps(stream))
+    other.set_epoch(3)
+    assert (stream.epoch, other.epoch) == (0, 3)
+    other.set_epoch(0)
+    assert ids(other) == ids(stream) == list(range(COUNT))
+
+
+class Count:
+    """A transform that hears of the epoch."""
+
+    epoch = -1
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __call__(self, image, target):
+        return image, target | {"epoch": self.epoch}
+
+
+def test_a_transform_sees_each_sample_and_the_epoch(shards):
+    stream = WebDatasetStream(shards, classes=CLASSES, transform=Count())
+    stream.set_epoch(5)
+    assert [target["epoch"] for _, target in stream] == [5] * COUNT
+
+
+def test_braces_name_shards(shards):
+    assert ids(WebDatasetStream(shards[0].replace("part-0", "part-{0..4}"), classes=CLASSES)) == list(range(COUNT))
+
+
+BROKEN = {
+    "no json": ({"json": None}, r"wanted json and one of jpg, .*, got \['png'\]"),
+    "no image": ({"png": None}, r"wanted json and one of jpg, .*, got \['json'\]"),
+    "two images": ({"jpg": b"x"}, r"wanted json and one of jpg, .*, got \['png', 'json', 'jpg'\]"),
+    "no JSON": ({"json": b"{"}, "json: Input data was truncated"),
+    "a list": ({"json": b"[]"}, "json: Expected `object`, got `array`"),
+    "no objects": ({"json": b"{}"}, "the key 'objects' is missing"),
+    "not an image": ({"png": b"GIF8"}, "corrupt, truncated or not an image"),
+    "half an image": ({"png": picture(1)[:45]}, "corrupt, truncated or not an image"),
+    "another size": ({"json": json.dumps(row(1) | {"height": 13}).encode()}, "the annotations say 13 high"),
+    "another class": (
+        {"json": json.dumps(row(1) | {"objects": {"bbox": [[1, 1, 2, 2]], "category": ["yak"]}}).encode()},
+        r"objects\[0\]: category must be one of \['cat', 'dog'\], got 'yak'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_is_wrong_is_named_with_shard_and_key(case, tmp_path):
+    change, message = BROKEN[case]
+    content = {"png": picture(1), "json": json.dumps(row(1)).encode()} | change
+    members = members_of([0]) | {f"b/001.{kind}": data for kind, data in content.items() if data is not None}
+    shard = write_tar(tmp_path / "part.tar", members)
+    stream = iter(WebDatasetStream(shard, classes=CLASSES))
+    next(stream)
+    with pytest.raises(ValueError, match=r"part\.tar: sample b/001: ") as caught:
+        next(stream)
+    caught.match(message)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(0, 1, exclude_max=True))
+def test_a_shard_that_is_cut_short_is_refused_and_never_loses_a_sample(tmp_path_factory, share):
+    folder = tmp_path_factory.mktemp("cut")
+    whole = write_tar(folder / "whole.tar", members_of(range(3))).read_bytes()
+    cut = folder / "cut.tar"
+    cut.write_bytes(whole[: int(share * len(whole))])
+    try:
+        found = ids(WebDatasetStream(cut, classes=CLASSES))
+    except ValueError as error:
+        found = str(error)
+    assert found == [0, 1, 2] or "cut.tar: " in found  # some of the zeros at the end are enough
+
+
+def test_a_file_that_a_shard_has_twice_is_named(tmp_path):
+    shard = write_tar(tmp_path / "a.tar", members_of([0]) | {"000.PNG": picture(1)})
+    with pytest.raises(ValueError, match=r"^.*a\.tar: 000\.PNG: duplicate file name"):
+        list(WebDatasetStream(shard, classes=CLASSES))
+
+
+def test_a_shard_that_is_no_tar_file_is_named(tmp_path):
+    shard = tmp_path / "a.tar"
+    shard.write_bytes(b"x" * 4096 + bytes(1024))
+    with pytest.raises(ValueError, match=r"a\.tar: not a tar file, or not whole"):
+        list(WebDatasetStream(shard, classes=CLASSES))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"shards": []}, ValueError, "there must be a shard at least, got none"),
+        ({"shards": ["pipe:a", "pipe:a"]}, ValueError, "shards must be named once, got pipe:a more than once"),
+        ({"shards": "none-{0..2}.tar"}, FileNotFoundError, r"none-0\.tar: no such shard"),
+        ({"share": "rows"}, ValueError, "share must be one of shards, samples, got 'rows'"),
+        ({"shuffle": -1}, ValueError, "shuffle must be 0 or more, got -1"),
+        ({"shuffle": 1.5}, TypeError, "integer"),
+        ({"seed": None}, TypeError, "integer"),
+        ({"box_format": "yx"}, ValueError, "box_format must be one of xywh, xyxy"),
+    ],
+)
+def test_bad_settings_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        WebDatasetStream(**{"shards": "pipe:a", "classes": CLASSES} | arguments)
+
+
+def wrapped(rows, **options):
+    dataset = datasets.Dataset.from_list(rows).to_iterable_dataset()
+    return HuggingFaceStream(dataset, **{"box_format": "xywh", "classes": CLASSES} | options)
+
+
+def test_rows_may_hold_files_and_lists_of_objects(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture(9))
+    objects = [{"box": [1, 2, 3, 4], "kind": 5}]
+    for image in (picture(9), str(tmp_path / "a.png"), {"bytes": None, "path": str(tmp_path / "a.png")}):
+        rows = [{"pixels": image, "things": objects}]
+        keys = {"image": "pixels", "objects": "things", "boxes": "box", "labels": "kind"}
+        ((found, target),) = wrapped(rows, classes=[5], box_format="xyxy", **keys)
+        assert torch.equal(found, read_image(tmp_path / "a.png"))
+        assert target["boxes"].tolist() == [[1, 2, 3, 4]]
+        assert target["labels"].tolist() == [1]
+        assert "image_id" not in target
+
+
+def test_images_may_lie_at_a_url():
+    fsspec.filesystem("memory").pipe("/a/1.png", picture(9))
+    rows = [{"image": {"bytes": None, "path": f"memory://a/{n}.png"}, **row(n)} for n in (1, 2)]
+    stream = iter(wrapped(rows))
+    assert next(stream)[0].unique().tolist() == [9]
+    with pytest.raises(OSError, match=r"row 1 of this reader, image_id 2: memory://a/2\.png cannot be read: .*"):
+        next(stream)
+
+
+def test_classes_may_be_put_in_another_order():
+    stream = HuggingFaceStream(hub(), box_format="xywh", classes=("dog", "cat"))
+    assert [target["labels"].item() for _, target in stream] == [2 - number % 2 for number in range(COUNT)]
+
+
+def test_a_row_of_the_hub_that_is_wrong_is_named():
+    rows = [{"image": picture(n), **row(n)} for n in range(2)]
+    rows[1]["objects"]["category"] = ["yak"]
+    with pytest.raises(ValueError, match=r"row 1 of this reader, image_id 1: objects\[0\]: category .* got 'yak'"):
+        list(wrapped(rows))
+    with pytest.raises(
+        ValueError, match=r"row 0 of this reader, image_id 0: the key 'photo' is missing, got \['height'"
+    ):
+        list(wrapped(rows, image="photo"))
+    with pytest.raises(ValueError, match="row 0 of this reader, image_id 0: the image must be the bytes .* got int"):
+        list(wrapped(rows, image="height"))
+
+
+def test_data_sets_that_do_not_stream_or_are_split_are_refused():
+    rows = datasets.Dataset.from_list([{"image": picture(0), **row(0)}])
+    with pytest.raises(TypeError, match=r"got Dataset: load it with streaming=True .* to_iterable_dataset"):
+        HuggingFaceStream(rows, box_format="xywh")
+    with pytest.raises(ValueError, match="split among ranks already"):
+        HuggingFaceStream(datasets.distributed.split_dataset_by_node(hub(), 0, 2), box_format="xywh")
+    with pytest.raises(ValueError, match=r"objects\.category is no ClassLabel, so classes must be given"):
+        wrapped([{"image": picture(0), **row(0)}], classes=None)
+
+
+def test_the_libraries_are_loaded_when_they_are_needed():
+    code = (
+        "import sys; sys.modules['webdataset.shardlists'] = sys.modules['datasets'] = None\n"
+        "import detmix, detmix.data\n"
+        "assert not {'webdataset', 'pyarrow'} & sys.modules.keys()\n"
+        "for make in (lambda: detmix.data.WebDatasetStream('a.tar', classes=['a']),\n"
+        "             lambda: detmix.data.HuggingFaceStream(None, box_format='xywh')):\n"
+        "    try: make()\n"
+        "    except ImportError as error: assert 'pip install detmix[streams]' in str(error), error\n"
+        "    else: raise AssertionError\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
