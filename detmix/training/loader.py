@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sized
 from typing import Any
 
@@ -41,4 +42,15 @@ class TrainingLoader(DataLoader[Any]):
     """A data loader that takes nothing before it is asked for a batch: by then the epoch is known."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        yield from super().__iter__()
+        """The batches.
+
+        Raises:
+            RuntimeError: a worker has ended, as by the system for want of memory.
+        """
+        try:
+            yield from super().__iter__()
+        except (ConnectionError, EOFError) as error:
+            if self.num_workers == 0 or str(error).startswith("Caught "):  # raised by the data set
+                raise
+            time.sleep(1)  # torch's own error, which names the worker and the signal, may come in this second
+            raise RuntimeError("a DataLoader worker was ended, as by a signal, while it sent a batch") from error

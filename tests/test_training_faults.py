@@ -1,0 +1,231 @@
+"""What is left on disk, and what is said, when a training meets a fault."""
+
+import multiprocessing
+import re
+import resource
+import shutil
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from detmix.training.checkpoints import read_checkpoint
+from detmix.training.loader import TrainingLoader
+
+from .test_configs import write_coco
+from .test_training_resume import callback, differences, outcome, train
+
+ONE_EPOCH = "--trainer.max_epochs=1"
+
+
+class Does(L.Callback):
+    """Does one thing after a step."""
+
+    def __init__(self, what: str, step: int) -> None:
+        self.what, self.step = what, step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step:
+            globals()[self.what](trainer)
+
+
+def exhaust_memory(trainer):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def take_all_memory(trainer):
+    torch.empty(1 << 44, dtype=torch.uint8, device=trainer.strategy.root_device)
+
+
+def kill_worker(trainer):
+    multiprocessing.active_children()[0].kill()
+
+
+def fill_disk(trainer):
+    """Files of more than a megabyte can no longer be written; a checkpoint is larger."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def break_parameter(trainer):
+    with torch.no_grad():
+        next(trainer.lightning_module.detector.parameters())[0] = float("nan")
+
+
+class Breaks(L.Callback):
+    """Overwrites a file after the first epoch, as a failing disk may."""
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.file.write_bytes(self.file.read_bytes()[:200])
+
+
+def does(what, step):
+    return callback("tests.test_training_faults.Does", what=what, step=step)
+
+
+@pytest.fixture(scope="module")
+def checkpointed(tmp_path_factory):
+    """The folder of a run that was interrupted after three steps."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(Path(__file__).parent.parent)
+        with pytest.raises(torch.OutOfMemoryError):
+            train(folder, does("exhaust_memory", 3), ONE_EPOCH)
+    return folder / "run"
+
+
+@pytest.fixture
+def file_sizes():
+    """Take the limit away again."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def told(error):
+    return "\n".join([str(error.value), *getattr(error.value, "__notes__", [])])
+
+
+def require_way_on(folder, text, step):
+    """The last checkpoint is there, whole and of numbers, nothing half-written is, and the text says how to go on."""
+    folder = folder / "run" / "checkpoints"
+    checkpoint = read_checkpoint(folder / "last.ckpt")
+    assert checkpoint["global_step"] == step
+    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+    assert {path.name for path in folder.iterdir()} <= {"last.ckpt", "best.ckpt"}
+    assert f"{folder / 'last.ckpt'} holds the run up to step {step}. Go on from there with\n  python tools/" in text
+    assert text.rstrip().endswith("--resume")
+
+
+@pytest.mark.parametrize(
+    ("what", "step", "more", "error", "said"),
+    [
+        ("exhaust_memory", 3, [], torch.OutOfMemoryError, "lower --data.batch_size"),
+        ("kill_worker", 3, ["--data.num_workers=1"], RuntimeError, "lower --data.num_workers"),
+        ("fill_disk", 3, [], OSError, "next.ckpt: the checkpoint could not be written"),
+        ("break_parameter", 4, [], FloatingPointError, "no checkpoint is written of them"),
+    ],
+)
+def test_a_fault_leaves_the_last_checkpoint_and_the_command_that_goes_on(
+    tmp_path, in_repository, file_sizes, what, step, more, error, said
+):
+    with pytest.raises(error) as raised:
+        train(tmp_path, does(what, step), ONE_EPOCH, *more)
+    assert said in told(raised)
+    require_way_on(tmp_path, told(raised), 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_out_of_memory_on_a_gpu_leaves_them_too(tmp_path, in_repository):
+    with pytest.raises(torch.OutOfMemoryError) as raised:
+        train(tmp_path, does("take_all_memory", 3), ONE_EPOCH, "--trainer.accelerator=gpu")
+    assert "lower --data.batch_size" in told(raised)
+    require_way_on(tmp_path, told(raised), 2)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_its_step(tmp_path, in_repository):
+    with pytest.raises(
+        FloatingPointError, match=r"step 1: .*train/loss.* nan.*images \[.*Try a lower --model.lr"
+    ) as raised:
+        train(tmp_path, "--model.lr=1e30", "--checkpoint_every=1", ONE_EPOCH)
+    require_way_on(tmp_path, told(raised), 1)
+
+
+def test_an_image_that_breaks_between_two_epochs_is_named_and_the_run_goes_on_when_it_is_mended(
+    tmp_path, in_repository
+):
+    root = tmp_path / "data"
+    write_coco(root)
+    data = ["--data.format=coco", f"--data.root={root}", "--data.train=[train2017]", "--data.val=val2017"]
+    data += ["--data.test=val2017", "--checkpoint_every=1"]
+    wanted = outcome(train(tmp_path / "whole", *data))
+    image = root / "train2017" / "2.jpg"
+    pixels = image.read_bytes()
+    # the message is longer if the image was to be another one's partner
+    with pytest.raises((ValueError, RuntimeError), match="corrupt, truncated or not an image") as raised:
+        train(tmp_path, callback("tests.test_training_faults.Breaks", file=str(image)), *data)
+    assert str(image) in told(raised)
+    assert "last.ckpt holds the run up to step" in told(raised)
+    image.write_bytes(pixels)
+    assert differences(wanted, outcome(train(tmp_path, "--resume", *data))) == []
+
+
+def break_file(file):
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def add_code(file):
+    """A checkpoint that runs code when it is read by pickle alone."""
+    checkpoint = torch.load(file, weights_only=True)
+    torch.save({**checkpoint, "hook": RunsCode()}, file)
+
+
+class RunsCode:
+    def __reduce__(self):
+        return Path.touch, (Path("hostile"),)
+
+
+def leave_as_it_is(file):
+    pass
+
+
+def empty(file):
+    torch.save({"a": torch.zeros(1)}, file)
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "said"),
+    [
+        (break_file, [], "last.ckpt: truncated, or no checkpoint: "),
+        (empty, [], "last.ckpt: not a checkpoint of tools/train.py"),
+        (add_code, [], "last.ckpt: holds more than tensors and plain values, and reading that could run code"),
+        (Path.unlink, ["--ckpt_path={file}"], "last.ckpt: no such checkpoint"),
+        (leave_as_it_is, ["--model.detector=ssdlite320_mobilenet_v3_large", "--model.options=null"], "tensors differ"),
+        (leave_as_it_is, ["--model.optimizer=sgd"], "trained with --model.optimizer adamw"),
+    ],
+)
+def test_a_checkpoint_that_is_not_this_runs_is_refused_before_anything_is_written(
+    checkpointed, tmp_path, in_repository, capsys, change, more, said
+):
+    run = tmp_path / "run"
+    shutil.copytree(checkpointed, run)
+    file = run / "checkpoints" / "last.ckpt"
+    change(file)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit) as ended:
+        train(tmp_path, "--resume", *(word.replace("{file}", str(file)) for word in more))
+    assert ended.value.code == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert not Path("hostile").exists()
+
+
+def test_each_row_of_the_table_names_a_test_that_is_there():
+    folder = Path(__file__).parent
+    rows = (folder.parent / "docs" / "faults.md").read_text().split("| --- | --- | --- |\n")[1].splitlines()
+    assert len(rows) > 10
+    for row in rows:
+        file, names = "", re.findall(r"`(?:(\w+\.py)::)?(test_\w+)(?:\.\.\.)?`", row.rsplit("|", 2)[1])
+        assert names, row
+        for given, name in names:
+            file = given or file or "test_training_faults.py"
+            assert f"\ndef {name}" in (folder / file).read_text(), f"{file}::{name}"
+
+
+class Unreachable(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise ConnectionError("no route to the images")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_data_set_that_loses_its_connection_says_so_itself(workers):
+    with pytest.raises(ConnectionError, match="no route to the images"):
+        next(iter(TrainingLoader(Unreachable(), num_workers=workers)))
