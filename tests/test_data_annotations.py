@@ -274,6 +274,53 @@ def test_an_image_that_cannot_be_read_is_named(annotations):
         dataset[1]
 
 
+def break_images(annotations, *indices):
+    for index in indices:
+        path = annotations.image_path(index)
+        path.write_bytes(path.read_bytes()[:40])
+
+
+@pytest.mark.parametrize(("broken", "stand_ins"), [([], [0, 1, 2]), ([1], [0, 2, 2]), ([1, 2], [0, 0, 0])])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_is_skipped_is_replaced_by_the_next_counted_and_named_once(
+    annotations, caplog, broken, stand_ins, workers
+):
+    break_images(annotations, *broken)
+    whole = DetectionDataset(annotations)
+    skipping = DetectionDataset(annotations, on_error="skip")
+    loader = torch.utils.data.DataLoader(skipping, batch_size=None, num_workers=workers)
+    for _ in range(2):
+        for index, (image, target) in zip(stand_ins, loader, strict=True):
+            assert torch.equal(image, whole[index][0])
+            assert target["image_id"] == whole[index][1]["image_id"]
+            assert torch.equal(target["boxes"], whole[index][1]["boxes"])
+    assert skipping.skipped == broken
+    if workers == 0:  # a worker's log is its own
+        assert len(caplog.records) == len(broken)
+        for index, record in zip(broken, caplog.records, strict=True):
+            assert str(annotations.image_path(index)) in record.getMessage()
+
+
+def test_a_missing_image_and_one_of_another_size_are_skipped_too(annotations):
+    skipping = DetectionDataset(annotations, on_error="skip")
+    Image.new("RGB", (61, 40)).save(skipping.image_path(0))
+    skipping.image_path(1).unlink()
+    assert skipping[0][1]["image_id"] == 33
+    assert copy.deepcopy(skipping).skipped == skipping.skipped == [0, 1]
+
+
+@pytest.mark.parametrize("count", [2, 150])
+def test_where_no_image_can_be_read_skipping_ends(tmp_path, count):
+    found = build([], sizes=[(4, 4)] * count, image_dir=tmp_path)
+    with pytest.raises(RuntimeError, match=rf"{min(count, 100)} images, one after the other.*bild-"):
+        DetectionDataset(found, on_error="skip")[1]
+
+
+def test_what_is_neither_raise_nor_skip_is_refused(annotations):
+    with pytest.raises(ValueError, match="on_error must be 'raise' or 'skip', got 'ignore'"):
+        DetectionDataset(annotations, on_error="ignore")
+
+
 def overwrite(annotations):
     annotations.boxes[0] = 7
 

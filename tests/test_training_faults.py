@@ -135,13 +135,20 @@ def test_a_loss_that_is_no_number_ends_the_run_before_its_step(tmp_path, in_repo
     require_way_on(tmp_path, told(raised), 1)
 
 
-def test_an_image_that_breaks_between_two_epochs_is_named_and_the_run_goes_on_when_it_is_mended(
-    tmp_path, in_repository
-):
+@pytest.fixture
+def photographs(tmp_path):
+    """The folder of a COCO data set, and the settings that train on it."""
     root = tmp_path / "data"
     write_coco(root)
-    data = ["--data.format=coco", f"--data.root={root}", "--data.train=[train2017]", "--data.val=val2017"]
-    data += ["--data.test=val2017", "--checkpoint_every=1"]
+    splits = ["--data.train=[train2017]", "--data.val=val2017", "--data.test=val2017"]
+    return root, ["--data.format=coco", f"--data.root={root}", *splits]
+
+
+def test_an_image_that_breaks_between_two_epochs_is_named_and_the_run_goes_on_when_it_is_mended(
+    tmp_path, in_repository, photographs
+):
+    root, data = photographs
+    data += ["--checkpoint_every=1"]
     wanted = outcome(train(tmp_path / "whole", *data))
     image = root / "train2017" / "2.jpg"
     pixels = image.read_bytes()
@@ -152,6 +159,25 @@ def test_an_image_that_breaks_between_two_epochs_is_named_and_the_run_goes_on_wh
     assert "last.ckpt holds the run up to step" in told(raised)
     image.write_bytes(pixels)
     assert differences(wanted, outcome(train(tmp_path, "--resume", *data))) == []
+
+
+def test_where_images_are_skipped_the_run_goes_on_and_lists_them(tmp_path, in_repository, photographs, capsys):
+    root, data = photographs
+    image = root / "train2017" / "2.jpg"
+    breaks = callback("tests.test_training_faults.Breaks", file=str(image))
+    run = train(tmp_path, breaks, "--data.on_error=skip", "--data.num_workers=1", "--trainer.max_epochs=3", *data)
+    assert (run / "skipped_images.txt").read_text() == f"{image}\n"
+    assert " ".join(capsys.readouterr().out.split()).count("1 of 4 training images skipped") == 1
+    assert '<th scope="row">Skipped images</th><td>1 of 4</td>' in (run / "report.html").read_text()
+    state = read_checkpoint(run / "checkpoints" / "last.ckpt")["callbacks"]["SkippedImages"]
+    assert state == {"files": [str(image)]}
+
+
+def test_a_validation_image_is_never_skipped(tmp_path, in_repository, photographs):
+    root, data = photographs
+    (root / "val2017" / "1.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"1\.jpg: corrupt, truncated or not an image"):
+        train(tmp_path, "--data.on_error=skip", ONE_EPOCH, *data)
 
 
 def break_file(file):
@@ -207,7 +233,8 @@ def test_a_checkpoint_that_is_not_this_runs_is_refused_before_anything_is_writte
 
 def test_each_row_of_the_table_names_a_test_that_is_there():
     folder = Path(__file__).parent
-    rows = (folder.parent / "docs" / "faults.md").read_text().split("| --- | --- | --- |\n")[1].splitlines()
+    text = (folder.parent / "docs" / "faults.md").read_text()
+    rows = text.split("| --- | --- | --- |\n")[1].split("\n\n")[0].splitlines()
     assert len(rows) > 10
     for row in rows:
         file, names = "", re.findall(r"`(?:(\w+\.py)::)?(test_\w+)(?:\.\.\.)?`", row.rsplit("|", 2)[1])

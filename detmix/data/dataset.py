@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,6 +18,10 @@ from .annotations import Annotations
 from .images import read_image
 
 Transform = Callable[[Any, Target], tuple[Any, Target]]
+OnError = Literal["raise", "skip"]
+
+_LOGGER = logging.getLogger("detmix.data")
+_MOST_IN_A_ROW = 100  # images that are skipped before it is taken for a wrong folder or a lost disk
 
 
 class DetectionDataset(Dataset[tuple[Any, Target]]):
@@ -30,11 +35,26 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
     Args:
         annotations: from :func:`read_coco` or :func:`read_voc`.
         transform: called with image and target, returns both.
+        on_error: what an image that is missing, corrupt or of another size than annotated does. ``"raise"`` raises;
+            ``"skip"`` puts the next image that can be read in its place, with that one's target, so that the length
+            stays and a sample depends on its index alone. Each such image is a warning of the logger ``detmix.data``,
+            once, and listed in :attr:`skipped`. For training only: of an evaluation it would make nonsense. Mixing
+            knows nothing of it, so partners are chosen by the labels of the image that was skipped, and a sample whose
+            partner was can be mixed with itself.
+
+    Raises:
+        ValueError: on_error is neither.
     """
 
-    def __init__(self, annotations: Annotations, *, transform: Transform | None = None) -> None:
+    def __init__(
+        self, annotations: Annotations, *, transform: Transform | None = None, on_error: OnError = "raise"
+    ) -> None:
+        if on_error not in get_args(OnError):
+            raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         self.annotations = annotations
         self.transform = transform
+        self.on_error: OnError = on_error
+        self._skipped = torch.zeros(len(annotations), dtype=torch.bool).share_memory_()  # workers write to it
 
     def __len__(self) -> int:
         """Number of images."""
@@ -48,11 +68,17 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
             FileNotFoundError: the image file is missing.
             ValueError: the image file is corrupt, or of another size than annotated, or a segmentation is malformed;
                 the file is named, or the annotation.
+            RuntimeError: all images, or 100 one after the other, were skipped.
         """
         index = range(len(self))[index]
-        height, width = self.annotations.sizes[index].tolist()
-        image, target = read_image(self.image_path(index), (height, width)), self.target_of(index)
+        index, image = (index, self._read(index)) if self.on_error == "raise" else self._read_from(index)
+        target = self.target_of(index)
         return (image, target) if self.transform is None else self.transform(image, target)
+
+    @property
+    def skipped(self) -> list[int]:
+        """The images that were skipped so far, by this process or a data-loading worker of it."""
+        return self._skipped.nonzero()[:, 0].tolist()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -97,6 +123,27 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
         target["image_id"] = int(given.image_ids[index])
         masks = given.masks(index, rows)
         return target if masks is None else {**target, "masks": torch.from_numpy(masks)}
+
+    def _read(self, index: int) -> Tensor:
+        height, width = self.annotations.sizes[index].tolist()
+        return read_image(self.image_path(index), (height, width))
+
+    def _read_from(self, index: int) -> tuple[int, Tensor]:
+        """The first image from an index on that can be read, and its own index."""
+        tries = min(len(self), _MOST_IN_A_ROW)
+        for candidate in ((index + step) % len(self) for step in range(tries)):
+            try:
+                return candidate, self._read(candidate)
+            except (OSError, ValueError) as error:
+                if not self._skipped[candidate]:
+                    self._skipped[candidate] = True
+                    _LOGGER.warning("image skipped, the next one stands in for it: %s", error)
+                last = error
+        raise RuntimeError(f"{tries} images, one after the other, could not be read; the last: {last}") from last
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._skipped.share_memory_()  # an ordinary copy or unpickling gives private memory
 
     def _trainable(self, index: int) -> NDArray[np.int64]:
         rows = self.annotations.rows(index)

@@ -24,6 +24,7 @@ from .data import data_of
 from .files import read_history
 from .module import DetectionModule
 from .report import write_report
+from .skipped import SkippedImages
 from .trained import CLASSES_FILE, categories
 
 _PICTURES = 8  # images in a grid
@@ -183,7 +184,7 @@ class RunFiles(L.Callback):
             "Epochs": f"{trainer.current_epoch} ({trainer.global_step} steps)",
             "Duration": f"{seconds // 60} min {seconds % 60} s",
             "Seed": os.environ.get("PL_GLOBAL_SEED", "none"),
-        }
+        } | _skipped(trainer)
 
 
 _GRIDS = (
@@ -200,6 +201,14 @@ _GRIDS = (
         f"Detections with a score of at least {_MIN_SCORE}.",
     ),
 )
+
+
+def _skipped(trainer: L.Trainer) -> dict[str, str]:
+    """How many training images were skipped, if that may be."""
+    if data_of(trainer).on_error == "raise":
+        return {}
+    count = sum(len(callback.files) for callback in callbacks_of(trainer) if isinstance(callback, SkippedImages))
+    return {"Skipped images": f"{count} of {len(data_of(trainer).train_set)}"}
 
 
 def _as_detections(rows: Sequence[dict[str, Any]], label_of: Mapping[int, int]) -> Target:

@@ -28,6 +28,7 @@ from .faults import FiniteLoss
 from .files import forget_from, newest_version, set_aside
 from .module import DetectionModule
 from .resume import BestCheckpoint, LastCheckpoint
+from .skipped import SkippedImages
 
 _UNHELPFUL = (
     ".*does not have many workers",  # chosen so: see DetectionData's num_workers
@@ -224,6 +225,7 @@ class DetmixCLI(LightningCLI):
             Throughput(),
             LearningRateMonitor("step"),
             FiniteLoss(),
+            SkippedImages(run_dir),
             *files,
             BestCheckpoint(folder),
             # after the best one, so that it knows of it

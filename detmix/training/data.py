@@ -19,6 +19,7 @@ from torchvision.transforms.v2.functional import to_dtype
 from ..batch import collate
 from ..data import DetectionDataset, Shapes, read_coco, read_voc
 from ..data.augment import Augment
+from ..data.dataset import OnError
 from ..dataset import Mix, MixupDataset
 from ..partners import PartnerPolicy
 from ..seeding import SeededDataset
@@ -97,6 +98,7 @@ class DetectionData(L.LightningDataModule):
         augment: list[nn.Module] | None = None,
         batch_size: int = 2,
         num_workers: int | None = None,
+        on_error: OnError = "raise",
         seed: int = 0,
     ) -> None:
         """Read the annotations; images are read when a sample is asked for.
@@ -120,6 +122,9 @@ class DetectionData(L.LightningDataModule):
                 fewer; a single one is left out, if there are others, since SSDlite cannot normalise it.
             num_workers: processes that load data; null takes up to 8 where a GPU trains, and none on a CPU,
                 where they would take the cores from the training.
+            on_error: what a training image that is missing, corrupt or of another size than annotated does: ``raise``
+                ends the run; ``skip`` puts the next one in its place, and ``skipped_images.txt`` lists it. Validation
+                and test images must be whole.
             seed: of the mixing and of the made-up scenes.
 
         Raises:
@@ -137,14 +142,15 @@ class DetectionData(L.LightningDataModule):
         self.augment = Augment(augment)
         self.batch_size = batch_size
         self.num_workers = num_workers
+        self.on_error: OnError = on_error
         self.seed = seed
         self._evaluated: dict[str, Any] = {}
         first, *others = self.splits["train"]
         source = self._open(first, "train", class_names, self.augment)
         self.class_names: tuple[str, ...] = source.class_names
         self.category_ids: tuple[int, ...] = source.category_ids
-        sources = [source, *(self._open(split, "train", self.class_names, self.augment) for split in others)]
-        self.train_set = self._mixed(sources)
+        self._sources = [source, *(self._open(split, "train", self.class_names, self.augment) for split in others)]
+        self.train_set = self._mixed(self._sources)
         # seed_everything, and not the seed of the scenes, so that the validation scenes stay when it is changed
         self._run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         self.seeded_set = SeededDataset(self.train_set, seed=self._run_seed)
@@ -163,6 +169,11 @@ class DetectionData(L.LightningDataModule):
     @property
     def _unmixed_epochs(self) -> int:
         return self.mixup.no_mixup_epochs if self.mixup else 0
+
+    def skipped_images(self) -> list[str]:
+        """The training images that this process and its workers could not read, under ``on_error="skip"``."""
+        files = [s for s in self._sources if isinstance(s, DetectionDataset)]
+        return [str(source.image_path(index)) for source in files for index in source.skipped]
 
     def evaluated_set(self, stage: str) -> Any:
         """The data set behind a stage, ``val`` or ``test``."""
@@ -286,7 +297,7 @@ class DetectionData(L.LightningDataModule):
         else:
             folder, _, image_set = split.rpartition("/")
             found = read_voc(self.root / folder, image_set, class_names=names)
-        return DetectionDataset(found, transform=transform)
+        return DetectionDataset(found, transform=transform, on_error=self.on_error if stage == "train" else "raise")
 
     def _draw(self, stage: str, transform: Any) -> Shapes:
         return Shapes(
