@@ -1,10 +1,14 @@
+import sys
+import tempfile
 import time
 
 import numpy as np
 import pytest
 
-from detmix.benchmark import measure_train
+from detmix.benchmark import measure_dataset, measure_train
 from detmix.benchmark.comparison import Report, compare, comparison, machine, time_in_turn
+from detmix.benchmark.made_up import coco_file, voc_folder
+from detmix.data import read_coco, read_voc
 
 
 def test_sides_are_timed_in_turn():
@@ -50,3 +54,47 @@ def test_training_loops_are_compared_and_profiled():
     shares = [float(line.partition("%")[0]) for line in report.notes[-1].splitlines()]
     assert shares == sorted(shares, reverse=True)
     assert 50 < sum(shares) <= 100
+
+
+@pytest.fixture
+def temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("polygons", [True, False])
+def test_made_up_files_are_what_they_are_said_to_be(polygons, temporary_folder):
+    file = coco_file(30, 400, polygons=polygons)
+    found = read_coco(file, temporary_folder, masks=polygons, on_invalid="raise")
+    assert (len(found), len(found.boxes), len(found.class_names)) == (30, 400, 80)
+    assert 0 < found.iscrowd.sum() < 20
+    content = file.read_bytes()
+    assert coco_file(30, 400, polygons=polygons) == file  # written once
+    file.unlink()
+    assert coco_file(30, 400, polygons=polygons).read_bytes() == content
+
+
+def test_a_made_up_voc_folder_is_indexed_at_once(temporary_folder):
+    for _ in range(2):
+        found = read_voc(voc_folder(8), cache_dir=temporary_folder / "index", on_invalid="raise")
+        assert len(found) == 8
+        assert set(np.diff(found.offsets)) <= {1, 2, 3, 4}
+    assert len(list((temporary_folder / "index").iterdir())) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from Linux's /proc")
+def test_data_sets_are_opened_in_processes_of_their_own_and_compared(temporary_folder):
+    report = measure_dataset(200, 1500, few=20, many=3000, xml_files=5, opens=1, repeats=2)
+    assert [(row.what, row.against, row.repeats) for row in report.rows] == [
+        ("COCO file, opened", "pycocotools", 1),
+        ("COCO file, peak memory", "pycocotools", 1),
+        ("COCO file, worker's growth", "pycocotools", 1),
+        ("150 boxes, opened", "pycocotools", 2),
+        ("target, 200 images", "20 images", 2),
+        ("sample, decoded, 200 images", "20 images", 2),
+        ("VOC, 5 XML files, index", "no index yet", 2),
+        ("3,000 boxes, memory", "their arrays", 1),
+    ]
+    assert all(row.value > 0 and row.reference > 0 for row in report.rows)
+    *_, huge = report.rows
+    assert huge.reference == pytest.approx(3000 * 42 / 2**20, rel=0.1)  # bytes of the arrays of an object

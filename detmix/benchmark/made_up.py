@@ -1,7 +1,8 @@
-"""Annotation files of any size, the same every time, for the benchmark: written once to the temporary folder."""
+"""Annotation files of any number, the same every time, for the benchmark: written once to the temporary folder."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -11,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ..files import write_whole
+from ..files import whole_folder, write_whole
 
 _CLASSES = 80
 _POLYGONS = 499  # different ones; they recur, each time with another object
 _LINES = 50_000  # written at a time
+_AGE = 3600  # seconds; files that were written just now are not trusted to stay
 
 
 def coco_file(images: int, boxes: int, *, polygons: bool = True) -> Path:
@@ -27,10 +29,27 @@ def coco_file(images: int, boxes: int, *, polygons: bool = True) -> Path:
         polygons: whether objects have outlines, which are five sixths of such a file.
     """
     name = f"coco-{images}-{boxes}{'' if polygons else '-boxes'}.json"
-    path = Path(tempfile.gettempdir()) / "detmix-benchmark" / name
+    path = _folder() / name
     if not path.is_file():
         write_whole(path, partial(_write, images, boxes, polygons))
     return path
+
+
+def voc_folder(images: int) -> Path:
+    """A folder in VOC's layout, without the images, which need not be opened: one image set, ``train``.
+
+    Args:
+        images: XML files, with 1 to 4 objects each; VOC 2007 has 5,011 for training and validation.
+    """
+    path = _folder() / f"voc-{images}"
+    if not path.is_dir():
+        with whole_folder(path) as temporary:
+            _write_voc(images, temporary)
+    return path
+
+
+def _folder() -> Path:
+    return Path(tempfile.gettempdir()) / "detmix-benchmark"
 
 
 def _write(images: int, boxes: int, polygons: bool, path: Path) -> None:
@@ -77,3 +96,31 @@ def _object_rows(images: int, boxes: int, outlines: list[str], rng: np.random.Ge
 def _outlines(rng: np.random.Generator) -> list[str]:
     points = (rng.uniform(0, 400, 2 * int(rng.integers(4, 46))).round(2).tolist() for _ in range(_POLYGONS))
     return [f'"segmentation": [{polygon}], ' for polygon in points]
+
+
+def _write_voc(images: int, root: Path) -> None:
+    rng = np.random.default_rng(0)
+    (root / "Annotations").mkdir()
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    names = [f"{i:06d}" for i in range(1, images + 1)]
+    (root / "ImageSets" / "Main" / "train.txt").write_text("\n".join(names) + "\n")
+    for name in names:
+        objects = (_voc_object(rng) for _ in range(int(rng.integers(1, 5))))
+        file = root / "Annotations" / f"{name}.xml"
+        file.write_text(
+            f"<annotation>\n\t<folder>VOC</folder>\n\t<filename>{name}.jpg</filename>\n\t<size>\n\t\t<width>500</width>\n"
+            f"\t\t<height>375</height>\n\t\t<depth>3</depth>\n\t</size>\n\t<segmented>0</segmented>\n{''.join(objects)}"
+            "</annotation>\n"
+        )
+        written = file.stat().st_mtime - _AGE
+        os.utime(file, (written, written))
+
+
+def _voc_object(rng: np.random.Generator) -> str:
+    x, y, width, height = rng.integers(1, (300, 200, 200, 150)).tolist()
+    corners = {"xmin": x, "ymin": y, "xmax": x + width, "ymax": y + height}
+    box = "".join(f"\t\t\t<{tag}>{value}</{tag}>\n" for tag, value in corners.items())
+    return (
+        f"\t<object>\n\t\t<name>class {rng.integers(20)}</name>\n\t\t<pose>Unspecified</pose>\n"
+        f"\t\t<truncated>0</truncated>\n\t\t<difficult>0</difficult>\n\t\t<bndbox>\n{box}\t\t</bndbox>\n\t</object>\n"
+    )

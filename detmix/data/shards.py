@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from ..files import whole_folder
 from .annotations import Annotations
 
 
@@ -41,11 +40,8 @@ def write_shards(annotations: Annotations, folder: str | Path, *, samples_per_sh
         raise ValueError(f"samples_per_shard must be 1 or more, got {samples_per_shard}")
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder}: shards go to a folder that is new or empty")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
     names = []
-    try:
+    with whole_folder(folder) as temporary:
         for number, start in enumerate(range(0, len(annotations), samples_per_shard)):
             names.append(f"{folder.name}-{number:06d}.tar")
             stop = min(start + samples_per_shard, len(annotations))
@@ -54,11 +50,6 @@ def write_shards(annotations: Annotations, folder: str | Path, *, samples_per_sh
                     info = tarfile.TarInfo(member)
                     info.size = len(content)
                     shard.addfile(info, io.BytesIO(content))
-        if folder.exists():
-            folder.rmdir()
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return [folder / name for name in names]
 
 
