@@ -1,4 +1,5 @@
 import io
+import os
 
 import cv2
 import numpy as np
@@ -186,3 +187,28 @@ def test_the_smallest_image_is_writable(tmp_path):
     image = read_image(save(tmp_path / "dot.png", Image.new("RGB", (1, 1), (1, 2, 3))))
     image += 1
     assert image.flatten().tolist() == [2, 3, 4]
+
+
+def test_an_image_that_claims_more_pixels_than_annotated_is_refused_before_they_are_decoded(tmp_path, monkeypatch):
+    path = save(tmp_path / "bomb.png", Image.new("1", (9000, 9000)))
+    assert path.stat().st_size < 20_000
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda image: pytest.fail("decoded"))
+    with pytest.raises(ValueError, match=r"bomb\.png: the annotations say 40 high and 60 wide, the image is 9000"):
+        read_image(path, (40, 60))
+
+
+def test_an_image_of_more_pixels_than_any_photograph_is_refused(tmp_path):
+    path = save(tmp_path / "bomb.png", Image.new("1", (20000, 20000)))
+    with pytest.raises(ValueError, match=r"bomb\.png: corrupt, .*decompression bomb"):
+        read_image(path)
+
+
+def test_an_image_that_is_a_program_is_not_run(tmp_path, monkeypatch):
+    path = save(tmp_path / "image.jpg", format="EPS")
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(ValueError, match=r"image\.jpg: .*EPS files are not read"):
+        read_image(path)
+    assert not (tmp_path / "ran").exists()

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .annotations import Annotations
+from .paths import Folder
 
 OnInvalid = Literal["drop", "raise"]
 
@@ -96,10 +97,14 @@ def build_annotations(
 
     Raises:
         ValueError: there is no image; a class name occurs twice; a coordinate is not finite; an object
-            is invalid and ``on_invalid="raise"``. Each names the file, and the row where there is one.
+            is invalid and ``on_invalid="raise"``; a file name leads out of ``image_dir``. Each names the file, and the
+            row where there is one.
     """
     if not len(images.ids):
         raise ValueError(f"{source}: there is no image in it")
+    folder = Folder(image_dir)
+    for row, name in enumerate(images.file_names):
+        folder.require(name, f"{source}: images[{row}].file_name")
     repeated = sorted({name for name in class_names if list(class_names).count(name) > 1})
     if repeated:
         raise ValueError(f"{source}: class names must be unique, got {repeated[0]!r} more than once")

@@ -16,6 +16,8 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from .paths import read_file
+
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
@@ -26,7 +28,7 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
     orientation applied.
 
     Args:
-        path: the file, of any format that Pillow reads.
+        path: the file, of any format that Pillow reads, but for EPS, which is a program.
         size: (H, W) that the annotations state. An image that has this size only without its EXIF
             orientation is left as stored, because so it was annotated.
 
@@ -38,7 +40,7 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
         ValueError: the file is corrupt, truncated or not an image, or its size is not the stated one.
     """
     path = Path(path)
-    return decode_image(path.read_bytes(), size, name=path)
+    return decode_image(read_file(path), size, name=path)
 
 
 def decode_image(data: bytes, size: tuple[int, int] | None = None, *, name: str | Path) -> Tensor:
@@ -51,6 +53,12 @@ def decode_image(data: bytes, size: tuple[int, int] | None = None, *, name: str 
     """
     with _naming(name):
         image = Image.open(BytesIO(data))
+        if image.format == "EPS":  # Pillow would have Ghostscript run it
+            raise ValueError("EPS files are not read")
+    stored = (image.height, image.width)
+    if size is not None and sorted(size) != sorted(stored):  # before memory is taken for as many pixels as it claims
+        raise ValueError(_disagreement(name, size, stored))
+    with _naming(name):
         image.load()
     return convert_image(image, size, name=name)
 
@@ -66,7 +74,7 @@ def convert_image(image: Image.Image, size: tuple[int, int] | None = None, *, na
     with _naming(name):
         stored, upright = (image.height, image.width), _upright_size(image)
     if size is not None and tuple(size) not in (stored, upright):
-        raise ValueError(f"{name}: the annotations say {_words(size)}, the image is {_words(upright)}")
+        raise ValueError(_disagreement(name, size, upright))
     with _naming(name):
         if size is None or tuple(size) == upright:
             ImageOps.exif_transpose(image, in_place=True)
@@ -113,6 +121,10 @@ def _high_bytes(image: Image.Image) -> np.ndarray:
     if values.dtype.kind == "f" or values.min() < 0 or values.max() > 0xFFFF:
         raise ValueError(f"pixels must be integers of 8 or 16 bits, got {values.min()} ... {values.max()}")
     return (values >> 8).astype(np.uint8)
+
+
+def _disagreement(name: str | Path, stated: tuple[int, int], found: tuple[int, int]) -> str:
+    return f"{name}: the annotations say {_words(stated)}, the image is {_words(found)}"
 
 
 def _words(size: tuple[int, int]) -> str:

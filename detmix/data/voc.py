@@ -27,6 +27,7 @@ from .annotations import Annotations
 from .cache import CacheDir
 from .cleaning import Images, Objects, OnInvalid, build_annotations
 from .images import image_size
+from .paths import Folder, read_file
 
 _LOGGER = logging.getLogger("detmix.data")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -88,7 +89,7 @@ def read_voc(
 
     Raises:
         FileNotFoundError: the image set or the XML file of an image is missing.
-        ValueError: the image set is empty or has a name twice; an XML file is malformed, has a document type
+        ValueError: the image set is empty, has a name twice or one that leads out of the folder; an XML file is malformed, has a document type
             declaration or lacks a tag; a class is not in ``class_names``; a coordinate is not
             finite; a box is invalid and ``on_invalid="raise"``. The file is named, and the object.
     """
@@ -140,6 +141,9 @@ def _read_image_set(root: Path, image_set: str) -> tuple[Path, list[str]]:
         raise FileNotFoundError(f"{path}: no such image set; there are {sorted(p.stem for p in folder.glob('*.txt'))}")
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     names = [re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]  # the sets of one class have a second column
+    annotations = Folder(root / "Annotations")
+    for name in names:
+        annotations.require(name, str(path))
     if len(set(names)) < len(names):
         repeated = next(name for i, name in enumerate(names) if name in names[:i])
         raise ValueError(f"{path}: image names must be unique, got {repeated!r} more than once")
@@ -198,8 +202,9 @@ class _NoDoctype(ElementTree.TreeBuilder):
 
 
 def _parse(path: Path) -> Element:
+    content = read_file(path)
     try:
-        annotation: Element = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDoctype()))
+        annotation: Element = ElementTree.fromstring(content, ElementTree.XMLParser(target=_NoDoctype()))
     except (ElementTree.ParseError, ValueError) as error:
         raise ValueError(f"{path}: not a VOC annotation: {error}") from None
     if annotation.tag != "annotation":

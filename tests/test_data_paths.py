@@ -1,0 +1,78 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from detmix.data import DetectionDataset, read_coco, read_voc
+from detmix.data.paths import Folder, read_file
+
+
+def write_coco(folder, name):
+    content = {
+        "images": [
+            {"id": 0, "file_name": "0.png", "height": 3, "width": 4},
+            {"id": 1, "file_name": name, "height": 3, "width": 4},
+        ],
+        "annotations": [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [0, 0, 2, 2]}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    path = folder / "set.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+OUT = ["../secret.png", "a/../../secret.png", "a/../1.png", "..", "/etc/passwd", "..\\secret.png", "", "a\0b.png"]
+WITHIN = ["1.png", "a/b/1.png", "a..b.png", "..png", "...", "a/..b/1.png", "ä ö.png", ".hidden/1.png"]
+
+
+@pytest.mark.parametrize("name", OUT)
+def test_a_name_that_leads_out_of_the_folder_is_refused_with_its_row(name, tmp_path):
+    path = write_coco(tmp_path, name)
+    with pytest.raises(ValueError, match=r"set\.json: images\[1\]\.file_name: must") as caught:
+        read_coco(path, tmp_path / "images")
+    assert repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", WITHIN)
+def test_a_name_that_stays_is_taken(name, tmp_path):
+    assert read_coco(write_coco(tmp_path, name), "images").file_name(1) == name
+
+
+def test_an_absolute_name_is_taken_below_the_folder(tmp_path, monkeypatch):
+    photo = tmp_path / "images" / "1.png"
+    photo.parent.mkdir()
+    Image.new("RGB", (4, 3)).save(photo)
+    path = write_coco(tmp_path, str(photo))
+    monkeypatch.chdir(tmp_path)
+    for folder in (photo.parent, "images", "/"):
+        assert DetectionDataset(read_coco(path, folder))[1][0].shape == (3, 3, 4)
+    for folder in ("image", photo):
+        with pytest.raises(ValueError, match="must lie in"):
+            read_coco(path, folder)
+
+
+@pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "a/../../../secret"])
+def test_an_image_set_that_leads_out_of_the_folder_is_refused_before_anything_is_read(name, tmp_path):
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text(f"{name} 1\n")
+    with pytest.raises(ValueError, match=r"train\.txt: must lie in .*Annotations"):
+        read_voc(tmp_path)
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "images").symlink_to(tmp_path / "elsewhere")
+    Folder(tmp_path / "images").require("1.png", "set.json")
+
+
+def test_only_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"content")
+    assert read_file(tmp_path / "file") == b"content"
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(ValueError, match=rf"{path}: not a file, but a folder, a pipe or a device"):
+            read_file(path)
+    with pytest.raises(FileNotFoundError):
+        read_file(tmp_path / "nothing")
