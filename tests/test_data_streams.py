@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from detmix import MixupIterable, collate
@@ -167,6 +168,26 @@ def test_two_ranks_with_two_workers_give_every_sample_once(shards, used, shuffle
     assert all(given)
 
 
+def train_on_one_rank(rank, shards, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    model = DistributedDataParallel(torch.nn.Linear(1, 1))
+    given = []
+    with model.join():
+        for image, target in MixupIterable(WebDatasetStream(shards, classes=CLASSES)):
+            model(image.float().mean().reshape(1, 1)).sum().backward()
+            given.append(target["image_id"])
+    torch.save(given, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_that_get_unequally_many_samples_can_train_together(shards, tmp_path):
+    torch.multiprocessing.spawn(train_on_one_rank, (shards, str(tmp_path)), nprocs=2)
+    given = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    assert_all_once(given)
+    assert [len(part) for part in given] == [14, 1]
+
+
 def test_samples_can_be_shared_out_evenly(shards):
     given = read_by_all(lambda: WebDatasetStream(shards, classes=CLASSES, share="samples"), 2, 2)
     assert_all_once(given)
@@ -304,6 +325,20 @@ def test_a_shard_that_is_cut_short_is_refused_and_never_loses_a_sample(tmp_path_
     except ValueError as error:
         found = str(error)
     assert found == [0, 1, 2] or "cut.tar: " in found  # some of the zeros at the end are enough
+
+
+def test_a_shard_that_changes_while_it_is_in_use_loses_no_sample_silently(tmp_path):
+    shard = write_tar(tmp_path / "a.tar", members_of(range(2)))
+    stream = WebDatasetStream(shard, classes=CLASSES)
+    assert ids(stream) == [0, 1]
+    write_tar(shard, members_of(range(3)))
+    assert ids(stream) == [0, 1, 2]
+    shard.write_bytes(shard.read_bytes()[: 4 * 1024])  # two samples, four blocks each
+    with pytest.raises(ValueError, match=r"a\.tar: cut short"):
+        list(stream)
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.tar: no such shard"):
+        list(stream)
 
 
 def test_a_file_that_a_shard_has_twice_is_named(tmp_path):

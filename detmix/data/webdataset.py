@@ -98,8 +98,9 @@ class WebDatasetStream(SampleStream):
         """The samples of this reader.
 
         Raises:
-            ValueError: a shard is no tar file; a sample lacks its image or its JSON, or they are malformed. Shard and
-                key are named.
+            FileNotFoundError: a local shard is gone.
+            ValueError: a shard is no tar file, or cut short; a sample lacks its image or its JSON, or they are malformed.
+                Shard and key are named.
         """
         reader = this_reader(self._process)
         shards, part = self._part(reader)
@@ -136,13 +137,15 @@ def _expand(shards: str | Path | Sequence[str | Path]) -> list[str]:
     if count > 1:
         raise ValueError(f"shards must be named once, got {name} more than once")
     for name in names:
-        if "://" not in name and not name.startswith("pipe:"):
-            _check_whole(Path(name))
+        _check_whole(name)
     return names
 
 
-def _check_whole(path: Path) -> None:
+def _check_whole(shard: str) -> None:
     """A tar file that ends between two of its members reads as if it were whole, so see whether its end is there."""
+    if "://" in shard or shard.startswith("pipe:"):
+        return
+    path = Path(shard)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such shard")
     with path.open("rb") as file:
@@ -155,6 +158,7 @@ def _read_shards(shards: Iterable[str]) -> Iterator[dict[str, Any]]:
     """The files of each sample by their suffix, with ``__key__`` and ``__url__``."""
     library = load_library("webdataset.tariterators")
     for shard in shards:
+        _check_whole(shard)  # again, for a file may have changed
         with load_library("webdataset.gopen").gopen(shard) as stream:
             try:
                 yield from library.group_by_keys(library.tar_file_expander([{"url": shard, "stream": stream}]))
