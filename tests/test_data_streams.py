@@ -399,6 +399,11 @@ def test_images_may_lie_at_a_url():
         next(stream)
 
 
+def test_a_path_that_is_no_file_is_refused():
+    with pytest.raises(OSError, match="row 0 of this reader, image_id 1: /dev/zero cannot be read: .*not a file"):
+        list(wrapped([{"image": "/dev/zero", **row(1)}]))
+
+
 def test_classes_may_be_put_in_another_order():
     stream = HuggingFaceStream(hub(), box_format="xywh", classes=("dog", "cat"))
     assert [target["labels"].item() for _, target in stream] == [2 - number % 2 for number in range(COUNT)]

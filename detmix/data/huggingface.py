@@ -9,6 +9,7 @@ from typing import Any
 from ..switch import this_process
 from ..targets import Target
 from .cleaning import OnInvalid
+from .paths import read_file
 from .samples import BoxFormat, Layout
 from .streams import Sample, SampleStream, load_library
 
@@ -112,7 +113,9 @@ def _content(picture: Any, name: str) -> Any:
     if not isinstance(picture, (str, Path)):
         return picture
     try:
-        with load_library("fsspec").open(str(picture), "rb") as file:
+        if "://" not in str(picture):
+            return read_file(Path(picture))
+        with load_library("fsspec").open(picture, "rb") as file:
             return file.read()
     except Exception as error:  # each of fsspec's file systems has its own
         raise OSError(f"{name}: {picture} cannot be read: {error}") from error
