@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 
 from detmix import check_target
 from detmix.data import Augment, DetectionDataset, read_coco
-from detmix.data.masks import decode_masks
+from detmix.data.masks import decode_masks, require_polygons, require_runs, uncompressed
 
 SIZE = (30, 40)
 TRIANGLE, SQUARE, PARTS = (
@@ -77,11 +77,12 @@ WRONG = {
     "another size": ({"counts": [1200], "size": [40, 30]}, r"its size is \[40, 30\], the image's \[30, 40\]"),
     "too few pixels": ({"counts": [1199], "size": [30, 40]}, "must add up to 1200 pixels, got 1199"),
     "no pixels": ({"counts": "", "size": [30, 40]}, "must add up to 1200 pixels, got 0"),
-    "too many pixels": ({"counts": [2**31 - 1] * 4, "size": [30, 40]}, "must add up to 1200 pixels"),
+    "too many pixels": ({"counts": [2**31 - 1] * 4, "size": [30, 40]}, r"must lie in 0 \.\.\. 1200, got 2147483647"),
     "a negative count": ({"counts": [1300, -100], "size": [30, 40]}, "`int` >= 0"),
-    "a negative sum": ({"counts": "0000O", "size": [30, 40]}, "must add up to 1200 pixels"),
+    "a negative sum": ({"counts": "0000O", "size": [30, 40]}, r"must lie in 0 \.\.\. 1200, got -1"),
     "other characters": ({"counts": "é\n ", "size": [30, 40]}, "not a segmentation"),
-    "a count without end": ({"counts": "o" * 100_000, "size": [30, 40]}, "more than 31 bits"),
+    "a count without end": ({"counts": "o" * 100_000, "size": [30, 40]}, "the last run length is cut short"),
+    "a long count": ({"counts": "o" * 100_000 + "0", "size": [30, 40]}, "more than 35 bits"),
 }
 
 
@@ -102,6 +103,33 @@ def test_any_text_as_counts_is_a_mask_or_refused(counts):
         return
     assert found.max() <= 1
     assert found.sum() == coco_mask.area({"counts": counts.encode(), "size": [3, 4]})
+
+
+def naively_uncompressed(text):
+    """rleFrString, character by character."""
+    counts, value, shift = [], 0, 0
+    for byte in text:
+        digit = byte - 48
+        value |= (digit & 31) << shift
+        shift += 5
+        if not digit & 32:
+            value -= (1 << shift) if digit & 16 else 0
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    return counts
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(32, 63), st.integers(0, 31)), max_size=8))
+def test_compressed_counts_are_those_of_a_loop_over_characters(numbers):
+    text = b"".join(bytes([48 + more]) * times + bytes([48 + last]) for times, more, last in numbers)
+    assert uncompressed(text).tolist() == naively_uncompressed(text)
+
+
+def test_an_image_of_more_pixels_than_can_be_counted_has_no_masks():
+    for check, given_ in ((require_polygons, SQUARE), (require_runs, np.array([2**31]))):
+        with pytest.raises(ValueError, match=r"fewer than 2\^31 pixels, got 32768x65536"):
+            check(given_, (2**16, 2**15))
 
 
 @pytest.fixture

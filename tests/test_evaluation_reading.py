@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -96,6 +97,15 @@ def test_masks_of_every_form_become_run_lengths():
     [
         ({"size": [30, 20], "counts": [600]}, r"polygons or run lengths of 20 x 30 pixels: it is of 30 x 20 - at `\$"),
         ({"size": [20, 30], "counts": 600}, r"counts must be text or a list, got int - at `\$"),
+        ({"size": [20, 30], "counts": [0, 300]}, r"must add up to 600 pixels, got 300 - at `\$"),
+        ({"size": [20, 30], "counts": [0, 700, -100]}, r"must lie in 0 \.\.\. 600, got 700 - at `\$"),
+        (
+            {"size": [20, 30], "counts": [2**62] * 4 + [600]},
+            r"must lie in 0 \.\.\. 600, got 4611686018427387904 - at `\$",
+        ),
+        ({"size": [20, 30], "counts": [0, "600"]}, r"Expected `int`, got `str` - at `\$\[1\]` - at `\$"),
+        ({"size": [20, 30], "counts": "09"}, r"must add up to 600 pixels, got 9 - at `\$"),
+        ({"size": [20, 30], "counts": "é"}, r"characters from '0' to 'o' - at `\$"),
         ({"counts": "abc"}, r"polygons or run lengths of 20 x 30 pixels: 'size' - at `\$"),
     ],
 )
@@ -105,6 +115,20 @@ def test_bad_masks_are_named(segmentation, message):
         found([row], masks=True)
     truth = changed("annotations", segmentation=segmentation)
     with pytest.raises(ValueError, match=message + r".annotations\[0\].segmentation`"):
+        read_ground_truth({**truth, "annotations": truth["annotations"][:1]}, masks=True)
+
+
+@pytest.mark.parametrize(
+    ("polygon", "message"),
+    [
+        ([1, 2, 3, 4, 5, 1e9], r"the point \[5.0, 1000000000.0\] lies far outside the image of 30x20 pixels"),
+        ([1, 2, 3, 4, 5, math.nan], "lies far outside"),
+        ([1, 2, 3, 4, 5, 6, 7], "pairs of numbers, got 7"),
+    ],
+)
+def test_polygons_without_end_are_named(polygon, message):
+    truth = changed("annotations", segmentation=[polygon])
+    with pytest.raises(ValueError, match=message):
         read_ground_truth({**truth, "annotations": truth["annotations"][:1]}, masks=True)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 _Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_MOST_DIGITS = 7  # of a run length; five bits each
 _Polygon = Annotated[list[float], Meta(min_length=6)]
 
 
@@ -53,46 +54,90 @@ def decode_masks(segmentations: Sequence[tuple[str, bytes]], size: tuple[int, in
 
 
 def _draw_polygons(polygons: list[list[float]], size: tuple[int, int]) -> NDArray[Any]:
-    limit = np.array(size[::-1])
-    for polygon in polygons:
-        if len(polygon) % 2:
-            raise ValueError(f"a polygon must have pairs of numbers, got {len(polygon)} numbers")
-        points = np.array(polygon).reshape(-1, 2)
-        for point in points[((points < -limit) | (points > 2 * limit)).any(1)][:1].tolist():
-            raise ValueError(f"the point {point} lies far outside the image of {size[1]}x{size[0]} pixels")
+    require_polygons(polygons, size)
     union = coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
-    return _expand(_uncompressed(union["counts"]), size)
+    return _expand(uncompressed(union["counts"]), size)
 
 
 def _draw_runs(found: _RunLengths, size: tuple[int, int]) -> NDArray[Any]:
     if found.size != size:
         raise ValueError(f"its size is {list(found.size)}, the image's {list(size)}")
-    counts = _uncompressed(found.counts.encode()) if isinstance(found.counts, str) else found.counts
+    counts = uncompressed(found.counts.encode()) if isinstance(found.counts, str) else np.array(found.counts, np.int64)
+    require_runs(counts, size)
     return _expand(counts, size)
 
 
-def _expand(counts: list[int], size: tuple[int, int]) -> NDArray[Any]:
+def _expand(counts: NDArray[np.int64], size: tuple[int, int]) -> NDArray[Any]:
     height, width = size
-    if min(counts, default=0) < 0 or sum(counts) != height * width:
-        raise ValueError(f"the run lengths must add up to {height * width} pixels, got {sum(counts)}")
     return np.repeat(np.arange(len(counts)) % 2, counts).reshape(width, height).T
 
 
-def _uncompressed(text: bytes) -> list[int]:
+def require_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> None:
+    """Refuse polygons that pycocotools would take memory without end for.
+
+    Args:
+        polygons: each ``[x1, y1, x2, y2 ...]`` in pixels.
+        size: (H, W) of their image.
+
+    Raises:
+        ValueError: one has half a point, or leaves the image by more than the size of the image; or the image has 2^31
+            pixels or more.
+    """
+    _require_countable(size)
+    limit = np.array(size[::-1])
+    for polygon in polygons:
+        if len(polygon) % 2:
+            raise ValueError(f"a polygon must have pairs of numbers, got {len(polygon)} numbers")
+        points = np.array(polygon, np.float64).reshape(-1, 2)
+        near = (points >= -limit) & (points <= 2 * limit)  # NaN is not
+        for point in points[~near.all(1)][:1].tolist():
+            raise ValueError(f"the point {point} lies far outside the image of {size[1]}x{size[0]} pixels")
+
+
+def require_runs(counts: NDArray[np.int64], size: tuple[int, int]) -> None:
+    """Refuse run lengths that do not fill their image: pycocotools compares such for ever.
+
+    Args:
+        counts: pixels outside and inside in turn, down the columns.
+        size: (H, W) of their image.
+
+    Raises:
+        ValueError: they do not; or the image has 2^31 pixels or more.
+    """
+    _require_countable(size)
+    pixels = size[0] * size[1]
+    for count in counts[(counts < 0) | (counts > pixels)][:1].tolist():  # the sum might not fit 64 bits
+        raise ValueError(f"a run length must lie in 0 ... {pixels}, got {count}")
+    if counts.sum() != pixels:
+        raise ValueError(f"the run lengths must add up to {pixels} pixels, got {counts.sum()}")
+
+
+def uncompressed(text: bytes) -> NDArray[np.int64]:
     """The run lengths of a string of COCO's: five bits a character, from the third on as differences to the last but one.
 
     Format: ``rleFrString`` of https://github.com/cocodataset/cocoapi/blob/master/common/maskApi.c
+
+    Raises:
+        ValueError: it is no such string.
     """
-    counts: list[int] = []
-    value = shift = 0
-    for byte in text:
-        digit = byte - 48
-        if shift > 30:
-            raise ValueError("a run length has more than 31 bits")
-        value |= (digit & 31) << shift
-        shift += 5
-        if not digit & 32:
-            value -= (1 << shift) if digit & 16 else 0
-            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-            value = shift = 0
+    digits = np.frombuffer(text, np.uint8).astype(np.int64) - 48
+    if len(digits) and not 0 <= digits.min() <= digits.max() < 64:
+        raise ValueError("compressed counts must be characters from '0' to 'o'")
+    ends = np.flatnonzero(digits < 32)  # the other bit says that the number goes on
+    if len(digits) and not (len(ends) and ends[-1] == len(digits) - 1):
+        raise ValueError("the last run length is cut short")
+    starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
+    lengths = ends - starts + 1
+    if lengths.max(initial=0) > _MOST_DIGITS:
+        raise ValueError(f"a run length has more than {5 * _MOST_DIGITS} bits")
+    shifts = 5 * (np.arange(len(digits)) - np.repeat(starts, lengths))
+    counts = np.add.reduceat((digits & 31) << shifts, starts) if len(starts) else digits
+    counts -= (digits[ends] >> 4) << (5 * lengths)  # the sign
+    for first in (1, 2):
+        counts[first::2] = np.cumsum(counts[first::2])
     return counts
+
+
+def _require_countable(size: tuple[int, int]) -> None:
+    if size[0] * size[1] >= 2**31:
+        raise ValueError(f"an image with masks must have fewer than 2^31 pixels, got {size[1]}x{size[0]}")

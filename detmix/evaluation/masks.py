@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle
+
+from ..data.masks import require_polygons, require_runs, uncompressed
 
 
 def encode_masks(segmentations: list[Any], sizes: NDArray[np.int64], name: str, place: str) -> list[dict[str, Any]]:
@@ -19,7 +22,8 @@ def encode_masks(segmentations: list[Any], sizes: NDArray[np.int64], name: str, 
         place: where in it, with ``{}`` for the number of the row.
 
     Raises:
-        ValueError: one is none of the three, or of another size than its image.
+        ValueError: one is none of the three, of another size than its image, or such that pycocotools would not come
+            to an end with it.
     """
     encoded = []
     for number, (segmentation, (height, width)) in enumerate(zip(segmentations, sizes.tolist(), strict=True)):
@@ -33,14 +37,17 @@ def encode_masks(segmentations: list[Any], sizes: NDArray[np.int64], name: str, 
 
 def _encode(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     if isinstance(segmentation, list):
+        require_polygons(segmentation, (height, width))
         return dict(rle.merge(rle.frPyObjects(segmentation, height, width)))
     size, counts = list(segmentation["size"]), segmentation["counts"]
     if size != [height, width]:
         raise ValueError(f"it is of {size[0]} x {size[1]}")
     if isinstance(counts, list):
+        require_runs(np.array(msgspec.convert(counts, list[int]), np.int64), (height, width))
         return dict(rle.frPyObjects(segmentation, height, width))
     if not isinstance(counts, (str, bytes)):
         raise ValueError(f"counts must be text or a list, got {type(counts).__name__}")
+    require_runs(uncompressed(counts.encode() if isinstance(counts, str) else counts), (height, width))
     return {"size": size, "counts": counts}
 
 
