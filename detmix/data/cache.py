@@ -1,7 +1,7 @@
 """An index on disk: what was read from many small files once need not be read again.
 
-A cache file is its digest and typed MessagePack, so that nothing in it can run, and what is not whole or not of the wanted
-kind counts as absent. Whether it is up to date is for its reader to say.
+A cache file is its digest and typed MessagePack, so that nothing in it can run, and what is not whole or not of the
+wanted kind counts as absent. Whether it is up to date is for its reader to say.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def load(file: Path, kind: type[Content]) -> Content | None:
 
 
 def store(file: Path, content: Any) -> None:
-    """Write a cache file, whole; where that is not possible, because the disk is full or not ours, say so in the log."""
+    """Write a cache file, whole; where that is not possible, as on a full disk, say so in the log."""
     data = msgspec.msgpack.encode(content)
     try:
         write_whole(file, lambda path: path.write_bytes(_digest(data) + data))

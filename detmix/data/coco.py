@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, NamedTuple
 
-import msgspec
 import numpy as np
 from msgspec import Meta, Raw, Struct
 from numpy.typing import NDArray
@@ -84,9 +83,9 @@ def read_coco(
     """Read a COCO annotation file (``instances_*.json``).
 
     Labels 1 ... K-1 follow the category ids in ascending order, or ``class_names`` where given. Images
-    without annotations are kept. File names must stay in ``image_dir``: relative without ``..``, or absolute and below it
-    (so ``image_dir="/"`` takes any absolute one). Messages count rows from 0, as in ``annotations[12]``. The file is read once,
-    from start to end; a change that is made to it later is not seen.
+    without annotations are kept. File names must stay in ``image_dir``: relative without ``..``, or absolute and
+    below it (so ``image_dir="/"`` takes any absolute one). Messages count rows from 0, as in ``annotations[12]``. The
+    file is read once, from start to end; a change that is made to it later is not seen.
 
     Args:
         annotation_file: the JSON file.
@@ -101,8 +100,8 @@ def read_coco(
         FileNotFoundError: there is no such annotation file.
         ValueError: it is not JSON; a key is missing or of the wrong type; it has no images; an id
             occurs twice; an annotation is of an unknown image or category; a coordinate is not
-            finite; ``class_names`` are not the file's; a file name leads out of ``image_dir``; an object is invalid and ``on_invalid="raise"``; the
-            file was changed while it was read. The file is named, and the row.
+            finite; ``class_names`` are not the file's; a file name leads out of ``image_dir``; an object is invalid
+            and ``on_invalid="raise"``; the file was changed while it was read. The file is named, and the row.
     """
     path = Path(annotation_file)
     content = _read(path, masks)

@@ -108,7 +108,7 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
         return self.annotations.ground_truth()
 
     def target_of(self, index: int) -> Target:
-        """The target of a sample, without decoding its image or calling the transform; it takes the same time for all."""
+        """The target of a sample, without decoding its image or calling the transform; as fast for all."""
         index = range(len(self))[index]
         given, rows = self.annotations, self._trainable(index)
         columns: dict[str, tuple[NDArray[Any], torch.dtype]] = {

@@ -79,7 +79,9 @@ def _found(source: str) -> list[Path]:
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and _is_shown(file, path))
         if not files:
-            raise FileNotFoundError(f"{source}: no images in this folder, no file ending in {_some(sorted(SUFFIXES), 20)}")
+            raise FileNotFoundError(
+                f"{source}: no images in this folder, no file ending in {_some(sorted(SUFFIXES), 20)}"
+            )
         return files
     matches = sorted(match for match in map(Path, glob(source, recursive=True)) if match.is_file())
     if not matches:

@@ -91,8 +91,8 @@ def _check_streaming(dataset: Any) -> Any:
     kind = load_library("datasets").IterableDataset
     if not isinstance(dataset, kind):
         raise TypeError(
-            f"wanted a datasets.IterableDataset, got {type(dataset).__name__}: load it with streaming=True and the name "
-            "of a split, or turn a Dataset into one by to_iterable_dataset(num_shards=...)"
+            f"wanted a datasets.IterableDataset, got {type(dataset).__name__}: load it with streaming=True and the "
+            "name of a split, or turn a Dataset into one by to_iterable_dataset(num_shards=...)"
         )
     if getattr(dataset, "_distributed", None) is not None:
         raise ValueError("the data set is split among ranks already: pass it whole, the stream does that")

@@ -1,7 +1,7 @@
 """Arrays of a JSON object, some thousand rows at a time: a file of any size takes the memory of a few megabytes of it.
 
-msgspec decodes each piece. Where a piece ends is guessed first: at the last ``},`` that a ``{`` follows. Text that is cut
-there decodes only if all that it opened is closed, so a wrong guess (inside a string, or in an array within a row)
+msgspec decodes each piece. Where a piece ends is guessed first: at the last ``},`` that a ``{`` follows. Text that is
+cut there decodes only if all that it opened is closed, so a wrong guess (inside a string, or in an array within a row)
 shows, and the brackets are counted instead.
 """
 

@@ -113,7 +113,7 @@ def require_runs(counts: NDArray[np.int64], size: tuple[int, int]) -> None:
 
 
 def uncompressed(text: bytes) -> NDArray[np.int64]:
-    """The run lengths of a string of COCO's: five bits a character, from the third on as differences to the last but one.
+    """The run lengths of a string of COCO's: five bits a character, from the fourth on as steps from the last but one.
 
     Format: ``rleFrString`` of https://github.com/cocodataset/cocoapi/blob/master/common/maskApi.c
 

@@ -20,8 +20,8 @@ class Folder:
     def require(self, name: str, where: str) -> None:
         """Refuse a name that leads out of the folder.
 
-        A relative name may have no ``..`` in it, an absolute one must lie below the folder. Symbolic links are followed:
-        who owns the folder has made them. Nothing is looked up on disk.
+        A relative name may have no ``..`` in it, an absolute one must lie below the folder. Symbolic links are
+        followed: who owns the folder has made them. Nothing is looked up on disk.
 
         Args:
             name: as it is written.

@@ -26,8 +26,8 @@ _Box = tuple[float | None, float | None, float | None, float | None]
 class Layout:
     """Where the rows of a stream keep what a target needs.
 
-    The objects of a row are a dict of columns, ``{"bbox": [...], "category": [...]}``, or a list of dicts. Columns ``area``
-    in square pixels, ``iscrowd`` and ``difficult`` are taken if they are there, and a crowd is left out, as by
+    The objects of a row are a dict of columns, ``{"bbox": [...], "category": [...]}``, or a list of dicts. Columns
+    ``area`` in square pixels, ``iscrowd`` and ``difficult`` are taken if they are there, and a crowd is left out, as by
     ``DetectionDataset``.
 
     Attributes:
@@ -141,7 +141,9 @@ def _columns(row: Mapping[str, Any], layout: Layout, name: str) -> Mapping[str, 
 def _convert(columns: Mapping[str, Any], key: str, kind: Any, name: str) -> list[Any]:
     try:
         column = columns[key]
-        return msgspec.convert(column.tolist() if hasattr(column, "tolist") else column, kind)  # arrays and tensors have it
+        return msgspec.convert(
+            column.tolist() if hasattr(column, "tolist") else column, kind
+        )  # arrays and tensors have it
     except msgspec.ValidationError as error:
         raise ValueError(f"{name}: {key}: {error}") from None
 

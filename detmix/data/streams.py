@@ -1,7 +1,7 @@
 """What streams of samples share: an epoch that running workers see, decoding, and the library that reads them.
 
-Each reader, which is a data-loader worker of one process that trains or that process itself without workers, reads a part
-of its own; all parts together are every sample once. The libraries are optional: ``pip install detmix[streams]``.
+Each reader, which is a data-loader worker of one process that trains or that process itself without workers, reads a
+part of its own; all parts together are every sample once. The libraries are optional: ``pip install detmix[streams]``.
 """
 
 from __future__ import annotations

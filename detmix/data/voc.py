@@ -89,9 +89,9 @@ def read_voc(
 
     Raises:
         FileNotFoundError: the image set or the XML file of an image is missing.
-        ValueError: the image set is empty, has a name twice or one that leads out of the folder; an XML file is malformed, has a document type
-            declaration or lacks a tag; a class is not in ``class_names``; a coordinate is not
-            finite; a box is invalid and ``on_invalid="raise"``. The file is named, and the object.
+        ValueError: the image set is empty, has a name twice or one that leads out of the folder; an XML file is
+            malformed, has a document type declaration or lacks a tag; a class is not in ``class_names``; a coordinate
+            is not finite; a box is invalid and ``on_invalid="raise"``. The file is named, and the object.
     """
     root = Path(root)
     set_file, names = _read_image_set(root, image_set)

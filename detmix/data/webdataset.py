@@ -33,8 +33,8 @@ _TAR_END = bytes(512)
 class WebDatasetStream(SampleStream):
     """Samples from WebDataset's shards: tar files in which ``<key>.jpg`` stands beside ``<key>.json``.
 
-    The JSON of a sample is an object; ``write_shards`` writes such shards. The image may be JPEG, PNG, WebP, BMP or TIFF.
-    Images come as (3, H, W) uint8 tensors; targets as from ``DetectionDataset``, with ``image_id`` if the
+    The JSON of a sample is an object; ``write_shards`` writes such shards. The image may be JPEG, PNG, WebP, BMP or
+    TIFF. Images come as (3, H, W) uint8 tensors; targets as from ``DetectionDataset``, with ``image_id`` if the
     JSON has one.
 
     Of n readers and S shards each gets every n-th shard. If there are fewer shards than readers, n / S readers read the
@@ -99,14 +99,16 @@ class WebDatasetStream(SampleStream):
 
         Raises:
             FileNotFoundError: a local shard is gone.
-            ValueError: a shard is no tar file, or cut short; a sample lacks its image or its JSON, or they are malformed.
-                Shard and key are named.
+            ValueError: a shard is no tar file, or cut short; a sample lacks its image or its JSON, or they are
+                malformed. Shard and key are named.
         """
         reader = this_reader(self._process)
         shards, part = self._part(reader)
         members = islice(_read_shards(shards), part.number, None, part.total)
         if self.shuffle:
-            members = load_library("webdataset.filters").shuffle(self.shuffle, rng=self._random(1 + reader.number))(members)
+            members = load_library("webdataset.filters").shuffle(self.shuffle, rng=self._random(1 + reader.number))(
+                members
+            )
         for sample in members:
             yield self._sample(*_open_member(sample))
 
