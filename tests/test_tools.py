@@ -27,6 +27,7 @@ def call(*command):
         ("benchmark --help", "python tools/benchmark.py step --device cuda"),
         ("analyze --help", "--model mixup=runs/quickstart/model.pt"),
         ("analyze visibility --help", "pairs of images, drawn at random"),
+        ("sweep --help", "python tools/sweep.py --config configs/bccd.yaml --arms arms.yaml --baseline plain"),
         ("predict --help", "--detector fasterrcnn_resnet50_fpn --weights COCO_V1"),
     ],
 )

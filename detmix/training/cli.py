@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from argparse import ArgumentError
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -240,26 +242,69 @@ class DetmixCLI(LightningCLI):
         return self.config.get(str(self.subcommand), self.config)
 
 
+class _Parser(DetmixCLI):
+    """The command line with nothing behind it: arguments are read and checked, and nothing is built."""
+
+    def _set_seed(self) -> None:
+        """There is nothing to seed."""
+
+    def instantiate_classes(self) -> None:
+        """There is nothing to build."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """There is nothing to run."""
+
+
 def cli_main(args: Sequence[str] | None = None) -> DetmixCLI:
     """Run the command line.
 
     Args:
         args: the arguments, without the program's name; those of the process unless given.
     """
+    with _quiet():
+        return _make(DetmixCLI, None if args is None else list(args))
+
+
+def check_fits(fits: Mapping[str, Sequence[str]]) -> None:
+    """Check arguments of ``fit`` against the types of the settings, without building anything.
+
+    Args:
+        fits: the arguments by a name for them.
+
+    Raises:
+        ValueError: a key does not exist or a value is of the wrong type; the name and the key are told.
+    """
+    with _quiet():
+        parser = _make(_Parser, ["fit"], parser_kwargs={"exit_on_error": False, "fit": {"exit_on_error": False}}).parser
+        for name, arguments in fits.items():
+            try:
+                parser.parse_args(["fit", *arguments])
+            except ArgumentError as error:
+                raise ValueError(f"{name}: {error}") from error
+
+
+def _make(kind: type[DetmixCLI], args: list[str] | None, **options: Any) -> DetmixCLI:
+    return kind(
+        DetectionModule,
+        DetectionData,
+        args=args,
+        save_config_callback=None,
+        seed_everything_default=0,
+        trainer_defaults={"log_every_n_steps": 10},
+        auto_configure_optimizers=False,
+        **options,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings that help nobody."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # between Lightning, jsonargparse and torch
         warnings.filterwarnings("ignore", ".*treespec, LeafSpec", FutureWarning)
         for message in _UNHELPFUL:
             warnings.filterwarnings("ignore", message)
-        return DetmixCLI(
-            DetectionModule,
-            DetectionData,
-            args=None if args is None else list(args),
-            save_config_callback=None,
-            seed_everything_default=0,
-            trainer_defaults={"log_every_n_steps": 10},
-            auto_configure_optimizers=False,
-        )
+        yield
 
 
 @rank_zero_only

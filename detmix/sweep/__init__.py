@@ -1,0 +1,8 @@
+"""Sweeps: one training config, several settings, several seeds; the only importer of optuna."""
+
+from .plan import Plan as Plan
+from .plan import make_plan as make_plan
+from .queue import look_into as look_into
+from .run import Interrupted as Interrupted
+from .run import run_sweep as run_sweep
+from .tables import plan_table as plan_table

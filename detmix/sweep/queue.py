@@ -1,0 +1,233 @@
+"""The runs of a sweep in a folder that processes and hosts share: an Optuna study in a journal file.
+
+Every run is put in once, taken by one process at a time, and told once. A process holds a run by a lock on a file,
+which its training inherits: the system lets go of it when both are gone, however they went. Locks of another host may
+not be seen; its runs are given up when their files have not been touched for ten minutes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalFileSymlinkLock
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from .outcome import FINISHED, Outcome
+from .plan import Pair, Plan
+
+States: TypeAlias = dict[Pair, str | Outcome]
+
+_JOURNAL = "sweep.journal"
+_GRACE = 600  # seconds after which a run of another host is given up
+_STATES = {TrialState.WAITING: "waiting", TrialState.RUNNING: "running"}
+
+
+@dataclass(eq=False)
+class Taken:
+    """A run that this process has taken.
+
+    Attributes:
+        arm: name of the arm.
+        seed: of the run.
+        lock: open as long as the run is held; the training inherits it.
+    """
+
+    arm: str
+    seed: int
+    lock: IO[bytes]
+    trial: Trial
+
+    def touch(self) -> None:
+        """Tell other hosts that the run is going on."""
+        os.utime(self.lock.fileno())
+
+    def let_go(self) -> None:
+        """Leave the run as it is, for whoever takes it up again."""
+        self.lock.close()
+
+
+class Queue:
+    """The runs of a sweep, and what came of them."""
+
+    def __init__(self, folder: Path, plan: Plan, *, retry: bool = False) -> None:
+        """Open the queue, and put in what is not there yet.
+
+        Args:
+            folder: of the sweep; it is made if need be.
+            plan: the sweep.
+            retry: put runs in again that have failed.
+
+        Raises:
+            ValueError: the folder holds another sweep; what differs is told.
+            OSError: the folder cannot be written.
+        """
+        self._folder = folder
+        (folder / "running").mkdir(parents=True, exist_ok=True)
+        _mend(folder / _JOURNAL)
+        with self._locked():
+            self._study = _open_study(folder)
+            if "definition" not in self._study.user_attrs:
+                self._study.set_user_attr("definition", plan.definition())
+            _require_same(self._study, folder, plan)
+            self._put_in(plan.pairs, retry)
+
+    def states(self) -> States:
+        """For each run ``waiting``, ``running``, or its outcome."""
+        return _states(self._study)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether any run is waiting or running."""
+        return bool(self._trials(*_STATES))
+
+    def take(self) -> Taken | None:
+        """The next run, one that was given up before one that nobody has begun; None if there is none to take."""
+        with self._locked():
+            for trial in self._trials(TrialState.RUNNING):
+                held = self._hold(trial)
+                if held is not None:
+                    return self._taken(Trial(self._study, trial._trial_id), held)
+            if not self._trials(TrialState.WAITING):
+                return None
+            begun = self._study.ask()
+            held = self._hold(begun)
+            assert held is not None
+            return self._taken(begun, held)
+
+    def tell(self, taken: Taken, outcome: Outcome) -> None:
+        """Record what came of a run; nothing happens if another process, which thought it was given up, has done so."""
+        try:
+            taken.trial.set_user_attr("outcome", asdict(outcome))
+        except optuna.exceptions.UpdateFinishedTrialError:
+            pass
+        else:
+            if outcome.kind == FINISHED:
+                self._study.tell(taken.trial, outcome.metrics["AP50"], skip_if_finished=True)
+            else:
+                self._study.tell(taken.trial, state=TrialState.FAIL, skip_if_finished=True)
+        taken.let_go()
+        (self._folder / "running" / str(taken.trial.number)).unlink(missing_ok=True)
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=states or None)
+
+    def _taken(self, trial: Trial, held: IO[bytes]) -> Taken:
+        trial.set_user_attr("host", socket.gethostname())
+        trial.set_user_attr("pid", os.getpid())
+        return Taken(*_pair(trial), held, trial)
+
+    def _hold(self, trial: FrozenTrial | Trial) -> IO[bytes] | None:
+        """The open lock file of a run, or None if another process holds it."""
+        file = (self._folder / "running" / str(trial.number)).open("ab")
+        silent = time.time() - os.fstat(file.fileno()).st_mtime
+        elsewhere = trial.user_attrs.get("host", socket.gethostname()) != socket.gethostname()
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        if elsewhere and silent < _GRACE:
+            file.close()
+            return None
+        os.utime(file.fileno())
+        return file
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process and thread at a time, on all hosts."""
+        lock = JournalFileOpenLock(str(self._folder / "queue"))
+        lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _put_in(self, pairs: Sequence[Pair], retry: bool) -> None:
+        there = _states(self._study)
+        for arm, seed in pairs:
+            state = there.get((arm, seed))
+            failed = isinstance(state, Outcome) and state.kind != FINISHED
+            if state is None or (retry and failed):
+                self._study.enqueue_trial({}, user_attrs={"arm": arm, "seed": seed})
+
+
+def look_into(folder: Path, plan: Plan) -> States:
+    """The states of a sweep's runs, without putting anything in; all wait where the folder holds no sweep.
+
+    Raises:
+        ValueError: the folder holds another sweep; what differs is told.
+    """
+    there: States = {}
+    if (folder / _JOURNAL).is_file():
+        study = _open_study(folder)
+        _require_same(study, folder, plan)
+        there = _states(study)
+    return {pair: "waiting" for pair in plan.pairs} | there
+
+
+def _open_study(folder: Path) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = JournalStorage(JournalFileBackend(str(folder / _JOURNAL)))
+    return optuna.create_study(storage=storage, study_name="sweep", direction="maximize", load_if_exists=True)
+
+
+def _require_same(study: optuna.Study, folder: Path, plan: Plan) -> None:
+    there, here = study.user_attrs.get("definition"), plan.definition()
+    if there != here:
+        raise ValueError(
+            f"{folder} holds another sweep: {_difference(there or {}, here)}. Pass another --output, or the same "
+            "config and arms to go on"
+        )
+
+
+def _states(study: optuna.Study) -> States:
+    return {_pair(trial): _state(trial) for trial in study.get_trials(deepcopy=False)}
+
+
+def _pair(trial: FrozenTrial | Trial) -> Pair:
+    return trial.user_attrs["arm"], trial.user_attrs["seed"]
+
+
+def _state(trial: FrozenTrial) -> str | Outcome:
+    return _STATES.get(trial.state) or Outcome(**trial.user_attrs["outcome"])
+
+
+def _mend(journal: Path) -> None:
+    """Take off half a line that a full disk or a power cut left at the end, since nothing can be read behind it."""
+    if not journal.is_file():
+        return
+    lock = JournalFileSymlinkLock(str(journal))
+    lock.acquire()
+    try:
+        with journal.open("rb+") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+    finally:
+        lock.release()
+
+
+def _difference(there: Mapping[str, Any], here: Mapping[str, Any], path: str = "") -> str:
+    """The first setting that differs, with both values."""
+    for key in {**there, **here}:
+        one, other = there.get(key), here.get(key)
+        name = f"{path}{key}"
+        if isinstance(one, dict) and isinstance(other, dict) and one != other:
+            return _difference(one, other, f"{name}: ")
+        if one != other or (key in there) != (key in here):
+            return f"{name} is {_told(there, key)} there, and {_told(here, key)} here"
+    return "its arms come in another order"
+
+
+def _told(settings: Mapping[str, Any], key: str) -> str:
+    return json.dumps(settings[key]) if key in settings else "missing"

@@ -1,0 +1,140 @@
+"""What a sweep leaves: ``sweep.csv``, a row for each run; ``sweep.json``; and ``sweep.html`` to read."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.figure import Figure
+
+from ..benchmark.comparison import describe, machine
+from ..figures.sweep import sweep_figure
+from ..files import write_whole
+from .outcome import FINISHED, Outcome
+from .plan import Pair, Plan
+from .statistics import Comparison, compare_arms
+from .tables import COLUMNS, duration, level_cells
+
+States = Mapping[Pair, str | Outcome]
+
+
+def write_results(folder: Path, plan: Plan, states: States, command: str) -> list[Comparison]:
+    """Write the three files as far as the sweep has come.
+
+    Args:
+        folder: of the sweep.
+        plan: what is run.
+        states: of its runs.
+        command: that does this sweep.
+
+    Returns:
+        The comparisons that are in them.
+    """
+    comparisons = compare_arms(plan, states)
+    content = json.dumps(_content(plan, states, comparisons, command), indent=2) + "\n"
+    write_whole(folder / "sweep.csv", lambda path: _write_rows(path, plan, states))
+    write_whole(folder / "sweep.json", lambda path: path.write_text(content))
+    page = _page(plan, states, comparisons, command).encode("utf-8", errors="replace")
+    write_whole(folder / "sweep.html", lambda path: path.write_bytes(page))
+    return comparisons
+
+
+def _content(plan: Plan, states: States, comparisons: Sequence[Comparison], command: str) -> dict[str, Any]:
+    runs = [{"arm": arm, "seed": seed, **_run(state)} for (arm, seed), state in states.items()]
+    return {
+        "command": command,
+        "machine": machine(),
+        "definition": plan.definition(),
+        "comparisons": [
+            {**asdict(comparison), "in_words": comparison.in_words(), "levels": _levels(comparison)}
+            for comparison in comparisons
+        ],
+        "runs": runs,
+    }
+
+
+def _levels(comparison: Comparison) -> list[dict[str, Any]]:
+    return [{**asdict(level), "mean": level.mean if level.values else None} for level in comparison.levels]
+
+
+def _run(state: str | Outcome) -> dict[str, Any]:
+    return asdict(state) if isinstance(state, Outcome) else {"kind": state}
+
+
+def _write_rows(path: Path, plan: Plan, states: States) -> None:
+    """Arm, seed, settings, state and all numbers of each run."""
+    keys = dict.fromkeys(key for settings in plan.arms.values() for key in settings)
+    names = dict.fromkeys(name for state in states.values() if isinstance(state, Outcome) for name in state.metrics)
+    with path.open("w", newline="") as lines:
+        writer = csv.DictWriter(lines, ["arm", "seed", *keys, "state", "seconds", "host", *names])
+        writer.writeheader()
+        for (arm, seed), state in states.items():
+            row: dict[str, Any] = {"arm": arm, "seed": seed, **plan.arms[arm], "state": state}
+            if isinstance(state, Outcome):
+                row |= {"state": state.kind, "seconds": round(state.seconds, 1), "host": state.host, **state.metrics}
+            writer.writerow(row)
+
+
+def _page(plan: Plan, states: States, comparisons: Sequence[Comparison], command: str) -> str:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(files(__package__).joinpath("sweep.html.jinja").read_text("utf-8"))
+    outcomes = {pair: state for pair, state in states.items() if isinstance(state, Outcome)}
+    finished = sum(outcome.kind == FINISHED for outcome in outcomes.values())
+    facts = {
+        "Command": command,
+        "Config": plan.config,
+        "Settings of all arms": " ".join(plan.common) or "those of the config",
+        "Baseline": plan.baseline,
+        "Runs": f"{finished} of {len(states)} finished, {len(outcomes) - finished} failed",
+        "Time of all runs": duration(sum(outcome.seconds for outcome in outcomes.values())),
+        "Machine of this page": describe(machine()),
+    }
+    return template.render(
+        title=f"Sweep of {plan.config.stem}",
+        complete=len(outcomes) == len(states),
+        facts=facts,
+        comparisons=[(comparison, _picture(comparison), _alt(comparison)) for comparison in comparisons],
+        columns=COLUMNS,
+        cells=level_cells,
+        arms=plan.arms,
+        outcomes=outcomes,
+        duration=duration,
+    )
+
+
+def _picture(comparison: Comparison) -> str:
+    """The plot as a data URL."""
+    gains = {level.name: level.gain for level in comparison.levels if level.gain is not None}
+    figure = sweep_figure(
+        comparison.measure,
+        comparison.baseline,
+        {level.name: _percent(level.values.values()) for level in comparison.levels},
+        {name: _percent(gain.differences.values()) for name, gain in gains.items()},
+        {name: (100 * gain.t[0], 100 * gain.t[1]) for name, gain in gains.items() if gain.t},
+    )
+    return _data_url(figure)
+
+
+def _percent(shares: Iterable[float]) -> list[float]:
+    return [100 * share for share in shares]
+
+
+def _data_url(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def _alt(comparison: Comparison) -> str:
+    told = "; ".join(f"{level.name} {100 * level.mean:.1f}" for level in comparison.levels if level.values)
+    return f"{comparison.measure} by {comparison.factor}, means in percent: {told or 'nothing has finished'}."

@@ -1,0 +1,87 @@
+"""A sweep from beginning to end, or from where it was left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+
+from ..training.signals import StopRequests
+from .outcome import Outcome
+from .plan import Plan
+from .queue import Queue
+from .results import write_results
+from .tables import in_a_line, progress_table, result_table
+from .workers import Workers
+
+_LOOK = 0.5  # seconds between two looks at the runs
+
+
+class Interrupted(Exception):
+    """The sweep was told to stop; its message says how to go on."""
+
+
+def run_sweep(
+    plan: Plan, folder: Path, *, train: Sequence[str], command: str, jobs: int = 1, retry: bool = False
+) -> Group:
+    """Train every arm with every seed that nobody has trained yet, and write what came out.
+
+    Other processes may do the same in the same folder at the same time; they share the runs. A run that fails is
+    recorded with its last lines, and the others go on.
+
+    Args:
+        plan: the sweep.
+        folder: where everything is kept: ``sweep.journal`` (Optuna's), ``runs``, ``logs``, and the results
+            ``sweep.csv``, ``sweep.json`` and ``sweep.html``.
+        train: the command of the trainer, ``[python, tools/train.py]``.
+        command: that does this sweep, for the page.
+        jobs: how many runs at a time; they share the cores.
+        retry: do failed runs again.
+
+    Returns:
+        Tables and sentences for the terminal.
+
+    Raises:
+        ValueError: the folder holds another sweep, or jobs is below 1.
+        OSError: the disk is full or cannot be written.
+        Interrupted: SIGINT or SIGTERM came; trainings have stopped with a checkpoint each.
+    """
+    if jobs < 1:
+        raise ValueError(f"jobs must be 1 or more, got {jobs}")
+    queue = Queue(folder, plan, retry=retry)
+    requests = StopRequests()
+    requests.listen()
+    try:
+        workers = Workers(queue, plan, folder, train, jobs)
+        _watch(workers, requests, command)
+    finally:
+        requests.restore()
+    comparisons = write_results(folder, plan, queue.states(), command)
+    if workers.errors:
+        raise workers.errors[0]
+    if requests.received is not None:
+        raise Interrupted(f"Stopped. The same command goes on:\n{command}")
+    shown = [part for one in comparisons for part in (result_table(one), f"[bold]{one.in_words()}[/bold]")]
+    return Group(*shown, f"See {folder / 'sweep.html'}")
+
+
+def _watch(workers: Workers, requests: StopRequests, command: str) -> None:
+    """Show how far the runs are until the workers have ended, and write the results whenever one has finished."""
+    done = {pair for pair, state in workers.queue.states().items() if isinstance(state, Outcome)}
+    console = Console(stderr=True)
+    with Live(console=console, refresh_per_second=2) as live:
+        while workers.busy:
+            if requests.received is not None:
+                workers.stop()
+            states = workers.queue.states()
+            live.update(progress_table(workers.plan, states, workers.jobs))
+            new = {pair: state for pair, state in states.items() if isinstance(state, Outcome) and pair not in done}
+            for pair, outcome in new.items():
+                console.print(in_a_line(*pair, outcome), markup=False, highlight=False)
+            if new:
+                done |= new.keys()
+                write_results(workers.folder, workers.plan, states, command)
+            time.sleep(_LOOK)

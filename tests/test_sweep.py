@@ -1,0 +1,297 @@
+"""Whole sweeps, with a stand-in for the trainer that takes milliseconds, and one with the trainer itself."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from detmix.sweep import look_into, make_plan, plan_table, run_sweep
+from detmix.sweep.outcome import Outcome, outcome_of
+from detmix.sweep.queue import Queue
+from detmix.sweep.tables import seconds_left
+
+from .conftest import ROOT
+
+STAND_IN = """
+import json, os, pathlib, sys, time
+options = dict(text[2:].partition("=")[::2] for text in sys.argv[2:])
+folder, seed = pathlib.Path(options["runs"], options["name"]), int(options["seed_everything"])
+place = pathlib.Path(os.environ["STAND_IN"])
+with (place / "begun").open("a") as begun:
+    begun.write(options["name"] + "\\n")
+while (place / "hold").exists():
+    time.sleep(0.01)
+objective = options.get("model.objective")
+print("cores", len(os.sched_getaffinity(0)), "resume" if "resume" in options else "")
+fault = {"unweighted": (place / "fault").read_text() if (place / "fault").exists() else ""}.get(objective, "")
+if fault == "kill":
+    os.kill(os.getpid(), 9)
+if fault:
+    sys.exit(fault)
+ap = {"weighted": 0.50, "pair": 0.52 + 0.002 * seed, "unweighted": 0.48}[objective] + 0.01 * seed
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "metrics.json").write_text(json.dumps({"AP": ap, "AP50": ap + 0.3}))
+"""
+GRID = ["model.objective=weighted,pair,unweighted"]
+SWEEP = """
+import sys
+from pathlib import Path
+from detmix.sweep import make_plan, run_sweep
+plan = make_plan(Path("configs/quickstart.yaml"), grid=["model.objective=weighted,pair,unweighted"], seeds=2)
+run_sweep(plan, Path(sys.argv[1]), train=[sys.executable, "-S", sys.argv[2]], command="this", jobs=int(sys.argv[3]))
+"""
+
+
+@pytest.fixture
+def sweep(in_repository, tmp_path, monkeypatch):
+    """Run a sweep of three arms with the stand-in; give its folder."""
+    monkeypatch.setenv("STAND_IN", str(tmp_path))
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+
+    def run(seeds=2, **options):
+        plan = make_plan(Path("configs/quickstart.yaml"), grid=options.pop("grid", GRID), seeds=seeds)
+        train = [sys.executable, "-S", str(tmp_path / "stand_in.py")]
+        run.shown = run_sweep(plan, tmp_path / "sweep", train=train, command="python tools/sweep.py", **options)
+        return tmp_path / "sweep"
+
+    return run
+
+
+def begun(folder):
+    return (folder.parent / "begun").read_text().split()
+
+
+def rows(folder):
+    with (folder / "sweep.csv").open() as lines:
+        return list(csv.DictReader(lines))
+
+
+def in_the_background(tmp_path, jobs=1):
+    command = [sys.executable, "-c", SWEEP, str(tmp_path / "sweep"), str(tmp_path / "stand_in.py"), str(jobs)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_every_arm_is_trained_with_every_seed_and_the_results_are_written(sweep):
+    folder = sweep()
+    assert begun(folder) == [f"0{arm}-objective={name}-seed{seed}" for seed in (0, 1) for arm, name in
+                             enumerate(("weighted", "pair", "unweighted"))]  # fmt: skip
+    table = rows(folder)
+    assert [row["state"] for row in table] == ["finished"] * 6
+    assert float(table[4]["AP"]) == pytest.approx(0.532)
+    assert table[4]["model.objective"] == "pair"
+    content = json.loads((folder / "sweep.json").read_text())
+    [by_ap] = [one for one in content["comparisons"] if one["measure"] == "AP"]
+    assert by_ap["baseline"] == "objective=weighted"
+    gains = [level["gain"]["mean"] for level in by_ap["levels"][1:]]
+    assert gains == pytest.approx([0.021, -0.02])
+    assert "objective=pair helped: +2.1 points (2 seeds, 95 % interval +0.8 to +3.4)" in by_ap["in_words"]
+    assert {"processor", "torch"} <= content["machine"].keys()
+    assert not list((folder / "running").iterdir())
+
+
+def test_the_page_is_whole_and_needs_nothing_beside_it(sweep):
+    page = (sweep() / "sweep.html").read_text()
+    assert "objective=pair helped" in page
+    assert "has not ended" not in page
+    assert page.count('<img src="data:image/png;base64,') == 2
+    assert "http" not in page.replace("http-equiv", "")
+    closed = page.replace("<br>", "").replace("crossorigin", "")
+    body = closed[closed.index("<main>") : closed.index("</main>") + 7]
+    ElementTree.fromstring(body.replace("&nbsp;", " ").replace('table that follows has all numbers.">',
+                                                               'table that follows has all numbers."/>'))  # fmt: skip
+
+
+def test_what_is_finished_is_not_repeated_and_more_seeds_are_added(sweep):
+    folder = sweep(seeds=1)
+    sweep(seeds=1)
+    assert len(begun(folder)) == 3
+    sweep(seeds=3)
+    assert len(begun(folder)) == len(set(begun(folder))) == 9
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ("FloatingPointError: the loss is not finite at epoch 1, step 7", "diverged"),
+        ("torch.OutOfMemoryError: CUDA out of memory", "out of memory"),
+        ("OSError: [Errno 28] No space left on device", "disk full"),
+        ("KeyError: 'boxes'", "crashed"),
+        ("kill", "killed"),
+    ],
+)
+def test_a_failed_run_is_recorded_with_its_last_lines_and_the_others_go_on(fault, kind, sweep, tmp_path):
+    (tmp_path / "fault").write_text(fault)
+    folder = sweep()
+    assert [row["state"] for row in rows(folder)] == ["finished", "finished", kind] * 2
+    failed = json.loads((folder / "sweep.json").read_text())["runs"][2]
+    assert failed["lines"][0].startswith("cores")
+    assert fault == "kill" or failed["lines"][-1] == fault
+    assert "objective=unweighted" in (folder / "sweep.html").read_text()
+    (tmp_path / "fault").unlink()
+    sweep()
+    assert len(begun(folder)) == 6  # a failure is not repeated unless asked for
+    sweep(retry=True)
+    assert len(begun(folder)) == 8
+    assert {row["state"] for row in rows(folder)} == {"finished"}
+
+
+def test_a_run_that_leaves_no_numbers_has_crashed(tmp_path):
+    (tmp_path / "log").write_text("all is well\n")
+    outcome = outcome_of(0, tmp_path, "run", tmp_path / "log", 1.0, "host")
+    assert outcome.kind == "crashed"
+    assert "without a metrics.json" in outcome.lines[-1]
+    (tmp_path / "run_nomix").mkdir()
+    (tmp_path / "run_nomix/metrics.json").write_text('{"AP": 0.5, "AP50": 0.7}')
+    assert outcome_of(0, tmp_path, "run", tmp_path / "log", 1.0, "host").metrics["AP50"] == 0.7
+
+
+def test_jobs_share_the_cores(sweep):
+    cores = len(os.sched_getaffinity(0))
+    folder = sweep(seeds=1, jobs=2)
+    logs = [file.read_text().split()[1] for file in (folder / "logs").iterdir()]
+    assert set(map(int, logs)) <= {max(1, cores // 2), max(1, -(-cores // 2))}
+    assert len(os.sched_getaffinity(0)) == cores
+
+
+def test_another_sweep_in_the_folder_is_refused_with_what_differs(sweep, tmp_path):
+    folder = sweep(seeds=1)
+    with pytest.raises(
+        ValueError, match=r"sweep holds another sweep: arms: objective=weighted is .* there, and missing"
+    ):
+        sweep(seeds=1, grid=["model.objective=pair,unweighted"])
+    config = tmp_path / "quickstart.yaml"
+    config.write_text((ROOT / "configs/quickstart.yaml").read_text().replace("lr: 0.002", "lr: 0.003"))
+    other = make_plan(config, grid=GRID)
+    with pytest.raises(ValueError, match=r"config: model: lr is 0\.002 there, and 0\.003 here"):
+        look_into(folder, other)
+    assert len(begun(folder)) == 3
+
+
+def test_a_dry_look_writes_nothing_and_estimates_from_what_has_finished(sweep, tmp_path):
+    plan = make_plan(Path("configs/quickstart.yaml"), grid=GRID, seeds=3)
+    states = look_into(tmp_path / "sweep", plan)
+    assert set(states.values()) == {"waiting"}
+    assert not (tmp_path / "sweep").exists()
+    assert seconds_left(plan, states, 1) is None
+    numbers = {"AP": 0.5, "AP50": 0.8}
+    states["objective=pair", 0] = Outcome("finished", 60.0, numbers, "host", [])
+    states["objective=weighted", 0] = Outcome("finished", 100.0, numbers, "host", [])
+    states["objective=unweighted", 0] = Outcome("crashed", 1.0, {}, "host", [])
+    assert seconds_left(plan, states, 2) == (2 * 60 + 2 * 100 + 2 * 80) / 2
+    text = io.StringIO()
+    Console(file=text, width=100).print(plan_table(plan, states, 2))
+    assert "--model.objective=unweighted" in text.getvalue()
+    assert "About 0:04:00 left, with 2 at a time." in text.getvalue()
+
+
+def test_two_processes_share_a_sweep(sweep, tmp_path):
+    others = [in_the_background(tmp_path) for _ in range(2)]
+    for other in others:
+        output, _ = other.communicate(timeout=120)
+        assert other.returncode == 0, output
+    folder = tmp_path / "sweep"
+    assert len(begun(folder)) == len(set(begun(folder))) == 6
+    assert [row["state"] for row in rows(folder)] == ["finished"] * 6
+
+
+def test_a_killed_sweep_is_taken_up_again_once_its_training_is_gone(sweep, tmp_path):
+    (tmp_path / "hold").touch()
+    killed = in_the_background(tmp_path)
+    wait_until(lambda: (tmp_path / "begun").exists())
+    killed.kill()
+    killed.communicate()
+    queue = Queue(tmp_path / "sweep", make_plan(Path("configs/quickstart.yaml"), grid=GRID, seeds=2))
+    taken = queue.take()
+    assert (taken.arm, taken.seed) == ("objective=pair", 0)  # the training of the first is still there
+    taken.let_go()
+    (tmp_path / "hold").unlink()
+    folder = sweep()
+    assert [row["state"] for row in rows(folder)] == ["finished"] * 6
+    again = begun(folder)
+    assert again.count("00-objective=weighted-seed0") == 2
+    assert len(again) == 7
+
+
+def test_a_run_of_another_host_is_given_up_when_it_has_been_silent_for_long(sweep, tmp_path, monkeypatch):
+    plan = make_plan(Path("configs/quickstart.yaml"), grid=GRID, seeds=1)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
+        Queue(tmp_path / "sweep", plan).take().let_go()
+    queue = Queue(tmp_path / "sweep", plan)
+    pair = queue.take()
+    assert pair.arm == "objective=pair"
+    long_ago = time.time() - 3600
+    os.utime(tmp_path / "sweep/running/0", (long_ago, long_ago))
+    taken = queue.take()
+    assert taken.arm == "objective=weighted"
+    queue.tell(taken, Outcome("crashed", 1.0, {}, "here", []))
+    queue.tell(taken, Outcome("killed", 1.0, {}, "elsewhere", []))  # the other one wakes up: too late
+    assert queue.states()["objective=weighted", 0].kind == "crashed"
+    pair.let_go()
+
+
+def test_a_sweep_that_is_told_to_stop_goes_on_where_it_was(sweep, tmp_path):
+    (tmp_path / "hold").touch()
+    stopped = in_the_background(tmp_path)
+    wait_until(lambda: (tmp_path / "begun").exists())
+    stopped.send_signal(signal.SIGTERM)
+    output, _ = stopped.communicate(timeout=60)
+    assert "Interrupted: Stopped. The same command goes on" in output
+    (tmp_path / "hold").unlink()
+    folder = sweep()
+    assert [row["state"] for row in rows(folder)] == ["finished"] * 6
+    assert len(begun(folder)) == 7
+
+
+def test_half_a_line_at_the_end_of_the_journal_is_overlooked(sweep):
+    folder = sweep(seeds=1)
+    with (folder / "sweep.journal").open("ab") as journal:
+        journal.write(b'{"op_code": 4, "worker')
+    sweep(seeds=2)
+    assert [row["state"] for row in rows(folder)] == ["finished"] * 6
+
+
+def test_a_full_disk_is_told_and_no_run_is_begun(sweep, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**20))
+        with pytest.raises(OSError, match="the disk is full: a run needs 256 MiB, 1 MiB are free"):
+            sweep()
+    assert not (tmp_path / "begun").exists()
+    sweep()
+    assert len(begun(tmp_path / "sweep")) == 6
+
+
+def test_the_tool_trains_shapes_and_says_what_came_out(in_repository, tmp_path):
+    scenes = [
+        f"--data.shapes.{setting}" for setting in ("train=4", "val=2", "size=32", "min_extent=8", "max_extent=16")
+    ]
+    fast = ["--data.batch_size=2", "--data.mixup.no_mixup_epochs=0", "--model.options={min_size: 32, max_size: 32}"]
+    fast += ["--trainer.max_epochs=1", "--trainer.num_sanity_val_steps=0", "--trainer.check_val_every_n_epoch=1"]
+    command = ["tools/sweep.py", "--config", "configs/quickstart.yaml", "--set", "data.mixup=null,{alpha: 1.5}"]
+    command += ["--seeds=1", "--output", str(tmp_path / "sweep"), *scenes, *fast]
+    result = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=500)
+    assert result.returncode == 0, result.stderr
+    assert "on one seed, which says nothing" in " ".join(result.stdout.split())
+    assert [row["state"] for row in rows(tmp_path / "sweep")] == ["finished", "finished"]
+    runs = sorted(path.name for path in (tmp_path / "sweep/runs").iterdir())
+    assert runs == ["00-mixup=null-seed0_nomix", "01-mixup=_alpha_1.5-seed0"]
+    assert (tmp_path / "sweep/runs" / runs[1] / "report.html").exists()

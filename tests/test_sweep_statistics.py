@@ -1,0 +1,98 @@
+"""What helped, by how much, how sure: against arithmetic by hand, scipy, and simulated sweeps."""
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detmix.sweep.outcome import FINISHED, Outcome
+from detmix.sweep.plan import Plan
+from detmix.sweep.statistics import compare_arms, compare_levels, paired_gain
+
+from .conftest import ROOT
+
+
+def outcome(ap, ap50):
+    return Outcome(FINISHED, 1.0, {"AP": ap, "AP50": ap50}, "host", [])
+
+
+def test_gain_of_three_seeds_by_hand():
+    gain = paired_gain({0: 0.01, 1: 0.02, 2: 0.03})
+    assert gain.mean == pytest.approx(0.02)
+    half = 4.302653 * 0.01 / 3**0.5  # t of two degrees of freedom, standard deviation 0.01
+    assert gain.t == pytest.approx((0.02 - half, 0.02 + half), abs=1e-7)
+    assert not gain.clear
+    assert gain.bootstrap == (pytest.approx(0.01), pytest.approx(0.03))  # all three alike: 1 in 27 at either end
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=9, unique=True))
+def test_t_interval_is_scipys(differences):
+    gain = paired_gain(dict(enumerate(differences)))
+    with np.errstate(all="ignore"):
+        wanted = scipy.stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert gain.t == pytest.approx((wanted.low, wanted.high), rel=1e-6, abs=1e-9)
+    assert min(differences) - 1e-9 <= gain.bootstrap[0] <= gain.bootstrap[1] <= max(differences) + 1e-9
+
+
+def test_one_seed_gives_no_interval_and_says_so():
+    comparison = compare_levels("arm", "AP50", {"plain": {0: 0.5}, "mixed": {0: 0.52}}, "plain")
+    assert comparison.levels[1].gain.t is None
+    assert "mixed, +2.0 points on one seed, which says nothing about how sure that is" in comparison.in_words()
+
+
+def test_the_interval_covers_the_truth_in_19_of_20_sweeps():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        low, high = paired_gain(dict(enumerate(rng.normal(0.01, 0.02, 3)))).t
+        covered += low <= 0.01 <= high
+    assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_only_seeds_that_both_have_are_compared():
+    values = {"plain": {0: 0.5, 1: 0.6, 2: 0.7}, "mixed": {1: 0.62, 2: 0.71, 3: 0.1}}
+    plain, mixed = compare_levels("arm", "AP", values, "plain").levels
+    assert plain.gain is None
+    assert mixed.gain.differences == {1: pytest.approx(0.02), 2: pytest.approx(0.01)}
+    nothing = compare_levels("arm", "AP", {"plain": {}, "mixed": {0: 0.5}}, "plain")
+    assert nothing.levels[1].gain is None
+    assert nothing.in_words() == "No arm has finished a seed that plain has finished too."
+
+
+def test_the_sentence_tells_what_helped_what_hurt_and_what_is_unclear():
+    steady = {seed: 0.5 + 0.01 * seed for seed in range(3)}
+    shift = {
+        name: {seed: value + by + 0.001 * seed for seed, value in steady.items()}
+        for name, by in (("good", 0.02), ("bad", -0.03))
+    }
+    unclear = {seed: value + (-0.05, 0.0, 0.07)[seed] for seed, value in steady.items()}
+    words = compare_levels("arm", "AP50", {"plain": steady, **shift, "unclear": unclear}, "plain").in_words()
+    assert words.startswith("Against plain, in AP50, good helped: +2.1 points (3 seeds, 95 % interval +1.9 to +2.3)")
+    assert "bad hurt: -2.9 points" in words
+    assert "Nothing else differs clearly." in words
+    assert "with 3 comparisons, luck alone makes one look clear in up to 14%" in words
+    words = compare_levels("arm", "AP50", {"plain": steady, "unclear": unclear}, "plain").in_words()
+    assert words == (
+        "Nothing differs clearly from plain in AP50: the most is unclear, "
+        "+0.7 points (3 seeds, 95 % interval -14.3 to +15.6)."
+    )
+
+
+def test_a_factor_is_the_mean_over_the_others_of_seeds_that_all_have():
+    factors = {"data.mixup.alpha": ("0", "1"), "model.objective": ("weighted", "pair")}
+    arms = {
+        f"{alpha}{objective}": {"data.mixup.alpha": alpha, "model.objective": objective}
+        for alpha in factors["data.mixup.alpha"]
+        for objective in factors["model.objective"]
+    }
+    plan = Plan(ROOT / "configs/quickstart.yaml", arms, 2, "0weighted", factors)
+    states = {(arm, 0): outcome(0.1 * place, 0.2 * place) for place, arm in enumerate(arms)}
+    states |= {("0weighted", 1): outcome(0.9, 0.9), ("0pair", 1): "running"}
+    comparisons = {(one.factor, one.measure): one for one in compare_arms(plan, states)}
+    assert set(comparisons) == {(key, measure) for key in ("arm", *factors) for measure in ("AP", "AP50")}
+    alpha = comparisons["data.mixup.alpha", "AP"]
+    assert alpha.baseline == "alpha=0"
+    assert [level.values for level in alpha.levels] == [{0: pytest.approx(0.05)}, {0: pytest.approx(0.25)}]
+    objective = comparisons["model.objective", "AP50"]
+    assert [level.values[0] for level in objective.levels] == [pytest.approx(0.2), pytest.approx(0.4)]
