@@ -18,7 +18,7 @@ from .module import DetectionModule
 class MixBatches(L.Callback):
     """Mixes the images of each training batch with each other before the step, on the device that trains.
 
-    See ``detmix.MixupBatch``; it draws from the seed of the data, the process and the number of the step,
+    See ``detmix.MixupBatch``; it draws from the seed of the mixing, the process and the number of the step,
     which checkpoints keep. It is off in the last ``data.mixup.no_mixup_epochs``. What the data set has mixed
     already is mixed again, so ``data.mixup.alpha`` is to be 0 where that is not wanted.
     """
@@ -57,8 +57,8 @@ class MixBatches(L.Callback):
         return self.mixer.alpha > 0 and self.mixer.p > 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the seed of the data."""
-        self.mixer.seed = data_of(trainer).seed
+        """Take the seed of the mixing."""
+        self.mixer.seed = data_of(trainer).mixing_seed
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

@@ -125,7 +125,7 @@ class DetectionData(L.LightningDataModule):
             on_error: what a training image that is missing, corrupt or of another size than annotated does: ``raise``
                 ends the run; ``skip`` puts the next one in its place, and ``skipped_images.txt`` lists it. Validation
                 and test images must be whole.
-            seed: of the mixing and of the made-up scenes.
+            seed: of the made-up scenes; the mixing draws from this and ``seed_everything`` together.
 
         Raises:
             ValueError: the data is malformed, empty, or of other classes; the file is named.
@@ -144,6 +144,8 @@ class DetectionData(L.LightningDataModule):
         self.num_workers = num_workers
         self.on_error: OnError = on_error
         self.seed = seed
+        # seed_everything, and not the seed of the scenes, so that the validation scenes stay when it is changed
+        self._run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         self._evaluated: dict[str, Any] = {}
         first, *others = self.splits["train"]
         source = self._open(first, "train", class_names, self.augment)
@@ -151,8 +153,6 @@ class DetectionData(L.LightningDataModule):
         self.category_ids: tuple[int, ...] = source.category_ids
         self._sources = [source, *(self._open(split, "train", self.class_names, self.augment) for split in others)]
         self.train_set = self._mixed(self._sources)
-        # seed_everything, and not the seed of the scenes, so that the validation scenes stay when it is changed
-        self._run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         self.seeded_set = SeededDataset(self.train_set, seed=self._run_seed)
         self._order = TrainingOrder(self.seeded_set, seed=self._run_seed)
 
@@ -160,6 +160,11 @@ class DetectionData(L.LightningDataModule):
     def mixes(self) -> bool:
         """Whether training samples are mixed at all."""
         return self.mixup is not None and self.mixup.alpha > 0 and self.mixup.p > 0
+
+    @property
+    def mixing_seed(self) -> int:
+        """What all mixing draws from: another for each run's seed, so that runs that differ in it are independent."""
+        return self.seed + self._run_seed
 
     @property
     def in_mixed_epoch(self) -> bool:
@@ -283,7 +288,7 @@ class DetectionData(L.LightningDataModule):
                 partner=options.partner,
                 cache=options.cache,
                 min_weight=options.min_weight,
-                seed=self.seed,
+                seed=self.mixing_seed,
             )
         except ValueError as error:
             raise ValueError(f"data.mixup: {error}") from error

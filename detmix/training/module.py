@@ -207,9 +207,9 @@ class DetectionModule(L.LightningModule):
             self.mixer = None if self.manifold is None else _feature_mixer(self.detector, self.manifold)
 
     def on_fit_start(self) -> None:
-        """Let the mixing of features draw from the seed of the data."""
+        """Let the mixing of features draw from the seed of the mixing."""
         if self.mixer is not None:
-            self.mixer.seed = data_of(self.trainer).seed
+            self.mixer.seed = data_of(self.trainer).mixing_seed
 
     def forward(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """Detections of a list of (3, H, W) float images in [0, 1], as torchvision's detectors give them."""

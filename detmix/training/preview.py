@@ -74,7 +74,7 @@ def batch_mixer(data: DetectionData, trainer: Mapping[str, Any] | None) -> Mixup
         if not isinstance(callback, L.Callback):
             raise ValueError(f"trainer.callbacks must be callbacks and take the arguments given, got {callback}")
         if isinstance(callback, MixBatches):
-            callback.mixer.seed = data.seed
+            callback.mixer.seed = data.mixing_seed
             return callback.mixer
     return None
 
