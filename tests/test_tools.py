@@ -9,6 +9,7 @@ from PIL import Image
 
 from detmix.training.trained import open_run
 from tests.conftest import ROOT
+from tests.test_reporting import draw_scene, write_coco, write_kit, write_results, write_voc
 
 TINY = ["--data.shapes.train=4", "--data.shapes.val=2", "--samples=3"]
 
@@ -28,6 +29,8 @@ def call(*command):
         ("analyze --help", "--model mixup=runs/quickstart/model.pt"),
         ("analyze visibility --help", "pairs of images, drawn at random"),
         ("sweep --help", "python tools/sweep.py --config configs/bccd.yaml --arms arms.yaml --baseline plain"),
+        ("evaluate --help", "python tools/evaluate.py voc --root data/bccd --image-set val"),
+        ("evaluate coco --help", "take all classes for one, for proposals say"),
         ("predict --help", "--detector fasterrcnn_resnet50_fpn --weights COCO_V1"),
     ],
 )
@@ -205,3 +208,64 @@ def test_predict_names_what_is_wrong(predict, capsys, untrained, arguments, mess
         predict(*(argument.replace("{weights}", str(untrained)) for argument in arguments))
     assert ended.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.fixture
+def evaluate(in_repository, monkeypatch, capsys, tmp_path):
+    """Run tools/evaluate.py on a small scene in this process; give what it prints."""
+    objects, detections = draw_scene()
+    write_coco(tmp_path / "truth.json", objects)
+    write_voc(tmp_path / "VOC", objects)
+    write_results(tmp_path / "results.json", detections)
+    write_kit(tmp_path / "kit", detections[::2])
+
+    def run(command):
+        monkeypatch.setattr(sys, "argv", ["tools/evaluate.py", *command.format(tmp_path).split()])
+        runpy.run_path("tools/evaluate.py", run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+COCO = "coco --annotations {0}/truth.json --predictions {0}/results.json "
+VOC = "voc --root {0}/VOC --image-set val --predictions {0}/kit "
+
+
+@pytest.mark.parametrize(
+    ("command", "rules", "wanted"),
+    [
+        (COCO, "COCO, boxes", "AP75"),
+        (COCO + "--backend faster-coco-eval --class-agnostic --max-detections 100 20", "COCO, boxes", "AR20"),
+        (COCO + "--rules voc --iou 0.6", "the VOC development kit", "at IoU 0.6, area below"),
+        (VOC + "--use-07-metric", "the VOC development kit", "eleven recalls (2007)"),
+        (VOC + "--classes cat dog --rules coco --min-score 0.8", "COCO, boxes", "score 0.8 or more"),
+        (VOC + "--compare {0}/results.json --resamples 40", "the VOC development kit", "40 draws of the 5 images"),
+    ],
+)
+def test_evaluate_prints_and_writes_what_it_measures(evaluate, tmp_path, command, rules, wanted):
+    printed = " ".join(evaluate(command + " --json {0}/numbers.json").split())
+    assert f"By the rules of {rules}" in printed
+    assert wanted in printed
+    content = json.loads((tmp_path / "numbers.json").read_text())
+    assert f"AP {content['metrics']['AP']:.3f}" in printed
+    assert (content["options"]["rules"] == "voc") == ("VOC" in rules)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("", "the following arguments are required: coco | voc"),
+        (COCO.replace("results", "nothing"), "nothing.json: no such file; predictions are COCO results"),
+        (COCO.replace("results", "truth"), "truth.json: Expected `array`, got `object`"),
+        (VOC.replace(" val ", " test "), "test.txt: no such image set; there are ['val']"),
+        (VOC + "--iou-type segm", "unrecognized arguments: --iou-type segm"),
+        (COCO + "--iou 0.7", "--iou belongs to the rules of VOC, and --rules is coco"),
+    ],
+)
+def test_evaluate_names_what_is_wrong_and_writes_nothing(evaluate, capsys, tmp_path, command, message):
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit) as ended:
+        evaluate(command + (" --json {0}/new/numbers.json" if command else ""))
+    assert ended.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert sorted(tmp_path.rglob("*")) == before

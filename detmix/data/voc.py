@@ -35,26 +35,28 @@ _LAYOUT = 1  # of the cache file; another number as soon as it holds something e
 _YOUNG = 2_000_000_000  # nanoseconds; a file changed again this soon may keep its time, by which changes are told
 
 
-class _Object(Struct, array_like=True, gc=False):
+class VocObject(Struct, array_like=True, gc=False):
+    """One object as its XML file has it: the box as xmin, ymin, xmax, ymax, 1-based, the last pixel included."""
+
     name: str
     box: list[float]
     difficult: bool
 
 
-class _Record(Struct, array_like=True, gc=False):
-    """What one XML file says."""
+class VocRecord(Struct, array_like=True, gc=False):
+    """What one XML file says; the size is height and width."""
 
     name: str
     file_name: str
     size: tuple[int, int] | None
-    objects: list[_Object]
+    objects: list[VocObject]
 
 
 class _Index(Struct):
     layout: int
     root: str
     stamps: list[tuple[int, int]]  # size and time of change in nanoseconds of each XML file
-    records: list[_Record]
+    records: list[VocRecord]
 
 
 def read_voc(
@@ -94,15 +96,14 @@ def read_voc(
             is not finite; a box is invalid and ``on_invalid="raise"``. The file is named, and the object.
     """
     root = Path(root)
-    set_file, names = _read_image_set(root, image_set)
-    records = _read_records(root, names, set_file, cache.cache_folder(cache_dir))
+    set_file, records = read_voc_records(root, image_set, cache_dir=cache_dir)
     sizes = [record.size or image_size(root / "JPEGImages" / record.file_name) for record in records]
     objects = [found for record in records for found in record.objects]
     image = np.repeat(np.arange(len(records)), [len(record.objects) for record in records])
 
     def where(row: int) -> str:
         number = row - int(np.searchsorted(image, image[row])) + 1
-        return f"{_xml_path(root, records[image[row]].name)}: object[{number}]"
+        return f"{xml_path(root, records[image[row]].name)}: object[{number}]"
 
     classes = sorted({found.name for found in objects}) if class_names is None else list(class_names)
     return build_annotations(
@@ -124,6 +125,27 @@ def read_voc(
         one_based=True,
         on_invalid=on_invalid,
     )
+
+
+def read_voc_records(root: Path, image_set: str, *, cache_dir: CacheDir = None) -> tuple[Path, list[VocRecord]]:
+    """The list of an image set, and what the XML files of its images say, nothing changed.
+
+    Args:
+        root: as for ``read_voc``.
+        image_set: as for ``read_voc``.
+        cache_dir: as for ``read_voc``.
+
+    Raises:
+        FileNotFoundError: the image set or the XML file of an image is missing.
+        ValueError: a name is there twice; an XML file is malformed, has a document type declaration or lacks a tag.
+    """
+    set_file, names = _read_image_set(root, image_set)
+    return set_file, _read_records(root, names, set_file, cache.cache_folder(cache_dir))
+
+
+def xml_path(root: Path, name: str) -> Path:
+    """Where the annotations of an image lie."""
+    return root / "Annotations" / f"{name}.xml"
 
 
 def _labels(names: list[str], classes: list[str], where: Callable[[int], str]) -> NDArray[np.int64]:
@@ -150,7 +172,7 @@ def _read_image_set(root: Path, image_set: str) -> tuple[Path, list[str]]:
     return path, names
 
 
-def _read_records(root: Path, names: list[str], set_file: Path, folder: Path | None) -> list[_Record]:
+def _read_records(root: Path, names: list[str], set_file: Path, folder: Path | None) -> list[VocRecord]:
     """What the XML files say, from the cache file if it is of these files as they are now."""
     stamps = [_stamp(root, name, set_file) for name in names]
     if folder is None:
@@ -170,28 +192,24 @@ def _read_records(root: Path, names: list[str], set_file: Path, folder: Path | N
     return records
 
 
-def _xml_path(root: Path, name: str) -> Path:
-    return root / "Annotations" / f"{name}.xml"
-
-
 def _stamp(root: Path, name: str, set_file: Path) -> tuple[int, int]:
     try:
         found = os.stat(f"{root}/Annotations/{name}.xml")
     except FileNotFoundError:
-        message = f"{_xml_path(root, name)}: no such annotation file, and {set_file} lists it"
+        message = f"{xml_path(root, name)}: no such annotation file, and {set_file} lists it"
         raise FileNotFoundError(message) from None
     return found.st_size, found.st_mtime_ns
 
 
-def _read_record(root: Path, name: str) -> _Record:
-    path = _xml_path(root, name)
+def _read_record(root: Path, name: str) -> VocRecord:
+    path = xml_path(root, name)
     annotation = _parse(path)
     stated = PurePosixPath(annotation.findtext("filename", "").strip()).suffix
     objects = [
         _read_object(f"{path}: object[{number}]", element)
         for number, element in enumerate(annotation.findall("object"), start=1)
     ]
-    return _Record(name, name + (stated or ".jpg"), _read_size(path, annotation), objects)
+    return VocRecord(name, name + (stated or ".jpg"), _read_size(path, annotation), objects)
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
@@ -221,12 +239,12 @@ def _read_size(path: Path, annotation: Element) -> tuple[int, int] | None:
     return (height, width) if height > 0 and width > 0 else None
 
 
-def _read_object(where: str, element: Element) -> _Object:
+def _read_object(where: str, element: Element) -> VocObject:
     box = element.find("bndbox")  # the object's own; its parts have theirs further down
     if box is None:
         raise ValueError(f"{where}: the tag <bndbox> is missing")
     name = _text(where, element, "name")
-    return _Object(
+    return VocObject(
         name=name,
         box=[_number(f"{where}: bndbox", box, corner) for corner in _CORNERS],
         difficult=element.find("difficult") is not None and _number(where, element, "difficult") != 0,

@@ -7,9 +7,11 @@ from .compare import compare_coco as compare_coco
 from .compare import compare_voc as compare_voc
 from .curves import NO_OBJECTS as NO_OBJECTS
 from .curves import Curve as Curve
+from .kit_files import read_kit_files as read_kit_files
 from .mistakes import ImageMistakes as ImageMistakes
 from .mistakes import Mistakes as Mistakes
 from .mistakes import find_mistakes as find_mistakes
 from .results import coco_results as coco_results
 from .voc import VocResult as VocResult
 from .voc import evaluate_voc as evaluate_voc
+from .voc_folder import read_voc_folder as read_voc_folder

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from .checks import check_boxes, check_ids, check_scores
 from .masks import encode_masks, mask_areas, mask_boxes
+from .numbering import numbering_of
 from .records import Detections, GroundTruth, Objects, corners_of
 
 Source: TypeAlias = str | os.PathLike[str]
@@ -138,7 +139,8 @@ def read_predictions(
 
     Args:
         source: list of COCO results, the path of a JSON file that holds one, or detections that are read
-            already. May be empty.
+            already. May be empty. Ids are the ground truth's, unless it is a ``predictions.json`` with a file near it
+            that says which image or class each id means, as ``numbering_of`` finds it.
         truth: the ground truth; its images and categories are the ones allowed.
         masks: read ``segmentation`` instead of ``bbox``.
         class_agnostic: a result without ``category_id`` is taken to be of the first category.
@@ -150,8 +152,10 @@ def read_predictions(
     if isinstance(source, Detections):
         return source
     name, rows = _decode(source, list[_MaskPrediction] if masks else list[_BoxPrediction], "predictions")
-    images = check_ids(_array([r.image_id for r in rows]), truth.image_ids, name, "$[{}].image_id")
-    labels = _labels(rows, truth, name, class_agnostic)
+    ids = numbering_of(truth, Path(source) if isinstance(source, (str, os.PathLike)) else None)
+    named = f"{name} (ids as in {ids.source})" if ids.source else name
+    images = ids.images[check_ids(_array([r.image_id for r in rows]), ids.image_ids, named, "$[{}].image_id")]
+    labels = ids.labels[_classes(rows, ids.category_ids, named, class_agnostic)]
     scores = np.array([r.score for r in rows], dtype=np.float64)
     check_scores(scores, name, "$[{}].score")
     if masks:
@@ -164,13 +168,14 @@ def read_predictions(
     return Detections(images, labels, xywh, corners_of(xywh), areas, encoded, scores, name)
 
 
-def _labels(rows: list[Any], truth: GroundTruth, name: str, class_agnostic: bool) -> NDArray[np.int64]:
+def _classes(rows: list[Any], known: NDArray[np.int64], name: str, class_agnostic: bool) -> NDArray[np.int64]:
+    """Where the class of each row stands among the known ids."""
     ids = [r.category_id for r in rows]
     if None in ids and not class_agnostic:
         raise ValueError(f"{name}: Object missing required field `category_id` - at `$[{ids.index(None)}]`")
     if None in ids:
-        ids = [truth.category_ids[0] if i is None else i for i in ids]
-    return check_ids(_array(ids), truth.category_ids, name, "$[{}].category_id")
+        ids = [known[0] if i is None else i for i in ids]
+    return check_ids(_array(ids), known, name, "$[{}].category_id")
 
 
 def _decode(source: Any, form: Any, name: str) -> tuple[str, Any]:

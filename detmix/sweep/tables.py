@@ -9,7 +9,7 @@ from statistics import median
 from rich.markup import escape
 from rich.table import Table
 
-from ..training.terminal import table_of
+from ..terminal import table_of
 from .outcome import FINISHED, Outcome
 from .plan import Pair, Plan
 from .statistics import MEASURES, Comparison, Gain, Interval, Level, compare_arms

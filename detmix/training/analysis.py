@@ -15,7 +15,7 @@ from rich.table import Table
 from ..analysis import DetectionRates, Entanglement, detection_rates, entanglement
 from ..figures.analysis import entanglement_figure, visibility_figure
 from ..files import write_whole
-from .terminal import bar_of, progress_bars, table_of
+from ..terminal import bar_of, progress_bars, table_of
 from .trained import device_named, open_run
 from .weights import read_weights
 

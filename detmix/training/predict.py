@@ -23,8 +23,8 @@ from ..evaluation import coco_results
 from ..figures import draw_boxes
 from ..files import whole_folder
 from ..targets import Target
+from ..terminal import bar_of, progress_bars, table_of
 from .files import set_aside
-from .terminal import bar_of, progress_bars, table_of
 from .trained import Trained, categories, device_named
 
 OnError = Literal["raise", "skip"]

@@ -16,12 +16,11 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import nn
 
+from ..evaluation.numbering import CLASSES_FILE as CLASSES_FILE
 from .data import DetectionData
 from .models import coco_classes, every_detector_name, pretrained_detector, untrained_detector
 from .module import DetectionModule
 from .weights import count_classes, lasting_shapes, read_state, read_weights
-
-CLASSES_FILE = "classes.json"
 
 _OTHER_SECTIONS = (
     "seed_everything",

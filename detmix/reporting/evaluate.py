@@ -1,0 +1,174 @@
+"""Predictions measured against a ground truth: the body of ``tools/evaluate.py``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.progress import Progress
+
+from ..evaluation import Difference, Mistakes, find_mistakes
+from ..evaluation.records import Detections, GroundTruth
+from ..files import write_whole
+from ..terminal import bar_of, progress_bars
+from .measured import Measured, Options, compare, measure
+from .sources import CocoFile, VocFolder, open_predictions
+from .tables import class_table, comparison_table, confusion_table, images_table, metrics_table
+
+_PACKAGES = ("detmix", "pycocotools", "numpy")
+
+
+@dataclass(frozen=True, eq=False)
+class _Evaluation:
+    """All that was measured.
+
+    Attributes:
+        paths: of the predictions, and of those that they are compared with, if any.
+        images: how many.
+        measured: of the first.
+        mistakes: of the first; None where classes do not count.
+        differences: second - first; empty where there is no second.
+        missing: by path, classes with objects that have no file.
+    """
+
+    paths: Sequence[Path]
+    images: int
+    measured: Measured
+    mistakes: Mistakes | None
+    differences: Mapping[str, Difference]
+    missing: Mapping[Path, Sequence[str]]
+
+
+def evaluate_files(
+    source: CocoFile | VocFolder,
+    predictions: Path,
+    options: Options,
+    *,
+    other: Path | None = None,
+    resamples: int = 1000,
+    json_file: Path | None = None,
+) -> Group:
+    """Measure predictions, alone or beside others, and write what was measured.
+
+    Args:
+        source: the ground truth.
+        predictions: COCO results, a run's folder or its ``predictions.json``, or the VOC kit's text files.
+        options: how to measure.
+        other: predictions to compare them with.
+        resamples: draws of images for the intervals of a comparison.
+        json_file: written if given: all numbers.
+
+    Returns:
+        Tables for the terminal.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: an option does not fit, or a file is wrong: it is named, with line or record and the likely cause.
+            Nothing has been written then.
+        ImportError: the backend is not installed.
+    """
+    options.check(comparing=other is not None)
+    _check_output(json_file)
+    paths = [predictions] if other is None else [predictions, other]
+    evaluation = _evaluate(source, paths, options, resamples)
+    if json_file is not None:
+        content = json.dumps(_content(evaluation, source, options), indent=2) + "\n"
+        write_whole(json_file, lambda temporary: temporary.write_text(content, encoding="utf-8"))
+    return Group(*_tables(evaluation, options))
+
+
+def _evaluate(source: CocoFile | VocFolder, paths: Sequence[Path], options: Options, resamples: int) -> _Evaluation:
+    with progress_bars() as bars:
+        with _stage(bars, "ground truth: reading"):
+            truth = source.read(paths, masks=options.masks)
+        found, missing = [], {}
+        for path in paths:
+            with _stage(bars, f"{path}: reading"):
+                detections, missing[path] = open_predictions(path, truth, source.image_set, options)
+                found.append(detections)
+        with _stage(bars, f"{paths[0]}: measuring"):
+            measured = measure(truth, found[0], options)
+            mistakes = None if options.class_agnostic else _mistakes(truth, found[0], options)
+        differences = {}
+        if len(found) > 1:
+            on_step = bar_of(bars, "comparing", "draws")
+            differences = compare(truth, found[0], found[1], options, resamples=resamples, on_step=on_step)
+    return _Evaluation(paths, len(truth.image_ids), measured, mistakes, differences, missing)
+
+
+@contextmanager
+def _stage(bars: Progress, name: str) -> Iterator[None]:
+    """A bar without a length, as long as the block runs."""
+    task = bars.add_task(name, total=None)
+    yield
+    bars.remove_task(task)
+
+
+def _mistakes(truth: GroundTruth, found: Detections, options: Options) -> Mistakes:
+    return find_mistakes(truth, found, iou=options.match_iou, min_score=options.min_score, masks=options.masks)
+
+
+def _content(evaluation: _Evaluation, source: CocoFile | VocFolder, options: Options) -> dict[str, Any]:
+    """What the JSON file holds."""
+    return {
+        "versions": {name: version(name) for name in _PACKAGES},
+        "ground_truth": {key: _plain(value) for key, value in asdict(source).items()},
+        "predictions": str(evaluation.paths[0]),
+        "options": asdict(options),
+        "metrics": evaluation.measured.metrics,
+        "by_class": evaluation.measured.by_class,
+        **({} if evaluation.mistakes is None else _mistakes_content(evaluation.mistakes)),
+        **({} if len(evaluation.paths) == 1 else _comparison_content(evaluation)),
+    }
+
+
+def _mistakes_content(mistakes: Mistakes) -> dict[str, Any]:
+    return {
+        "confusion": {
+            "iou": mistakes.iou,
+            "min_score": mistakes.min_score,
+            "rows": [*mistakes.class_names, "false"],
+            "columns": [*mistakes.class_names, "missed"],
+            "counts": mistakes.confusion.tolist(),
+        },
+        "worst_images": [asdict(image) for image in mistakes.worst()],
+        "best_images": [asdict(image) for image in mistakes.best()],
+    }
+
+
+def _comparison_content(evaluation: _Evaluation) -> dict[str, Any]:
+    rows = {
+        name: {**asdict(of), "difference": of.value, "clear": of.clear} for name, of in evaluation.differences.items()
+    }
+    return {"comparison": {"with": str(evaluation.paths[1]), "confidence": 0.95, "differences": rows}}
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _tables(evaluation: _Evaluation, options: Options) -> Iterator[RenderableType]:
+    yield metrics_table(evaluation.measured, options)
+    yield class_table(evaluation.measured)
+    if evaluation.mistakes is not None:
+        yield confusion_table(evaluation.mistakes)
+        yield images_table(evaluation.mistakes)
+    if len(evaluation.paths) > 1:
+        first, second = map(str, evaluation.paths)
+        yield comparison_table(evaluation.differences, (first, second), evaluation.images)
+    for path, classes in evaluation.missing.items():
+        if classes:
+            yield escape(f"{path} has no file for {', '.join(classes)}: taken for nothing found.")
+
+
+def _check_output(json_file: Path | None) -> None:
+    """Long work comes first, so what cannot be written is refused before it."""
+    if json_file is not None and json_file.is_dir():
+        raise ValueError(f"--json must be a file, got {json_file}, a folder")

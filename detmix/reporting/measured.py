@@ -1,0 +1,127 @@
+"""How predictions are to be measured, and what was measured, in one form for both rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ..evaluation import Curve, Difference, compare_coco, compare_voc, evaluate_coco, evaluate_voc
+from ..evaluation.backends import MAX_DETECTIONS, Backend, IouType
+from ..evaluation.records import Detections, GroundTruth
+
+Rules = Literal["coco", "voc"]
+
+_OF_COCO = ("iou_type", "backend", "class_agnostic", "max_detections")
+_OF_VOC = ("iou", "use_07_metric")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure; what is left out is as the rules have it.
+
+    Attributes:
+        rules: COCO's or the VOC kit's.
+        iou_type: of COCO's: boxes or masks.
+        backend: of COCO's: the library that counts.
+        class_agnostic: of COCO's: take all classes for one.
+        max_detections: of COCO's: numbers of detections of an image that count.
+        iou: of VOC's: the least IoU of a match, 0.5 if left out.
+        use_07_metric: of VOC's: the mean at eleven recalls, as in 2007.
+        min_score: least score of a detection that is shown among confusions and mistakes.
+    """
+
+    rules: Rules = "coco"
+    iou_type: IouType | None = None
+    backend: Backend | None = None
+    class_agnostic: bool = False
+    max_detections: Sequence[int] | None = None
+    iou: float | None = None
+    use_07_metric: bool = False
+    min_score: float = 0.5
+
+    def check(self, *, comparing: bool) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            ValueError: an option is of the other rules, is no number, or cannot be compared.
+        """
+        wrong, owner = (_OF_COCO, "COCO") if self.rules == "voc" else (_OF_VOC, "VOC")
+        for name in wrong:
+            if getattr(self, name) not in (None, False):
+                raise ValueError(f"{_flag(name)} belongs to the rules of {owner}, and --rules is {self.rules}")
+        if math.isnan(self.min_score):
+            raise ValueError(f"--min-score must be a number, got {self.min_score}")
+        for name in ("class_agnostic", "max_detections"):
+            if comparing and getattr(self, name):
+                raise ValueError(f"--compare does not go together with {_flag(name)}")
+
+    @property
+    def masks(self) -> bool:
+        """Whether masks are measured rather than boxes."""
+        return self.iou_type == "segm"
+
+    @property
+    def match_iou(self) -> float:
+        """The least IoU of a match where there is only one."""
+        return 0.5 if self.iou is None else self.iou
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was measured.
+
+    Attributes:
+        metrics: overall numbers, by name.
+        by_class: for each class its number of ``objects`` and its average precisions, by name.
+        curves: precision against recall by class name.
+        curves_iou: the IoU threshold of the curves.
+    """
+
+    metrics: Mapping[str, float]
+    by_class: Mapping[str, Mapping[str, float]]
+    curves: Mapping[str, Curve]
+    curves_iou: float
+
+
+def measure(truth: GroundTruth, found: Detections, options: Options) -> Measured:
+    """Evaluate by the rules wanted; errors are those of ``evaluate_coco`` and ``evaluate_voc``."""
+    if options.rules == "voc":
+        voc = evaluate_voc(truth, found, iou=options.match_iou, use_07_metric=options.use_07_metric)
+        columns: dict[str, Mapping[str, float]] = {"objects": voc.objects_by_class, "AP": voc.ap_by_class}
+        return Measured({"AP": voc.ap}, _by_class(columns), voc.curves, options.match_iou)
+    coco = evaluate_coco(
+        truth,
+        found,
+        options.iou_type or "bbox",
+        backend=options.backend or "pycocotools",
+        class_agnostic=options.class_agnostic,
+        max_detections=options.max_detections or MAX_DETECTIONS,
+    )
+    columns = {"objects": coco.objects_by_class, "AP": coco.ap_by_class, "AP50": coco.ap50_by_class, **coco.ap_by_size}
+    return Measured(coco.metrics, _by_class(columns), coco.curves, 0.5)
+
+
+def compare(
+    truth: GroundTruth,
+    first: Detections,
+    second: Detections,
+    options: Options,
+    *,
+    resamples: int,
+    on_step: Callable[[int, int], None],
+) -> dict[str, Difference]:
+    """Compare by the rules wanted; errors are those of ``compare_coco`` and ``compare_voc``."""
+    if options.rules == "voc":
+        iou, eleven = options.match_iou, options.use_07_metric
+        return compare_voc(truth, first, second, iou=iou, use_07_metric=eleven, resamples=resamples, on_step=on_step)
+    return compare_coco(truth, first, second, options.iou_type or "bbox", resamples=resamples, on_step=on_step)
+
+
+def _by_class(columns: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    return {name: {key: values[name] for key, values in columns.items()} for name in columns["objects"]}
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

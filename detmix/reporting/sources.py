@@ -1,0 +1,116 @@
+"""Where ground truth and predictions lie: a COCO file or a VOC folder, COCO results or the kit's text files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..evaluation.kit_files import VOC_CLASSES, is_kit_files, read_kit_files
+from ..evaluation.numbering import PREDICTIONS_FILE, stated_classes
+from ..evaluation.reading import read_ground_truth, read_predictions
+from ..evaluation.records import Detections, GroundTruth
+from ..evaluation.voc_folder import read_voc_folder
+from .measured import Options
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """A COCO annotation file."""
+
+    annotations: Path
+
+    @property
+    def image_set(self) -> None:
+        """The name of the image set: it has none."""
+        return None
+
+    def read(self, predictions: Sequence[Path], *, masks: bool) -> GroundTruth:
+        """Read it, whatever the predictions are; errors are those of ``read_ground_truth``."""
+        return read_ground_truth(self.annotations, masks=masks)
+
+
+@dataclass(frozen=True)
+class VocFolder:
+    """A VOC folder: ``Annotations/`` and ``ImageSets/Main/``.
+
+    Attributes:
+        root: the folder.
+        image_set: the name of the list.
+        classes: their names; left out, those of the set's objects, then those that predictions may have beyond: what
+            a run states near them or, where the objects are of VOC's own 20 classes, others of these with a text file.
+    """
+
+    root: Path
+    image_set: str
+    classes: Sequence[str] | None = None
+
+    def read(self, predictions: Sequence[Path], *, masks: bool) -> GroundTruth:
+        """Read it, with the classes that these predictions may have.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: masks are wanted; or as ``read_voc_folder``.
+        """
+        if masks:
+            raise ValueError("a VOC folder has no masks: leave out --iou-type segm")
+        truth = read_voc_folder(self.root, self.image_set, self.classes)
+        if self.classes is not None:
+            return truth
+        more = [name for path in predictions for name in _classes_known(path, truth)]
+        return _with_classes(truth, more)
+
+
+def open_predictions(
+    path: Path, truth: GroundTruth, image_set: str | None, options: Options
+) -> tuple[Detections, list[str]]:
+    """Read predictions of either form.
+
+    Args:
+        path: COCO results; the folder of a run, which has them; or the kit's text files.
+        truth: the ground truth.
+        image_set: that the text files must be of, if given.
+        options: whether masks are wanted, and classes.
+
+    Returns:
+        The detections, and those classes with objects for which there is no file.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder, or nothing of either form in it.
+        ValueError: the predictions are wrong: file, line or record are named, and the likely cause.
+    """
+    if not is_kit_files(path):
+        file, agnostic = _results_file(path), options.class_agnostic
+        return read_predictions(file, truth, masks=options.masks, class_agnostic=agnostic), []
+    if options.masks:
+        raise ValueError(f"{path}: the kit's text files have no masks: leave out --iou-type segm")
+    found, missing = read_kit_files(path, truth, image_set)
+    counted = {truth.class_names[label] for label in np.unique(truth.objects.labels)}
+    return found, [name for name in missing if name in counted]
+
+
+def _results_file(path: Path) -> Path:
+    if path.is_dir():
+        path = path / PREDICTIONS_FILE
+    if not path.is_file():
+        wanted = "COCO results (.json), a run's folder, or the VOC kit's comp3_det_*.txt or comp4_det_*.txt"
+        raise FileNotFoundError(f"{path}: no such file; predictions are {wanted}")
+    return path
+
+
+def _classes_known(path: Path, truth: GroundTruth) -> Sequence[str]:
+    """The names that predictions may use, whether or not there are such objects."""
+    if not is_kit_files(path):
+        return stated_classes(_results_file(path))
+    if not set(truth.class_names) <= set(VOC_CLASSES):
+        return ()
+    folder = path if path.is_dir() else path.parent
+    return [name for name in VOC_CLASSES if any(folder.glob(f"comp[34]_det_*_{name}.txt"))]
+
+
+def _with_classes(truth: GroundTruth, names: Sequence[str]) -> GroundTruth:
+    """The same with classes that have no objects, after the others."""
+    class_names = tuple(dict.fromkeys((*truth.class_names, *names)))
+    return replace(truth, class_names=class_names, category_ids=np.arange(1, len(class_names) + 1))

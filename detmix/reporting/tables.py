@@ -1,0 +1,126 @@
+"""What was measured, as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from ..evaluation import NO_OBJECTS, Difference, Mistakes
+from ..evaluation.coco import METRICS
+from ..terminal import table_of
+from .measured import Measured, Options
+
+_SHOWN = 10  # confusions and images
+_UNMEASURED = "–"
+
+
+def metrics_table(measured: Measured, options: Options) -> Group:
+    """The overall numbers, each with its meaning."""
+    table = table_of(_title(options), [], ["", "value"])
+    table.add_column("meaning", overflow="fold")
+    for name, value in measured.metrics.items():
+        table.add_row(name, _number(value), _meaning(name, options))
+    return _noted(table, _unmeasured(measured.metrics.values()))
+
+
+def class_table(measured: Measured) -> Group:
+    """The numbers of each class that has objects."""
+    counted = {name: row for name, row in measured.by_class.items() if row["objects"]}
+    without = len(measured.by_class) - len(counted)
+    columns = list(dict.fromkeys(key for row in measured.by_class.values() for key in row))
+    table = table_of("By class", ["class"], columns)
+    for name, row in counted.items():
+        table.add_row(escape(name), *(str(v) if key == "objects" else _number(v) for key, v in row.items()))
+    unmeasured = _unmeasured(value for row in counted.values() for value in row.values())
+    return _noted(table, unmeasured, f"Classes without objects, which do not count: {without}." if without else "")
+
+
+def confusion_table(mistakes: Mistakes) -> Group:
+    """The most frequent confusions of two classes, and what became of all objects below."""
+    counts = mistakes.confusion
+    between = counts[:-1, :-1] * (1 - np.eye(len(counts) - 1, dtype=np.int64))
+    ranked = np.argsort(-between, axis=None, kind="stable")[:_SHOWN]
+    table = table_of("Confused most often", ["objects of", "taken for"], ["times", "of all"])
+    for row, column in zip(*np.unravel_index(ranked, between.shape), strict=True):
+        if between[row, column]:
+            names = (escape(mistakes.class_names[place]) for place in (row, column))
+            share = between[row, column] / counts[row].sum()
+            table.add_row(*names, str(between[row, column]), f"{share:.0%}")
+    right, objects, missed = np.trace(counts), counts[:-1].sum(), counts[:-1, -1].sum()
+    return _noted(
+        table,
+        f"Of {objects} objects {right} found, {between.sum()} confused, {missed} missed; {counts[-1].sum()} false "
+        f"detections (score {mistakes.min_score:g} or more, IoU {mistakes.iou:g} or more).",
+    )
+
+
+def images_table(mistakes: Mistakes) -> Table:
+    """The images with the most mistakes."""
+    table = table_of("Images with the most mistakes", ["image"], ["found", "confused", "missed", "false"])
+    for image in mistakes.worst(_SHOWN):
+        numbers = (image.found, image.confused, image.missed, image.false)
+        table.add_row(escape(image.file_name or f"id {image.image_id}"), *map(str, numbers))
+    return table
+
+
+def comparison_table(differences: Mapping[str, Difference], names: tuple[str, str], images: int) -> Group:
+    """Two sets of predictions side by side.
+
+    Args:
+        differences: of each measure.
+        names: of the two.
+        images: how many there are.
+    """
+    title = f"A: {escape(names[0])}\nB: {escape(names[1])}"
+    table = table_of(title, ["measure"], ["A", "B", "B - A", "95 % interval"])
+    table.add_column("B is")
+    for name, of in differences.items():
+        interval = f"{of.low:+.3f} to {of.high:+.3f}"
+        numbers = (f"{of.first:.3f}", f"{of.second:.3f}", f"{of.value:+.3f}", interval)
+        table.add_row(escape(name), *numbers, verdict(of), style="bold" if of.clear else None)
+    draws = max((of.draws for of in differences.values()), default=0)
+    return _noted(
+        table,
+        f"Intervals from {draws} draws of the {images} images. A difference whose interval holds 0 may be chance; of "
+        "twenty measures without a difference one looks clear by chance.",
+    )
+
+
+def verdict(difference: Difference) -> str:
+    """In a word, what the second set is."""
+    if not difference.clear:
+        return "not clear"
+    return "better" if difference.value > 0 else "worse"
+
+
+def _title(options: Options) -> str:
+    if options.rules == "voc":
+        return "By the rules of the VOC development kit"
+    of = "masks" if options.masks else "boxes"
+    return f"By the rules of COCO, {of}" + (", all classes taken for one" if options.class_agnostic else "")
+
+
+def _meaning(name: str, options: Options) -> str:
+    if options.rules == "voc":
+        area = (
+            "mean precision at eleven recalls (2007)" if options.use_07_metric else "area below the curve (from 2010)"
+        )
+        return f"average precision at IoU {options.match_iou:g}, {area}, mean over the classes"
+    return METRICS.get(name, f"the same with {name[2:]} detections per image and class")
+
+
+def _number(value: float) -> str:
+    return _UNMEASURED if value == NO_OBJECTS else f"{value:.3f}"
+
+
+def _unmeasured(values: Iterable[float]) -> str:
+    return f"{_UNMEASURED} means: no such objects." if NO_OBJECTS in values else ""
+
+
+def _noted(table: Table, *notes: str) -> Group:
+    """A table with notes below it, as wide as the terminal."""
+    return Group(table, *(f" {note}\n" for note in notes if note))
