@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 
-from detmix.analysis import detection_rates
+from detmix.analysis import DetectionRates, detection_rates
 from detmix.analysis.visibility import VISIBILITIES, draw_pairs, match
 from tests.factories import ListDataset, make_assembled, make_sample
 
@@ -284,3 +284,13 @@ def test_rates_go_to_json():
     assert content["rates"] == [0, 1]
     assert content["rates_by_class"] == [[0, 0, None], [1, 1, None]]
     assert content["class_names"] == list(NAMES)
+
+
+def test_rates_come_back_from_json():
+    rates = rates_of(visibilities=[0.9, 0.5])
+    content = json.loads(json.dumps(rates.to_json()))
+    again = DetectionRates.from_json(content)
+    assert again.to_json() == rates.to_json()
+    for missing in ("found", "counts", "iou_threshold"):
+        with pytest.raises(ValueError, match=f"not detection rates, as tools/analyze.py writes them: .*{missing}"):
+            DetectionRates.from_json({key: value for key, value in content.items() if key != missing})

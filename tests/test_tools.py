@@ -31,6 +31,7 @@ def call(*command):
         ("sweep --help", "python tools/sweep.py --config configs/bccd.yaml --arms arms.yaml --baseline plain"),
         ("evaluate --help", "python tools/evaluate.py voc --root data/bccd --image-set val"),
         ("evaluate coco --help", "take all classes for one, for proposals say"),
+        ("report --help", "--json runs/quickstart/visibility.json && python tools/report.py runs/quickstart"),
         ("predict --help", "--detector fasterrcnn_resnet50_fpn --weights COCO_V1"),
     ],
 )
@@ -269,3 +270,9 @@ def test_evaluate_names_what_is_wrong_and_writes_nothing(evaluate, capsys, tmp_p
     assert ended.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_report_names_what_is_missing(tmp_path):
+    result = call("tools/report.py", str(tmp_path))
+    assert result.returncode == 2
+    assert f"{tmp_path}/run.json: no such file" in result.stderr

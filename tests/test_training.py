@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -16,8 +17,10 @@ from detmix.evaluation import evaluate_coco, evaluate_voc
 from detmix.training import Throughput, build_detector, cli_main
 from detmix.training.cli import _has_bf16
 from detmix.training.files import read_history
+from detmix.training.run_report import report_run
 
 from .test_configs import write_coco
+from .test_training_report import Page
 
 TINY = [
     "--data.shapes.train=8",
@@ -56,8 +59,10 @@ def finished(tmp_path_factory):
 
 def test_a_fit_leaves_every_artifact(finished):
     found = {path.name for path in finished.iterdir()}
-    pictures = {"train_samples.png", "detections.png"}
-    assert found == pictures | {
+    assert found == {
+        "train_samples",
+        "detections.jpg",
+        "run.json",
         "metrics.json",
         "predictions.json",
         "model.pt",
@@ -69,13 +74,38 @@ def test_a_fit_leaves_every_artifact(finished):
         "tensorboard",
     }
     assert {path.name for path in (finished / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
-    for name in pictures:
-        with Image.open(finished / name) as picture:
+    samples = {path.name for path in (finished / "train_samples").iterdir()}
+    assert samples == {f"{number}.jpg" for number in range(1, 9)}
+    for file in ("detections.jpg", "train_samples/8.jpg"):
+        with Image.open(finished / file) as picture:
             assert min(picture.size) > 100
-    report = (finished / "report.html").read_text()
-    assert "triangle" in report
-    assert report.count("<img") == 4  # samples, detections, precision and recall, training curves
-    assert "val/loss_classifier" in report
+
+
+def test_the_report_tells_all_that_a_fit_knows(finished):
+    page = Page((finished / "report.html").read_text())
+    assert page.text("h2") == [
+        "What was trained",
+        "Results",
+        "Results by class",
+        "Precision and recall",
+        "What was taken for what",
+        "Training curves",
+        "Training samples",
+        "Worst and best images",
+        "Configuration",
+        "Environment",
+    ]
+    assert {"Command", "Seed", "Duration", "torch", "APs", "val/loss_classifier", "triangle"} <= {
+        text.strip() for text in page.text("th")
+    }
+    assert len(page.alt("Training sample ")) == 8
+    assert "seed_everything: 0" in page.text("pre")[0]
+
+
+def test_the_report_can_be_written_anew_from_what_the_fit_left(finished, tmp_path, in_repository):
+    copy = shutil.copytree(finished, tmp_path / finished.name)
+    (copy / "report.html").unlink()
+    assert report_run(copy).read_bytes() == (finished / "report.html").read_bytes()
 
 
 def test_metrics_are_those_of_the_predictions(finished):

@@ -4,14 +4,17 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
+from detmix.analysis import DetectionRates
+from detmix.evaluation import Curve, ImageMistakes, Mistakes
 from detmix.evaluation.coco import METRICS
-from detmix.training.report import write_report
+from detmix.training.report import Comparison, Illustration, Report, write_report
 
 EVIL = "<script>alert(1)</script>"
 VOID = ("meta", "img")
@@ -44,56 +47,98 @@ class Page(HTMLParser):
     def text(self, tag):
         return [data for name, data in self.texts if name == tag]
 
-
-def make_figure():
-    figure = Figure(figsize=(2, 1))
-    figure.add_subplot().plot([0, 1])
-    return figure
+    def alt(self, start):
+        return [image["alt"] for image in self.all("img") if image["alt"].startswith(start)]
 
 
-def make_arguments(**changes):
-    arguments = {
-        "title": "Shapes with mixup",
-        "summary": {"command": "train.py fit --config a.yaml", "seed": 0, "duration": "12 s"},
-        "metrics": {**dict.fromkeys(METRICS, 0.25), "voc/AP50": 0.5},
-        "per_class": {"circle": {"AP": 0.125, "objects": 1200}, "square": {"AP": 0.375, "objects": 9}},
-        "history": [{"step": 0, "train/loss": 2.0}, {"step": 10, "train/loss": 1.0, "val/AP": 0.25}],
-        "config_text": "seed_everything: 0\ndata: {format: shapes}\n",
-        "figures": [
-            ("A batch", "Two blended images", "Weights stand beside the boxes.", Image.new("RGB", (40, 30), "red")),
-            ("Curves", "Precision falls as recall grows", "", make_figure()),
-        ],
-        "environment": {"torch": "2.6.0", "gpu": "none"},
-    }
-    return {**arguments, **changes}
+def make_picture(text="A red square", caption="", size=(40, 30)):
+    return Illustration(Image.new("RGB", size, "red"), text, caption)
 
 
-def report(tmp_path, **changes):
-    write_report(tmp_path / "report.html", **make_arguments(**changes))
+def make_mistakes(names=("circle", "square"), confusion=((5, 1, 2), (0, 7, 0), (3, 0, 0))):
+    images = (ImageMistakes(4, "4.jpg", 3, 1, 0, 2),)
+    return Mistakes(tuple(names), np.array(confusion), images, iou=0.5, min_score=0.5)
+
+
+def make_comparison(title="4.jpg"):
+    truth, found = make_picture(f"{title}, annotated", "Annotated"), make_picture(f"{title}, detected", "Detected")
+    return Comparison(title, "3 found, 1 taken for another class.", truth, found)
+
+
+def make_curve():
+    return Curve(np.array([0.0, 0.5, 1.0]), np.array([1.0, 0.8, 0.0]), np.array([0.9, 0.6, 0.2]))
+
+
+def make_rates():
+    return DetectionRates(np.array([0.8, 0.2]), ("circle",), np.array([4]), np.array([[3], [1]]), 0.5, 0.05, 2)
+
+
+def make_report(**changes):
+    report = Report(
+        title="Shapes with mixup",
+        summary={"command": "train.py fit --config a.yaml", "seed": 0, "duration": "12 s"},
+        metrics={**dict.fromkeys(METRICS, 0.25), "voc/AP50": 0.5},
+        per_class={"circle": {"AP": 0.125, "objects": 1200}, "square": {"AP": 0.375, "objects": 9}},
+        curves={"circle": make_curve(), "square": make_curve()},
+        mistakes=make_mistakes(),
+        worst=[make_comparison("4.jpg")],
+        best=[make_comparison("2.jpg")],
+        history=[{"step": 0, "train/loss": 2.0}, {"step": 10, "train/loss": 1.0, "val/AP": 0.25}],
+        samples=[make_picture("Training sample 1: two images blended", "Weights stand beside the boxes.")],
+        visibility={"mixup": make_rates()},
+        config_text="seed_everything: 0\ndata: {format: shapes}\n",
+        environment={"torch": "2.6.0", "gpu": "none"},
+    )
+    return replace(report, **changes)
+
+
+NOTHING = {
+    **dict.fromkeys(("summary", "metrics", "per_class", "curves", "visibility", "environment"), {}),
+    **dict.fromkeys(("worst", "best", "history", "samples"), ()),
+    "mistakes": None,
+}
+
+
+def write(tmp_path, **changes):
+    write_report(tmp_path / "report.html", make_report(**changes))
     return Page((tmp_path / "report.html").read_text(encoding="utf-8"))
 
 
+def numbers_of(page, row):
+    """The cells of the first row of a table that begins with this header."""
+    start = page.texts.index(("th", row))
+    cells = [text.strip() for tag, text in page.texts[start + 1 :] if tag in ("td", "th") and text.strip()]
+    return cells
+
+
 def test_everything_given_is_on_the_page(tmp_path):
-    page = report(tmp_path)
+    page = write(tmp_path)
     assert page.text("title") == page.text("h1") == ["Shapes with mixup"]
     assert page.text("h2") == [
         "What was trained",
         "Results",
         "Results by class",
+        "Precision and recall",
+        "What was taken for what",
         "Training curves",
-        "Pictures",
+        "Training samples",
+        "Worst and best images",
+        "Visibility",
         "Configuration",
         "Environment",
     ]
-    assert {"train.py fit --config a.yaml", "12 s", "2.6.0", *METRICS.values()} <= set(page.text("td"))
-    assert {*METRICS, "voc/AP50", "circle", "square", "seed", "torch"} <= set(page.text("th"))
+    assert {"train.py fit --config a.yaml", "12 s", "2.6.0"} <= set(page.text("td"))
+    assert {*METRICS, "voc/AP50", "circle", "square", "seed", "torch"} <= {text.strip() for text in page.text("th")}
+    assert set(METRICS.values()) < set(page.text("span"))
     assert {"0.250", "0.500", "0.125", "1,200", "9"} <= set(page.text("td"))
+    assert page.text("strong") == ["0.250", "0.250", "0.500"]
     assert page.text("pre") == ["seed_everything: 0\ndata: {format: shapes}\n"]
-    assert "Weights stand beside the boxes." in page.text("figcaption")
+    assert page.text("h4") == ["4.jpg", "2.jpg"]
+    assert {"Weights stand beside the boxes.", "Annotated", "Detected"} <= set(page.text("figcaption"))
 
 
 def test_the_page_is_accessible(tmp_path):
-    page = report(tmp_path)
+    page = write(tmp_path)
     assert page.all("html") == [{"lang": "en"}]
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.all("meta")
     assert all(image["alt"].strip() for image in page.all("img"))
@@ -101,13 +146,28 @@ def test_the_page_is_accessible(tmp_path):
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
     assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert [link["href"] for link in page.all("a")] == [f"#{id}" for id in ids]
+
+
+def test_pictures_are_told_in_words(tmp_path):
+    page = write(tmp_path)
+    assert page.alt("Precision against recall") == [
+        "Precision against recall of circle: average precision 0.60, at most 50% of the objects found; "
+        "square: average precision 0.60, at most 50% of the objects found."
+    ]
+    assert page.alt("Curves of loss") == ["Curves of loss by step: train/loss from 2 to 1."]
+    assert page.alt("Detection rate") == [
+        "Detection rate against visibility: mixup finds 25% of the objects at a visibility of 20%, 75% at 80%."
+    ]
 
 
 def test_the_page_needs_nothing_beside_it(tmp_path):
-    page = report(tmp_path)
-    links = [a[key] for _, a in page.elements for key in ("src", "href") if key in a]
-    assert len(links) == 3
-    assert all(link.startswith("data:image/png;base64,") for link in links)
+    page = write(tmp_path)
+    sources = [image["src"] for image in page.all("img")]
+    assert len(sources) == 9  # precision and recall, two pairs, two curves, sample, visibility
+    assert all(re.match("data:image/(webp|png|svg[+]xml);base64,", source) for source in sources)
     assert not page.all("script")
     assert not page.all("link")
     style = "".join(page.text("style"))
@@ -115,63 +175,92 @@ def test_the_page_needs_nothing_beside_it(tmp_path):
     assert "@import" not in style
 
 
-def test_pictures_are_kept_as_they_are(tmp_path):
-    page = report(tmp_path, history=[])
+def test_photographs_are_scaled_to_what_a_page_needs(tmp_path):
+    page = write(tmp_path, **NOTHING | {"samples": [make_picture(), make_picture(size=(3000, 1500))]})
     sources = [image["src"].partition(",")[2] for image in page.all("img")]
     pictures = [Image.open(io.BytesIO(base64.b64decode(source))) for source in sources]
-    assert [picture.size for picture in pictures] == [(40, 30), (300, 150)]
-    assert pictures[0].getpixel((0, 0)) == (255, 0, 0)
+    assert [picture.size for picture in pictures] == [(40, 30), (640, 320)]
+    assert pictures[0].getpixel((20, 15)) == pytest.approx((255, 0, 0), abs=4)
 
 
-@pytest.mark.parametrize("evil", [EVIL, '"><b>', "</style></pre></title>", "a & b &lt; c"])
+@pytest.mark.parametrize("evil", [EVIL, '"><b>', "</style></pre></title>", "a & b &lt; c", "{{ 7 * 7 }}{% raw %}"])
 def test_whatever_comes_from_data_is_text(tmp_path, evil):
-    plain = report(tmp_path)
-    page = report(
+    plain = write(tmp_path)
+    page = write(
         tmp_path,
         title=evil,
         summary={evil: evil, "seed": 0, "duration": "12 s"},
-        metrics={**dict.fromkeys(METRICS, 0.25), evil: 0.5},
+        metrics={**dict.fromkeys(METRICS, 0.25), evil: 0.5, "voc/AP50": 0.5},
         per_class={evil: {"AP": 0.125, evil: 1200}, "square": {"AP": 0.375, evil: 9}},
+        curves={evil: make_curve()},
+        mistakes=make_mistakes(names=(evil, "square")),
+        worst=[make_comparison(evil)],
+        best=[make_comparison(evil)],
         history=[{"step": 0, evil: 2.0}, {"step": 10, evil: 1.0, "val/AP": 0.25}],
+        samples=[make_picture(evil, evil)],
+        visibility={evil: make_rates()},
         config_text=evil,
-        figures=[(evil, evil, evil, Image.new("RGB", (4, 3))), (evil, evil, "", Image.new("RGB", (4, 3)))],
         environment={evil: evil, "gpu": evil},
     )
-    assert [tag for tag, _ in page.elements] == [tag for tag, _ in plain.elements]
-    assert page.all("img")[1]["alt"] == evil
-    for tag in ("title", "h1", "h3", "th", "td", "pre", "figcaption"):
-        assert evil in page.text(tag)
+    more = ["tr", "th", "td"]  # a metric beside those that plain has
+    tags, others = ([tag for tag, _ in p.elements] for p in (page, plain))
+    assert len(tags) == len(others) + len(more)
+    assert sorted(tags) == sorted([*others, *more])
+    assert page.alt(evil) == [evil, *[f"{evil}, annotated", f"{evil}, detected"] * 2]
+    for tag in ("title", "h1", "h4", "th", "td", "pre", "figcaption"):
+        assert evil in map(str.strip, page.text(tag))
 
 
 @pytest.mark.parametrize("value", [-1, -1.0, math.nan])
 def test_numbers_without_objects_are_dashes_with_a_note(tmp_path, value):
-    page = report(tmp_path, metrics={"AP": 0.25, "APs": value})
-    assert page.text("td")[3:7] == ["0.250", METRICS["AP"], "–", METRICS["APs"]]
-    assert [text for text in page.text("p") if "no such objects" in text] == ["– means: no such objects"]
-    assert report(tmp_path, per_class={"a": {"AP": value}, "b": {"objects": 3}}).text("td").count("–") == 3
-    assert not report(tmp_path).text("p")
+    page = write(tmp_path, **NOTHING | {"metrics": {"AP": 0.25, "APs": value}})
+    assert page.text("td") == ["0.250", "–"]
+    assert page.text("p") == ["– means: no such objects."]
+    page = write(tmp_path, **NOTHING | {"per_class": {"a": {"AP": value}, "b": {"objects": 3}}})
+    assert page.text("td") == ["–", "–", "–", "3"]
+    assert page.text("p") == ["– means: no such objects."]
+    assert not write(tmp_path, **NOTHING | {"metrics": {"AP": 0.25}}).text("p")
 
 
 def test_parts_without_content_are_left_out(tmp_path):
-    page = report(tmp_path, summary={}, metrics={}, per_class={}, history=[{"step": 0}], figures=[], environment={})
+    page = write(tmp_path, **NOTHING)
     assert page.text("h2") == ["Configuration"]
     assert not page.all("img")
+    assert write(tmp_path, worst=()).text("h3") == ["The best images"]
+    assert write(tmp_path, best=()).text("h3") == ["The images with the most mistakes"]
 
 
 def test_curves_are_also_there_in_numbers(tmp_path):
-    page = report(tmp_path, figures=[])
-    (curves,) = page.all("img")
-    assert "by step: loss, average precision." in curves["alt"]
-    numbers = page.text("td")
-    start = numbers.index("2")
-    assert numbers[start : start + 4] == ["2", "1", "2", "1"]  # first, lowest, highest, last
+    page = write(tmp_path)
+    assert numbers_of(page, "train/loss")[:4] == ["2", "1", "2", "1"]  # first, lowest, highest, last
+
+
+def test_confusion_has_a_row_for_each_class_and_one_for_what_was_made_up(tmp_path):
+    page = write(tmp_path, **NOTHING | {"mistakes": make_mistakes()})
+    assert numbers_of(page, "object") == [
+        *["taken for circle", "taken for square", "missed"],
+        *["circle", "5", "1", "2"],
+        *["square", "0", "7", "0"],
+        *["nothing there", "3", "0"],  # what is not there cannot be missed
+    ]
+    cells = [cell for cell in page.all("td") if "shaded" in cell["class"]]
+    assert [cell["style"] for cell in cells[:3]] == ["--share: 62%", "--share: 12%", "--share: 25%"]
+    assert [n for n, cell in enumerate(cells) if "same" in cell["class"]] == [0, 4]
+
+
+def test_many_classes_have_their_largest_confusions_listed(tmp_path):
+    names = [f"class {n}" for n in range(13)]
+    confusion = np.diag(np.full(14, 50))
+    confusion[2, 7], confusion[7, 2], confusion[3, 13], confusion[13, 3] = 4, 9, 11, 12
+    page = write(tmp_path, **NOTHING | {"mistakes": make_mistakes(names, confusion)})
+    assert numbers_of(page, "object") == ["taken for", "times", "class 7", "class 2", "9", "class 2", "class 7", "4"]
 
 
 def test_a_picture_without_alt_text_is_refused_and_the_old_page_stays(tmp_path):
-    report(tmp_path)
+    write(tmp_path)
     before = (tmp_path / "report.html").read_bytes()
-    with pytest.raises(ValueError, match="the figure 'A batch' needs a text"):
-        report(tmp_path, figures=[("A batch", " ", "", Image.new("RGB", (4, 3)))])
+    with pytest.raises(ValueError, match="a picture needs a text for those who cannot see it"):
+        write(tmp_path, samples=[make_picture(" ")])
     assert (tmp_path / "report.html").read_bytes() == before
 
 
@@ -179,15 +268,17 @@ def test_the_page_is_moved_into_place(tmp_path, monkeypatch):
     def refuse(source, destination):
         raise OSError("disk full")
 
-    report(tmp_path / "runs" / "0")
+    write(tmp_path)
+    before = (tmp_path / "report.html").read_bytes()
     monkeypatch.setattr("os.replace", refuse)
     with pytest.raises(OSError, match="disk full"):
-        write_report(tmp_path / "runs" / "1" / "report.html", **make_arguments())
-    assert [path.relative_to(tmp_path / "runs").as_posix() for path in tmp_path.rglob("*.*")] == ["0/report.html"]
+        write(tmp_path, title="another")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert (tmp_path / "report.html").read_bytes() == before
 
 
 def test_a_command_that_is_not_text_does_not_stop_the_report(tmp_path):
-    assert "train.py ?.yaml" in report(tmp_path, summary={"command": "train.py \udcff.yaml"}).text("td")
+    assert "train.py ?.yaml" in write(tmp_path, summary={"command": "train.py \udcff.yaml"}).text("td")
 
 
 def test_the_report_itself_does_not_need_lightning():

@@ -62,6 +62,31 @@ class DetectionRates:
         numbers = asdict(self) | {"rates": self.rates, "rates_by_class": self.rates_by_class}
         return {name: as_json(value) for name, value in numbers.items()}
 
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> DetectionRates:
+        """What ``to_json`` gave.
+
+        Raises:
+            ValueError: the content is another.
+        """
+        try:
+            rates = cls(
+                visibilities=np.array(content["visibilities"], np.float64),
+                class_names=tuple(map(str, content["class_names"])),
+                counts=np.array(content["counts"], np.int64),
+                found=np.array(content["found"], np.int64),
+                iou_threshold=float(content["iou_threshold"]),
+                score_threshold=float(content["score_threshold"]),
+                num_pairs=int(content["num_pairs"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not detection rates, as tools/analyze.py writes them: {error!r}") from error
+        shapes = rates.visibilities.shape, rates.found.shape, rates.counts.shape
+        points, classes = rates.visibilities.size, len(rates.class_names)
+        if not points or shapes != ((points,), (points, classes), (classes,)):
+            raise ValueError(f"not detection rates: visibilities, found and counts have the shapes {shapes}")
+        return rates
+
 
 def detection_rates(
     model: nn.Module,

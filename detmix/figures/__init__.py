@@ -12,6 +12,6 @@ from .boxes import to_picture as to_picture
 from .grid import image_grid as image_grid
 from .grid import lambda_grid as lambda_grid
 from .objectives import objectives_figure as objectives_figure
-from .plots import history_figure as history_figure
+from .plots import history_figures as history_figures
 from .plots import history_series as history_series
 from .plots import precision_recall_figure as precision_recall_figure

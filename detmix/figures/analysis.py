@@ -30,14 +30,14 @@ def visibility_figure(results: Mapping[str, DetectionRates], title: str | None =
     if len(thresholds) != 1:
         raise ValueError(f"results of one IoU and one score threshold can share a plot, got {sorted(thresholds)}")
     ((iou, score),) = thresholds
-    figure, axis = _plot((6.4, 4.2), title)
+    figure, axis = _plot((4.6, 4.2), title)
     for number, (name, result) in enumerate(results.items()):
         order = np.argsort(result.visibilities)
         axis.plot(result.visibilities[order], result.rates[order], label=name, **_line(number))
     axis.set(xlim=(0, 1.02), ylim=(0, 1.04))
     axis.set_xlabel("visibility (share of the object's image in the blend)")
     axis.set_ylabel(f"detection rate\n(recall at IoU {iou:g}, score {score:g} or more)")
-    _legend(axis)
+    _legend(axis, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure
 
 
@@ -68,7 +68,7 @@ def entanglement_figure(result: Entanglement, title: str | None = None) -> Figur
     axis.set_xlim(left=0)
     axis.set_xlabel("soft nearest neighbour loss (nats; low: classes well apart)")
     axis.set_ylabel("layer")
-    _legend(axis)
+    _legend(axis, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 
@@ -76,7 +76,7 @@ def _plot(size: tuple[float, float], title: str | None) -> tuple[Figure, Axes]:
     """A figure of one plot, its size in inches."""
     figure, (axis,) = small_plots(1, 1, size)
     if title:
-        axis.set_title(title, parse_math=False)
+        figure.suptitle(title, parse_math=False)
     return figure, axis
 
 
@@ -89,7 +89,7 @@ def _color(number: int) -> str:
     return PALETTE[4 - number]  # blue first
 
 
-def _legend(axis: Axes) -> None:
-    for handle in legend(axis, loc="center left", bbox_to_anchor=(1.01, 0.5)).legend_handles:
+def _legend(axis: Axes, **options: Any) -> None:
+    for handle in legend(axis, **options).legend_handles:
         if handle is not None:
             handle.set(markersize=7)

@@ -16,6 +16,7 @@ from ..evaluation.curves import NO_OBJECTS, Curve
 from .style import PALETTE
 
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 3)))
+_SMALL = (3.9, 3.0)  # inches: lettering is read on a phone as well
 _AXES = ("step", "epoch")
 _BY_CLASS = " by class"
 _AVERAGE = re.compile(r"(?:.*?/)?(A[PR])(?:\d*|[sml])(?:_\w+)?(/.+)?")  # val/AP50, val/voc/AP50_11point, val/AP/<class>
@@ -30,7 +31,7 @@ def precision_recall_figure(curves: Mapping[str, Curve], title: str | None = Non
     """
     together = len(curves) <= len(PALETTE)
     columns = 1 if together else min(5, math.ceil(math.sqrt(len(curves))))
-    figure, axes = small_plots(1 if together else len(curves), columns, (6.4, 4.2) if together else (2.2, 2.2))
+    figure, axes = small_plots(1 if together else len(curves), columns, (4.6, 4.2) if together else (2.2, 2.2))
     for n, (name, curve) in enumerate(curves.items()):
         axis = axes[0 if together else n]
         axis.plot(curve.recall, curve.precision, label=name, **line_style(n if together else 0))
@@ -40,7 +41,7 @@ def precision_recall_figure(curves: Mapping[str, Curve], title: str | None = Non
     for axis in axes:
         axis.set(xlim=(0, 1.02), ylim=(0, 1.04))
     if together and curves:
-        legend(axes[0], loc="center left", bbox_to_anchor=(1.01, 0.5))
+        legend(axes[0], loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     figure.supxlabel("recall (share of the objects found)", fontsize="medium")
     figure.supylabel("precision (share of the detections right)", fontsize="medium")
     if title:
@@ -72,31 +73,27 @@ def history_series(rows: Iterable[Mapping[str, Any]]) -> tuple[str, dict[str, np
     return axis, {key: np.array(series, dtype=np.float64) for key, series in points.items()}
 
 
-def history_figure(rows: Iterable[Mapping[str, Any]]) -> Figure:
-    """Training curves in small plots: one for each loss term, average precision, and whatever else was logged.
+def history_figures(rows: Iterable[Mapping[str, Any]]) -> dict[str, Figure]:
+    """Training curves by title: a plot for each loss term, average precision, and whatever else was logged.
 
     ``train/loss`` and ``val/loss`` share a plot, as do AP, AP50, AP75 and the other averages. Those of single
     classes, ``val/AP/<class>``, are drawn up to six classes, and left out beyond.
 
     Args:
-        rows: as in ``history_series``.
-
-    Raises:
-        ValueError: the rows have no values.
+        rows: as in ``history_series``; without values there are no plots.
     """
     x_label, series = history_series(rows)
-    if not series:
-        raise ValueError("there is no history to draw: the rows have no values")
-    panels = _grouped(series)
-    figure, axes = small_plots(len(panels), min(3, len(panels)), (3.9, 3.0))
-    for axis, (title, keys) in zip(axes, panels.items(), strict=True):
+    figures = {}
+    for title, keys in _grouped(series).items():
+        figure, (axis,) = small_plots(1, 1, _SMALL)
         for n, key in enumerate(keys):
             marker = "o" if len(series[key]) <= 30 else None
             axis.plot(*series[key].T, label=key, marker=marker, markersize=3.5, **line_style(n))
         axis.set_title(title, fontsize="medium", parse_math=False)
         axis.set_xlabel(x_label)
         legend(axis)
-    return figure
+        figures[title] = figure
+    return figures
 
 
 def small_plots(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
@@ -118,7 +115,7 @@ def line_style(number: int) -> dict[str, Any]:
 
 def legend(axis: Axes, **options: Any) -> Legend:
     """A legend in which class names are shown as they are, dollar signs and all."""
-    drawn = axis.legend(fontsize="small", frameon=False, handlelength=3, **options)
+    drawn = axis.legend(fontsize="small", framealpha=0.8, edgecolor="none", handlelength=3, **options)
     for text in drawn.get_texts():
         text.set_parse_math(False)
     return drawn

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from ..batch import Pairing
 from ..detectors import Objective, losses_and_detections, weight_losses
-from ..evaluation import CocoResult, VocResult, coco_results, evaluate_coco, evaluate_voc
+from ..evaluation import coco_results
 from ..losses import Normalizer
 from ..manifold import ManifoldMixup
 from ..targets import Target
 from .checkpoints import require_same_tensors
 from .data import data_of
+from .evaluation import Evaluation, evaluate
 from .models import Weights, build_detector, weights_shape_the_model
 
 Batch = tuple[Sequence[Tensor], Sequence[Target]]
@@ -45,35 +46,6 @@ class ManifoldOptions:
     alpha: float = 2.0
     p: float = 1.0
     pairing: Pairing = "roll"
-
-
-class Evaluation(NamedTuple):
-    """What one pass over a validation or test set gave."""
-
-    coco: CocoResult
-    voc: VocResult  # area measure, IoU 0.5
-    voc_11_point: VocResult  # the measure of 2007, IoU 0.5
-    losses: dict[str, float]  # ``loss`` and its terms ``loss_...``, means over the images
-    predictions: list[dict[str, Any]]  # COCO results
-    ground_truth: dict[str, Any]  # COCO dict of the images that were visited
-
-    def metrics(self) -> dict[str, float]:
-        """All numbers under flat keys: ``AP`` ... ``ARl``, ``AP/<class>``, ``voc/AP50``, ``voc/AP50/<class>``."""
-        return {
-            **self.coco.metrics,
-            "voc/AP50": self.voc.ap,
-            "voc/AP50_11point": self.voc_11_point.ap,
-            **{f"AP/{name}": value for name, value in self.coco.ap_by_class.items()},
-            **{f"AP50/{name}": value for name, value in self.coco.ap50_by_class.items()},
-            **{f"voc/AP50/{name}": value for name, value in self.voc.ap_by_class.items()},
-        }
-
-    def by_class(self) -> dict[str, dict[str, float]]:
-        """The numbers of each class, by class name."""
-        return {
-            name: {"AP": ap, "AP50": self.coco.ap50_by_class[name], "VOC AP50": self.voc.ap_by_class[name]}
-            for name, ap in self.coco.ap_by_class.items()
-        }
 
 
 class Visit(NamedTuple):
@@ -310,16 +282,9 @@ class DetectionModule(L.LightningModule):
 
     def _evaluate(self, stage: str) -> None:
         visits = _gather(self._visits)
-        truth = _restrict(data_of(self.trainer).ground_truth(stage), visits)
         rows = [row for visit in visits.values() for row in visit.predictions]
-        self.evaluation = Evaluation(
-            evaluate_coco(truth, rows),
-            evaluate_voc(truth, rows),
-            evaluate_voc(truth, rows, use_07_metric=True),
-            _mean_losses([*visits.values()]),
-            rows,
-            truth,
-        )
+        truth, losses = data_of(self.trainer).ground_truth(stage), _mean_losses([*visits.values()])
+        self.evaluation = evaluate(truth, rows, visits.keys(), losses)
         numbers = self.evaluation.metrics() | self.evaluation.losses
         self.log_dict({f"{stage}/{name}": value for name, value in numbers.items()}, batch_size=1)
 
@@ -375,11 +340,3 @@ def _gather(visits: dict[int, Visit]) -> dict[int, Visit]:
 def _mean_losses(visits: Sequence[Visit]) -> dict[str, float]:
     """Means over the images, which all have the same terms."""
     return {name: fmean(visit.losses[name] for visit in visits) for name in visits[0].losses}
-
-
-def _restrict(truth: dict[str, Any], visited: dict[int, Any]) -> dict[str, Any]:
-    """The ground truth of the visited images: fewer than all under ``limit_val_batches``."""
-    return truth | {
-        "images": [image for image in truth["images"] if image["id"] in visited],
-        "annotations": [row for row in truth["annotations"] if row["image_id"] in visited],
-    }

@@ -110,6 +110,17 @@ def open_run(config: Path, overrides: Sequence[str] = ()) -> tuple[DetectionData
     return run.data, run.model.detector
 
 
+def open_data(config: Path) -> DetectionData:
+    """The data of a training config.
+
+    Raises:
+        ValueError: a setting is wrong or unknown, or the data is.
+        FileNotFoundError: a file is missing.
+    """
+    data: DetectionData = _read_config(config, ("data",)).data
+    return data
+
+
 def categories(class_names: Sequence[str], category_ids: Sequence[int]) -> list[dict[str, Any]]:
     """COCO's ``categories`` in the order of the labels, those left out that COCO does not use."""
     pairs = zip(category_ids, class_names, strict=True)
@@ -167,7 +178,7 @@ def _classes_of_run(config: Path, given: Sequence[str] | None) -> tuple[tuple[st
     if given is not None:
         return tuple(given), tuple(range(1, len(given) + 1))
     if not file.is_file():
-        data: DetectionData = _read_config(config, ("data",)).data
+        data = open_data(config)
         return data.class_names, data.category_ids
     try:
         stated = msgspec.json.decode(file.read_bytes(), type=list[_Category])

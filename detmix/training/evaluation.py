@@ -1,0 +1,69 @@
+"""What one pass over a validation or test set gave: accuracy by the rules of COCO and of VOC, and losses."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..evaluation import CocoResult, VocResult, evaluate_coco, evaluate_voc
+
+
+class Evaluation(NamedTuple):
+    """What was measured, and on what."""
+
+    coco: CocoResult
+    voc: VocResult  # area measure, IoU 0.5
+    voc_11_point: VocResult  # the measure of 2007, IoU 0.5
+    losses: dict[str, float]  # ``loss`` and its terms ``loss_...``, means over the images
+    predictions: list[dict[str, Any]]  # COCO results
+    ground_truth: dict[str, Any]  # COCO dict of the images that were visited
+
+    def summary(self) -> dict[str, float]:
+        """The numbers over all classes: ``AP`` ... ``ARl``, ``voc/AP50`` and ``voc/AP50_11point``."""
+        return {**self.coco.metrics, "voc/AP50": self.voc.ap, "voc/AP50_11point": self.voc_11_point.ap}
+
+    def metrics(self) -> dict[str, float]:
+        """All numbers under flat keys: the summary, ``AP/<class>``, ``AP50/<class>``, ``voc/AP50/<class>``."""
+        return {
+            **self.summary(),
+            **{f"AP/{name}": value for name, value in self.coco.ap_by_class.items()},
+            **{f"AP50/{name}": value for name, value in self.coco.ap50_by_class.items()},
+            **{f"voc/AP50/{name}": value for name, value in self.voc.ap_by_class.items()},
+        }
+
+    def by_class(self) -> dict[str, dict[str, float]]:
+        """The numbers of each class, by class name."""
+        return {
+            name: {
+                "objects": self.coco.objects_by_class[name],
+                "AP": ap,
+                "AP50": self.coco.ap50_by_class[name],
+                **{size: values[name] for size, values in self.coco.ap_by_size.items()},
+                "VOC AP50": self.voc.ap_by_class[name],
+            }
+            for name, ap in self.coco.ap_by_class.items()
+        }
+
+
+def evaluate(
+    ground_truth: Mapping[str, Any],
+    predictions: Sequence[dict[str, Any]],
+    visited: Container[int],
+    losses: Mapping[str, float],
+) -> Evaluation:
+    """Measure predictions by both rules.
+
+    Args:
+        ground_truth: COCO dict.
+        predictions: COCO results.
+        visited: ids of the images that count: fewer than all under ``limit_val_batches``.
+        losses: means over these images.
+    """
+    rows = list(predictions)
+    truth = {
+        **ground_truth,
+        "images": [image for image in ground_truth["images"] if image["id"] in visited],
+        "annotations": [row for row in ground_truth["annotations"] if row["image_id"] in visited],
+    }
+    eleven_point = evaluate_voc(truth, rows, use_07_metric=True)
+    return Evaluation(evaluate_coco(truth, rows), evaluate_voc(truth, rows), eleven_point, dict(losses), rows, truth)

@@ -1,0 +1,210 @@
+"""The report of a run, from what lies in its folder and its validation data."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from PIL import Image
+
+from ..analysis import DetectionRates
+from ..evaluation import ImageMistakes, find_mistakes
+from ..figures import draw_boxes
+from ..files import write_whole
+from ..targets import Target
+from .data import DetectionData
+from .evaluation import Evaluation, evaluate
+from .files import read_history
+from .report import Comparison, Illustration, Report, write_report
+from .trained import open_data
+
+SAMPLES = "train_samples"
+MIN_SCORE = 0.5  # of a detection that is drawn
+
+_FACTS = "run.json"
+_VISIBILITY = "visibility.json"
+_WORST, _BEST = 10, 4
+
+
+class _Facts(msgspec.Struct):
+    """What else a report needs to know of a run."""
+
+    summary: dict[str, str]
+    environment: dict[str, str]
+    images: list[int]  # ids of those that were validated on
+
+
+def report_run(run_dir: Path) -> Path:
+    """Write a run's ``report.html`` anew from its folder: after ``visibility.json`` came, or where a fit was cut off.
+
+    Args:
+        run_dir: the folder; its ``config.yaml`` must still find the data.
+
+    Returns:
+        The page.
+
+    Raises:
+        FileNotFoundError: a file of the run or of its data is missing.
+        ValueError: one is damaged.
+    """
+    facts = _read_facts(run_dir)
+    file = run_dir / "predictions.json"
+    data = open_data(run_dir / "config.yaml")
+    predictions = _read_json(file, list[dict[str, Any]])
+    try:
+        evaluation = evaluate(data.ground_truth("val"), predictions, set(facts.images), {})
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return write_run_report(run_dir, data, evaluation)
+
+
+def write_facts(
+    run_dir: Path, summary: Mapping[str, str], environment: Mapping[str, str], evaluation: Evaluation
+) -> None:
+    """Keep in ``run.json`` what a report says of how a run was made.
+
+    Args:
+        run_dir: the folder.
+        summary: what was trained, by name.
+        environment: versions and hardware, by name.
+        evaluation: of the last validation.
+    """
+    images = [image["id"] for image in evaluation.ground_truth["images"]]
+    facts = {"summary": dict(summary), "environment": dict(environment), "images": images}
+    # a command may hold bytes that are no text
+    content = json.dumps(facts, ensure_ascii=False).encode("utf-8", errors="replace")
+    write_whole(run_dir / _FACTS, lambda path: path.write_bytes(content + b"\n"))
+
+
+def write_run_report(run_dir: Path, data: DetectionData, evaluation: Evaluation) -> Path:
+    """Write a run's ``report.html``.
+
+    Args:
+        run_dir: the folder, which has ``run.json`` and ``config.yaml``, and may have ``train_samples/``, logs and
+            ``visibility.json``, as ``tools/analyze.py visibility --json`` writes it.
+        data: what the run was validated on.
+        evaluation: of the last validation.
+
+    Returns:
+        The page.
+    """
+    facts = _read_facts(run_dir)
+    mistakes = find_mistakes(evaluation.ground_truth, evaluation.predictions, min_score=MIN_SCORE)
+    report = Report(
+        title=f"detmix: {run_dir.resolve().name}",
+        summary=facts.summary,
+        metrics=evaluation.summary(),
+        per_class=evaluation.by_class(),
+        curves=evaluation.coco.curves,
+        mistakes=mistakes,
+        worst=_compared(mistakes.worst(_WORST), data, evaluation),
+        best=_compared(mistakes.best(_BEST), data, evaluation),
+        history=read_history(run_dir),
+        samples=_read_samples(run_dir / SAMPLES),
+        visibility=_read_visibility(run_dir / _VISIBILITY),
+        config_text=(run_dir / "config.yaml").read_text(),
+        environment=facts.environment,
+    )
+    write_report(run_dir / "report.html", report)
+    return run_dir / "report.html"
+
+
+def write_sample(folder: Path, number: int, picture: Image.Image, target: Target, class_names: Sequence[str]) -> None:
+    """Keep a picture of a training sample, with what is to be seen as its comment.
+
+    Args:
+        folder: of all samples.
+        number: of this one, from 1.
+        picture: the sample with its boxes.
+        target: its boxes, in words.
+        class_names: as in ``draw_boxes``.
+    """
+    words = f"Training sample {number}: {_made(target)}, with {_objects(target['labels'].tolist(), class_names)}"
+    write_whole(folder / f"{number}.jpg", lambda path: picture.save(path, format="JPEG", quality=90, comment=words))
+
+
+def as_detections(rows: Sequence[Mapping[str, Any]], category_ids: Sequence[int]) -> Target:
+    """COCO results of one image as torchvision's detections.
+
+    Args:
+        rows: the results.
+        category_ids: K-1 of them; ``category_ids[l - 1]`` becomes label l.
+    """
+    label_of = {category: label for label, category in enumerate(category_ids, start=1)}
+    xywh = torch.tensor([row["bbox"] for row in rows], dtype=torch.float32).reshape(-1, 4)
+    return {
+        "boxes": torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1),
+        "labels": torch.tensor([label_of[row["category_id"]] for row in rows], dtype=torch.int64),
+        "scores": torch.tensor([row["score"] for row in rows], dtype=torch.float32),
+    }
+
+
+def _compared(images: Sequence[ImageMistakes], data: DetectionData, evaluation: Evaluation) -> list[Comparison]:
+    places = {image["id"]: place for place, image in enumerate(data.ground_truth("val")["images"])}
+    names, dataset = data.class_names, data.evaluated_set("val")
+    found = []
+    for image in images:
+        pixels, target = dataset[places[image.image_id]]
+        of_image = [row for row in evaluation.predictions if row["image_id"] == image.image_id]
+        detection = as_detections([row for row in of_image if row["score"] >= MIN_SCORE], data.category_ids)
+        truth, detected = (_objects(boxes["labels"].tolist(), names) for boxes in (target, detection))
+        title = image.file_name or f"Image {image.image_id}"
+        comparison = Comparison(
+            title,
+            f"Objects found: {image.found}, missed: {image.missed}, taken for another class: {image.confused}; "
+            f"detections without an object: {image.false}.",
+            Illustration(draw_boxes(pixels, target, names), f"{title}, annotated: {truth}", "Annotated"),
+            Illustration(draw_boxes(pixels, detection, names), f"{title}, detected: {detected}", "Detected"),
+        )
+        found.append(comparison)
+    return found
+
+
+def _objects(labels: Sequence[int], class_names: Sequence[str]) -> str:
+    """Labels in words: ``9 RBC, 1 WBC``."""
+    counts = Counter(class_names[label - 1] for label in labels)
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no objects"
+
+
+def _made(target: Target) -> str:
+    if "lam" in target:
+        return "two images blended"
+    return "an image with a part cut out" if "covers" in target else "an image"
+
+
+def _read_samples(folder: Path) -> list[Illustration]:
+    files = sorted(folder.glob("*.jpg"), key=lambda file: (len(file.name), file.name))
+    samples = []
+    for file in files:
+        with Image.open(file) as picture:
+            words = picture.info.get("comment", b"Training sample").decode("utf-8", errors="replace")
+            samples.append(Illustration(picture.copy(), words))
+    return samples
+
+
+def _read_visibility(file: Path) -> dict[str, DetectionRates]:
+    if not file.is_file():
+        return {}
+    try:
+        return {name: DetectionRates.from_json(rates) for name, rates in _read_json(file, dict[str, Any]).items()}
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _read_facts(run_dir: Path) -> _Facts:
+    facts: _Facts = _read_json(run_dir / _FACTS, _Facts)
+    return facts
+
+
+def _read_json(file: Path, form: Any) -> Any:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; a run of tools/train.py leaves one after its first validation")
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=form)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{file}: {error}") from error
