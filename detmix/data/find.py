@@ -56,7 +56,7 @@ def image_ids_in(annotations: Path, paths: Sequence[Path]) -> list[int]:
         raise FileNotFoundError(f"{annotations}: no such COCO annotation file")
     try:
         images = msgspec.json.decode(annotations.read_bytes(), type=_File).images
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors
         raise ValueError(f"{annotations}: not a COCO annotation file: {error}") from error
     ids = {image.file_name: image.id for image in images}
     taken: dict[int, Path] = {}

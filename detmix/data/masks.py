@@ -69,7 +69,8 @@ def _draw_runs(found: _RunLengths, size: tuple[int, int]) -> NDArray[Any]:
 
 def _expand(counts: NDArray[np.int64], size: tuple[int, int]) -> NDArray[Any]:
     height, width = size
-    return np.repeat(np.arange(len(counts)) % 2, counts).reshape(width, height).T
+    inside = (np.arange(len(counts)) % 2).astype(np.uint8)
+    return np.repeat(inside, counts).reshape(width, height).T
 
 
 def require_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> None:

@@ -161,7 +161,10 @@ def _read_image_set(root: Path, image_set: str) -> tuple[Path, list[str]]:
     path = folder / f"{image_set}.txt"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such image set; there are {sorted(p.stem for p in folder.glob('*.txt'))}")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not text in UTF-8: {error}") from None
     names = [re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]  # the sets of one class have a second column
     annotations = Folder(root / "Annotations")
     for name in names:

@@ -188,7 +188,7 @@ def _decode(source: Any, form: Any, name: str) -> tuple[str, Any]:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             # again by a reader that takes the NaN which a diverged run writes, so that its row can be named
             return name, msgspec.convert(_lenient(data, name, error), form)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError, RecursionError) as error:
         raise ValueError(f"{name}: {error}") from None
 
 

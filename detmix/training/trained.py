@@ -182,7 +182,7 @@ def _classes_of_run(config: Path, given: Sequence[str] | None) -> tuple[tuple[st
         return data.class_names, data.category_ids
     try:
         stated = msgspec.json.decode(file.read_bytes(), type=list[_Category])
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors
         raise ValueError(f"{file}: {error}") from error
     return tuple(category.name for category in stated), tuple(category.id for category in stated)
 

@@ -1,0 +1,80 @@
+"""Files that were damaged or made up to do harm, and what may come of reading one."""
+
+from __future__ import annotations
+
+import copy
+import faulthandler
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hypothesis import strategies as st
+
+NESTED: Any = 0
+for _ in range(200):
+    NESTED = [NESTED]
+
+NASTY = st.sampled_from(
+    [None, True, -1, 0, 7, 2**31, 2**63, -(2**63), 10**400, 0.5, -0.0, 1e-320, 1e308, -1e308]
+    + [float("nan"), float("inf"), "", "1", "nan", "\0", "../x", "/etc/passwd", "\ud800", "a" * 300]
+    + [[], {}, [[]], [0] * 5, {"size": [3, 4], "counts": [12]}, NESTED]
+)
+
+
+def places(content: Any) -> Iterator[tuple[Any, Any]]:
+    """Every container within a nest of lists and dicts, with each of its keys."""
+    keys = content if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ()
+    for key in keys:
+        yield content, key
+        yield from places(content[key])
+
+
+@st.composite
+def changed(draw: Callable[..., Any], content: Any) -> Any:
+    """A nest of lists and dicts in which some values are others, are gone or are there twice."""
+    content = copy.deepcopy(content)
+    for _ in range(draw(st.integers(1, 3))):
+        container, key = draw(st.sampled_from(list(places(content)) or [([None], 0)]))
+        what = draw(st.sampled_from(["replace", "replace", "remove", "repeat"]))
+        if what == "replace":
+            container[key] = copy.deepcopy(draw(NASTY))
+        elif what == "remove":
+            del container[key]
+        elif isinstance(container, list):
+            container.append(container[key])
+    return content
+
+
+@st.composite
+def damaged(draw: Callable[..., Any], data: bytes) -> bytes:
+    """Bytes of which some are others, some are gone, and some are there twice."""
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(data)))
+        stop = min(len(data), start + draw(st.sampled_from([0, 1, 2, 8, 64, len(data)])))
+        middle = draw(st.sampled_from([b"", data[start:stop] * 2]) | st.binary(max_size=8))
+        data = data[:start] + middle + data[stop:]
+    return data
+
+
+def read_or_refused(read: Callable[[], Any], name: str) -> Any:
+    """What is read; or None if that ended with an error of ours, which names the file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # in the tests they are errors, where users are they are not
+            return read()
+    except (ValueError, FileNotFoundError) as error:
+        refusal = error
+    assert type(refusal) in (ValueError, FileNotFoundError), repr(refusal)
+    assert name in str(refusal)
+    return None
+
+
+@contextmanager
+def ending(seconds: int) -> Iterator[None]:
+    """Ends the whole process, with the place where it hangs, if the block does not end in time."""
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()

@@ -1,0 +1,234 @@
+"""Whatever a file holds, its reader takes it or names it: no other error, and an end."""
+
+import io
+import json
+import os
+import shutil
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from detmix.data import DetectionDataset, read_coco, read_image, read_voc
+from detmix.data.find import image_ids_in
+from detmix.data.images import image_size
+from detmix.evaluation import evaluate_coco, evaluate_voc
+from detmix.training.checkpoints import read_checkpoint
+from detmix.training.models import untrained_detector
+from detmix.training.trained import open_trained
+from detmix.training.weights import read_state
+
+from .conftest import ROOT
+from .hostile import changed, damaged, ending, read_or_refused
+from .test_data_images import QUARTERS
+from .test_data_voc import document, folder, thing
+
+fuzz = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+SQUARE = [[1.0, 1.0, 4.0, 1.0, 4.0, 4.0, 1.0, 4.0]]
+TRUTH = {
+    "images": [{"id": i, "file_name": f"{i}.png", "height": 10, "width": 12} for i in (1, 2)],
+    "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 1, 3, 3], "area": 9.0, "segmentation": SQUARE},
+        {
+            "id": 2,
+            "image_id": 2,
+            "category_id": 7,
+            "bbox": [2, 2, 5, 5],
+            "iscrowd": 1,
+            "segmentation": {"size": [10, 12], "counts": [20, 60, 40]},
+        },
+    ],
+    "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
+    "info": {"year": 2017},
+}
+FOUND = [
+    {
+        "image_id": 1,
+        "category_id": 3,
+        "bbox": [1, 1, 3, 3],
+        "score": 0.9,
+        "segmentation": {"size": [10, 12], "counts": "D33O1"},
+    },
+    {
+        "image_id": 2,
+        "category_id": 7,
+        "bbox": [2, 2, 5, 5],
+        "score": 0.4,
+        "segmentation": {"size": [10, 12], "counts": [20, 60, 40]},
+    },
+]
+
+
+@pytest.fixture(autouse=True)
+def _ends():
+    with ending(300):
+        yield
+
+
+def as_json(content):
+    return json.dumps(content).encode()
+
+
+def walk_coco(file):
+    for masks in (False, True):
+        found = read_or_refused(lambda masks=masks: read_coco(file, file.parent / "images", masks=masks), str(file))
+        if found is not None:
+            dataset = DetectionDataset(found)
+            json.dumps(dataset.ground_truth())
+            for index in range(len(dataset)):
+                assert dataset.image_path(index).is_relative_to(file.parent / "images")
+                if not masks or found.sizes[index].max() < 100:  # masks are drawn if the image has its size
+                    read_or_refused(partial(dataset.target_of, index), "annotation")
+
+
+@fuzz
+@given(changed(TRUTH))
+def test_coco_annotations_with_other_values(tmp_path, content):
+    (tmp_path / "set.json").write_bytes(as_json(content))
+    walk_coco(tmp_path / "set.json")
+
+
+@fuzz
+@given(damaged(as_json(TRUTH)))
+def test_coco_annotations_with_other_bytes(tmp_path, data):
+    (tmp_path / "set.json").write_bytes(data)
+    walk_coco(tmp_path / "set.json")
+    read_or_refused(lambda: image_ids_in(tmp_path / "set.json", [tmp_path / "1.png"]), str(tmp_path))
+
+
+def evaluate(truth, found, name):
+    for kind in ("bbox", "segm"):
+        read_or_refused(lambda kind=kind: evaluate_coco(truth, found, kind), name)
+    read_or_refused(lambda: evaluate_voc(truth, found), name)
+
+
+@fuzz
+@given(changed(FOUND))
+def test_results_with_other_values(tmp_path, content):
+    (tmp_path / "found.json").write_bytes(as_json(content))
+    evaluate(TRUTH, tmp_path / "found.json", str(tmp_path))
+
+
+@fuzz
+@given(damaged(as_json(FOUND)))
+def test_results_with_other_bytes(tmp_path, data):
+    (tmp_path / "found.json").write_bytes(data)
+    evaluate(TRUTH, tmp_path / "found.json", str(tmp_path))
+
+
+@fuzz
+@given(changed(TRUTH))
+def test_ground_truth_with_other_values(tmp_path, content):
+    (tmp_path / "truth.json").write_bytes(as_json(content))
+    evaluate(tmp_path / "truth.json", FOUND, "")
+
+
+@fuzz
+@given(damaged(document(thing(), thing("cat", (1, 2, 3, 4))).encode()))
+def test_voc_annotations_with_other_bytes(tmp_path, data):
+    folder(tmp_path, {"a": ""})
+    (tmp_path / "Annotations" / "a.xml").write_bytes(data)
+    found = read_or_refused(lambda: read_voc(tmp_path), str(tmp_path))
+    assert found is None or found.image_path(0).is_relative_to(tmp_path / "JPEGImages")
+
+
+@fuzz
+@given(damaged(b"a 1\nb -1\n"))
+def test_image_sets_with_other_bytes(tmp_path, data):
+    folder(tmp_path, {"a": document(thing()), "b": document()})
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_bytes(data)
+    read_or_refused(lambda: read_voc(tmp_path), str(tmp_path))
+
+
+@fuzz
+@given(data=st.data())
+def test_a_voc_index_with_other_bytes_counts_for_nothing(tmp_path, data):
+    root, cache = folder(tmp_path / "voc", {"a": document(thing())}), tmp_path / "cache"
+    os.utime(root / "Annotations" / "a.xml", (1, 1))
+    wanted = read_voc(root, cache_dir=cache).ground_truth()
+    [file] = cache.iterdir()
+    file.write_bytes(data.draw(damaged(file.read_bytes())))
+    assert read_voc(root, cache_dir=cache).ground_truth() == wanted
+
+
+def image_bytes(kind, **options):
+    file = io.BytesIO()
+    Image.fromarray(QUARTERS).save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"])
+@fuzz
+@given(data=st.data())
+def test_images_with_other_bytes(tmp_path, kind, data):
+    file = tmp_path / "image"
+    file.write_bytes(data.draw(damaged(image_bytes(kind))))
+    image = read_or_refused(lambda: read_image(file, QUARTERS.shape[:2]), str(file))
+    assert image is None or image.shape == (3, *QUARTERS.shape[:2])
+    read_or_refused(lambda: image_size(file), str(file))
+
+
+def saved(content):
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+@fuzz
+@given(damaged(saved({"state_dict": {"weight": torch.ones(3)}, "global_step": 1, "epoch": 0})))
+def test_checkpoints_with_other_bytes(tmp_path, data):
+    file = tmp_path / "model.pt"
+    file.write_bytes(data)
+    for mmap in (False, True):
+        read_or_refused(lambda mmap=mmap: read_checkpoint(file, mmap=mmap), str(file))
+    read_or_refused(lambda: read_state(file), str(file))
+
+
+CATEGORIES = [{"id": 1, "name": "circle"}, {"id": 2, "name": "square"}, {"id": 5, "name": "triangle"}]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run, with weights and classes."""
+    folder = tmp_path_factory.mktemp("run")
+    shutil.copy(ROOT / "configs" / "quickstart.yaml", folder / "config.yaml")
+    torch.save(untrained_detector("fasterrcnn_resnet18_small", 4).state_dict(), folder / "model.pt")
+    return folder
+
+
+@settings(fuzz, max_examples=15)
+@given(changed(CATEGORIES) | damaged(as_json(CATEGORIES)))
+def test_the_classes_of_a_run_with_other_values(run, content):
+    (run / "classes.json").write_bytes(content if isinstance(content, bytes) else as_json(content))
+    read_or_refused(lambda: open_trained(str(run / "model.pt")), str(run))
+
+
+DEEP = b"[" * 200_000
+
+
+@pytest.mark.parametrize("text", [DEEP, b'{"info": ' + DEEP, b'{"images": ' + DEEP, b'[{"image_id": ' + DEEP])
+def test_what_is_nested_without_end_is_refused(tmp_path, run, text):
+    file, classes = tmp_path / "deep.json", run / "classes.json"
+    file.write_bytes(text)
+    classes.write_bytes(text)
+    evaluate(TRUTH, file, str(file))
+    evaluate(file, FOUND, str(file))
+    for read in (
+        lambda: read_coco(file, tmp_path),
+        lambda: image_ids_in(file, [tmp_path / "1.png"]),
+        lambda: evaluate_coco(TRUTH, file),
+        lambda: evaluate_coco(file, FOUND),
+        lambda: open_trained(str(run / "model.pt")),
+    ):
+        with pytest.raises(ValueError, match=r"deep\.json|classes\.json"):
+            read()
+
+
+def test_xml_that_is_nested_without_end_is_read_past(tmp_path):
+    deep = "<part>" * 100_000 + "</part>" * 100_000
+    folder(tmp_path, {"a": document(thing(), deep)})
+    assert len(read_voc(tmp_path).boxes) == 1
