@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from detmix.evaluation import compare_coco, compare_voc, evaluate_coco, evaluate_voc, find_mistakes
@@ -201,6 +202,20 @@ def test_classes_without_a_file_are_named(files):
     assert "has no file for dog: taken for nothing found" in " ".join(text.split())
 
 
+@pytest.mark.parametrize("layout", ["coco", "voc"])
+def test_plots_are_written_beside_what_is_there(tmp_path, files, layout):
+    plots = tmp_path / "plots"
+    names = {"precision_recall.png", "average_precision.png", "confusion.png"}
+    evaluate_files(files[layout], files["results"], Options(layout), plots=plots)
+    assert {path.name for path in plots.iterdir()} == names
+    for path in plots.iterdir():
+        with Image.open(path) as picture:
+            assert (picture.format, min(picture.size) > 200) == ("PNG", True)
+    (plots / "mine.txt").write_text("kept")
+    evaluate_files(files[layout], files["results"], Options(layout), plots=plots, other=files["kit"], resamples=5)
+    assert {path.name for path in plots.iterdir()} == names | {"comparison.png", "mine.txt"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -215,8 +230,10 @@ def test_classes_without_a_file_are_named(files):
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, files, options, message):
     with pytest.raises(ValueError, match=message):
-        evaluate_files(files["coco"], files["results"], options, json_file=tmp_path / "numbers.json")
-    assert not (tmp_path / "numbers.json").exists()
+        evaluate_files(
+            files["coco"], files["results"], options, json_file=tmp_path / "numbers.json", plots=tmp_path / "plots"
+        )
+    assert not {tmp_path / "numbers.json", tmp_path / "plots"} & set(tmp_path.iterdir())
 
 
 def test_what_cannot_be_compared_or_written_is_refused_before_the_work(tmp_path, files):
@@ -224,6 +241,8 @@ def test_what_cannot_be_compared_or_written_is_refused_before_the_work(tmp_path,
         evaluate_files(files["coco"], files["kit"], Options(class_agnostic=True), other=files["kit"])
     with pytest.raises(ValueError, match="--json must be a file, got .*kit, a folder"):
         evaluate_files(files["coco"], tmp_path / "nowhere.json", Options(), json_file=files["kit"])
+    with pytest.raises(ValueError, match="--plots must be a folder, got .*results.json, a file"):
+        evaluate_files(files["coco"], tmp_path / "nowhere.json", Options(), plots=files["results"])
 
 
 def test_text_files_and_voc_folders_have_no_masks(files):

@@ -244,11 +244,12 @@ VOC = "voc --root {0}/VOC --image-set val --predictions {0}/kit "
     ],
 )
 def test_evaluate_prints_and_writes_what_it_measures(evaluate, tmp_path, command, rules, wanted):
-    printed = " ".join(evaluate(command + " --json {0}/numbers.json").split())
+    printed = " ".join(evaluate(command + " --json {0}/numbers.json --plots {0}/plots").split())
     assert f"By the rules of {rules}" in printed
     assert wanted in printed
     content = json.loads((tmp_path / "numbers.json").read_text())
     assert f"AP {content['metrics']['AP']:.3f}" in printed
+    assert {"precision_recall.png", "average_precision.png"} <= {path.name for path in (tmp_path / "plots").iterdir()}
     assert (content["options"]["rules"] == "voc") == ("VOC" in rules)
 
 
@@ -266,7 +267,7 @@ def test_evaluate_prints_and_writes_what_it_measures(evaluate, tmp_path, command
 def test_evaluate_names_what_is_wrong_and_writes_nothing(evaluate, capsys, tmp_path, command, message):
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SystemExit) as ended:
-        evaluate(command + (" --json {0}/new/numbers.json" if command else ""))
+        evaluate(command + (" --json {0}/new/numbers.json --plots {0}/plots" if command else ""))
     assert ended.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert sorted(tmp_path.rglob("*")) == before

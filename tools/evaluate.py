@@ -3,7 +3,7 @@ r"""Measure predictions by the rules of COCO or of the VOC development kit, exac
 python tools/evaluate.py coco --annotations instances_val.json --predictions results.json
 python tools/evaluate.py coco --annotations instances_val.json --predictions results.json --iou-type segm \
     --backend faster-coco-eval --json numbers.json
-python tools/evaluate.py voc --root data/bccd --image-set val --predictions runs/bccd/predictions.json
+python tools/evaluate.py voc --root data/bccd --image-set val --predictions runs/bccd --plots plots
 python tools/evaluate.py voc --root VOC2007 --image-set test --predictions results/VOC2007/Main --use-07-metric
 python tools/evaluate.py voc --root data/bccd --image-set val --predictions runs/a --compare runs/b
 
@@ -65,6 +65,7 @@ def add_part(parts: Any, name: str, summary: str, predictions: str) -> ArgumentP
     add("--compare", dest="other", type=Path, metavar="OTHER", help="other predictions, of the same images")
     add("--resamples", type=int, default=1000, metavar="N", help="draws for the intervals (default: 1000)")
     add("--json", dest="json_file", type=Path, metavar="FILE", help="write all numbers to this file")
+    add("--plots", type=Path, metavar="DIR", help="write plots to this folder, as PNG")
     add("--min-score", type=float, default=0.5, metavar="S", help="least score in tables of mistakes (default: 0.5)")
     coco, voc = part.add_argument_group("rules of COCO"), part.add_argument_group("rules of VOC")
     coco.add_argument("--backend", choices=["pycocotools", "faster-coco-eval"], help="(default: pycocotools)")

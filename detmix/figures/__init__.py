@@ -9,6 +9,9 @@ from .analysis import entanglement_figure as entanglement_figure
 from .analysis import visibility_figure as visibility_figure
 from .boxes import draw_boxes as draw_boxes
 from .boxes import to_picture as to_picture
+from .evaluation import average_precision_figure as average_precision_figure
+from .evaluation import comparison_figure as comparison_figure
+from .evaluation import confusion_figure as confusion_figure
 from .grid import image_grid as image_grid
 from .grid import lambda_grid as lambda_grid
 from .objectives import objectives_figure as objectives_figure

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.progress import Progress
 
 from ..evaluation import Difference, Mistakes, find_mistakes
 from ..evaluation.records import Detections, GroundTruth
+from ..figures import average_precision_figure, comparison_figure, confusion_figure, precision_recall_figure
 from ..files import write_whole
 from ..terminal import bar_of, progress_bars
 from .measured import Measured, Options, compare, measure
@@ -54,6 +58,7 @@ def evaluate_files(
     other: Path | None = None,
     resamples: int = 1000,
     json_file: Path | None = None,
+    plots: Path | None = None,
 ) -> Group:
     """Measure predictions, alone or beside others, and write what was measured.
 
@@ -64,6 +69,8 @@ def evaluate_files(
         other: predictions to compare them with.
         resamples: draws of images for the intervals of a comparison.
         json_file: written if given: all numbers.
+        plots: folder for PNG files, if given: ``precision_recall``, ``average_precision``, ``confusion`` and, of two
+            sets of predictions, ``comparison``.
 
     Returns:
         Tables for the terminal.
@@ -75,12 +82,10 @@ def evaluate_files(
         ImportError: the backend is not installed.
     """
     options.check(comparing=other is not None)
-    _check_output(json_file)
+    _check_outputs(json_file, plots)
     paths = [predictions] if other is None else [predictions, other]
     evaluation = _evaluate(source, paths, options, resamples)
-    if json_file is not None:
-        content = json.dumps(_content(evaluation, source, options), indent=2) + "\n"
-        write_whole(json_file, lambda temporary: temporary.write_text(content, encoding="utf-8"))
+    _write(evaluation, source, options, json_file, plots)
     return Group(*_tables(evaluation, options))
 
 
@@ -113,6 +118,36 @@ def _stage(bars: Progress, name: str) -> Iterator[None]:
 
 def _mistakes(truth: GroundTruth, found: Detections, options: Options) -> Mistakes:
     return find_mistakes(truth, found, iou=options.match_iou, min_score=options.min_score, masks=options.masks)
+
+
+def _write(
+    evaluation: _Evaluation, source: CocoFile | VocFolder, options: Options, json_file: Path | None, plots: Path | None
+) -> None:
+    """Everything is made before the first file is written."""
+    files: dict[Path, bytes] = {}
+    if json_file is not None:
+        files[json_file] = (json.dumps(_content(evaluation, source, options), indent=2) + "\n").encode()
+    if plots is not None:
+        files |= {plots / f"{name}.png": _png(figure) for name, figure in _figures(evaluation)}
+    for path, content in files.items():
+        write_whole(path, partial(Path.write_bytes, data=content))
+
+
+def _figures(evaluation: _Evaluation) -> Iterator[tuple[str, Figure]]:
+    measured, names = evaluation.measured, ["/".join(path.parts[-2:]) for path in evaluation.paths]
+    title = f"Precision and recall at IoU {measured.curves_iou:g}\n{names[0]}"
+    yield "precision_recall", precision_recall_figure(measured.curves, title)
+    yield "average_precision", average_precision_figure(measured.by_class, f"Average precision by class\n{names[0]}")
+    if evaluation.mistakes is not None:
+        yield "confusion", confusion_figure(evaluation.mistakes, f"What objects were taken for\n{names[0]}")
+    if len(evaluation.paths) > 1:
+        yield "comparison", comparison_figure(evaluation.differences, names, "Two sets of predictions, 95 % intervals")
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
 
 
 def _content(evaluation: _Evaluation, source: CocoFile | VocFolder, options: Options) -> dict[str, Any]:
@@ -168,7 +203,9 @@ def _tables(evaluation: _Evaluation, options: Options) -> Iterator[RenderableTyp
             yield escape(f"{path} has no file for {', '.join(classes)}: taken for nothing found.")
 
 
-def _check_output(json_file: Path | None) -> None:
+def _check_outputs(json_file: Path | None, plots: Path | None) -> None:
     """Long work comes first, so what cannot be written is refused before it."""
+    if plots is not None and plots.exists() and not plots.is_dir():
+        raise ValueError(f"--plots must be a folder, got {plots}, a file")
     if json_file is not None and json_file.is_dir():
         raise ValueError(f"--json must be a file, got {json_file}, a folder")
