@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import faulthandler
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,7 +74,7 @@ def read_or_refused(read: Callable[[], Any], name: str) -> Any:
 @contextmanager
 def ending(seconds: int) -> Iterator[None]:
     """Ends the whole process, with the place where it hangs, if the block does not end in time."""
-    faulthandler.dump_traceback_later(seconds, exit=True)
+    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
     try:
         yield
     finally:

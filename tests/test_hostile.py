@@ -16,6 +16,8 @@ from detmix.data import DetectionDataset, read_coco, read_image, read_voc
 from detmix.data.find import image_ids_in
 from detmix.data.images import image_size
 from detmix.evaluation import evaluate_coco, evaluate_voc
+from detmix.evaluation.kit_files import read_kit_files
+from detmix.evaluation.reading import read_ground_truth
 from detmix.training.checkpoints import read_checkpoint
 from detmix.training.models import untrained_detector
 from detmix.training.trained import open_trained
@@ -153,6 +155,25 @@ def test_a_voc_index_with_other_bytes_counts_for_nothing(tmp_path, data):
     [file] = cache.iterdir()
     file.write_bytes(data.draw(damaged(file.read_bytes())))
     assert read_voc(root, cache_dir=cache).ground_truth() == wanted
+
+
+KIT = b"1 0.5 2 2 4 4\n2 0.25 1 1 9 9\n1 1e-3 1.5 1 2 2\n"
+
+
+@fuzz
+@given(damaged(KIT))
+def test_the_kits_text_files_with_other_bytes(tmp_path, data):
+    (tmp_path / "comp4_det_val_cat.txt").write_bytes(data)
+    truth = read_ground_truth(TRUTH)
+    read_or_refused(lambda: read_kit_files(tmp_path, truth, "val"), str(tmp_path))
+
+
+@settings(fuzz, max_examples=60)
+@given(changed({"images": TRUTH["images"], "categories": TRUTH["categories"]}))
+def test_what_ids_mean_with_other_values(tmp_path, content):
+    (tmp_path / "predictions.json").write_bytes(as_json(FOUND))
+    (tmp_path / "images.json").write_bytes(as_json(content))
+    read_or_refused(lambda: evaluate_coco(TRUTH, tmp_path / "predictions.json"), str(tmp_path))
 
 
 def image_bytes(kind, **options):

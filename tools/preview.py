@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser
 from lightning import seed_everything
 
 from detmix.training import DetectionData, DetectionModule
+from detmix.training.configs import CONFIG_MODE
 from detmix.training.preview import batch_mixer, write_preview
 
 OTHER_SECTIONS = ("name", "runs", "resume", "checkpoint_every", "ckpt_path", "weights_only", "verbose")
@@ -24,7 +25,7 @@ OTHER_SECTIONS = ("name", "runs", "resume", "checkpoint_every", "ckpt_path", "we
 
 def main() -> None:
     """Parse the command line and write the pictures."""
-    parser = ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__, parser_mode=CONFIG_MODE)
     parser.add_argument("--config", action="config", help="Config file of tools/train.py.")
     parser.add_argument("--output", type=Path, default=Path("previews"), help="Folder for the pictures.")
     parser.add_argument("--samples", type=int, default=8, help="How many training samples to draw.")

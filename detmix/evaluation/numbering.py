@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .records import GroundTruth
+from .records import GroundTruth, Id
 
 PREDICTIONS_FILE = "predictions.json"
 CLASSES_FILE = "classes.json"
@@ -24,12 +24,12 @@ IMAGES_FILE = "images.json"
 
 
 class _Category(msgspec.Struct):
-    id: int
+    id: Id
     name: str
 
 
 class _Image(msgspec.Struct):
-    id: int
+    id: Id
     file_name: str
 
 
@@ -100,7 +100,7 @@ def _read(file: Path) -> _Images:
         if file.name == CLASSES_FILE:
             return _Images([], msgspec.json.decode(file.read_bytes(), type=list[_Category]))
         return msgspec.json.decode(file.read_bytes(), type=_Images)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors
         raise ValueError(f"{file}: {error}") from None
 
 

@@ -16,41 +16,40 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
-from msgspec import Meta, Struct
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from .checks import check_boxes, check_ids, check_scores
 from .masks import encode_masks, mask_areas, mask_boxes
 from .numbering import numbering_of
-from .records import Detections, GroundTruth, Objects, corners_of
+from .records import Detections, GroundTruth, Id, Objects, corners_of
 
 Source: TypeAlias = str | os.PathLike[str]
 TruthSource: TypeAlias = Source | dict[str, Any] | GroundTruth
 PredictionSource: TypeAlias = Source | Sequence[dict[str, Any]] | Detections
-_Id = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Box = tuple[float, float, float, float]
 
 
 class _Image(Struct, gc=False):
-    id: _Id
+    id: Id
     file_name: str = ""
     height: int | None = None
     width: int | None = None
 
 
 class _Category(Struct, gc=False):
-    id: _Id
+    id: Id
     name: str
 
 
 class _Annotation(Struct, gc=False, kw_only=True):
-    id: _Id | None = None
-    image_id: _Id
-    category_id: _Id
+    id: Id | None = None
+    image_id: Id
+    category_id: Id
     bbox: _Box
     area: float | None = None
     iscrowd: bool | int = 0
@@ -74,8 +73,8 @@ class _MaskTruth(Struct):
 
 
 class _Prediction(Struct, gc=False, kw_only=True):
-    image_id: _Id
-    category_id: _Id | None = None
+    image_id: Id
+    category_id: Id | None = None
     score: float
 
 

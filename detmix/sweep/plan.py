@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from ..training.cli import check_fits
+from ..training.configs import load_config
 
 Settings: TypeAlias = dict[str, str]  # key to value, both as on the trainer's command line
 Pair: TypeAlias = tuple[str, int]  # name of an arm, seed
@@ -57,7 +58,7 @@ class Plan:
 
     def definition(self) -> dict[str, Any]:
         """What must be equal in all processes that share the sweep, as JSON: everything but the number of seeds."""
-        content = yaml.safe_load(self.config.read_text())
+        content = load_config(self.config.read_text())
         return json.loads(
             json.dumps(
                 {"config": content, "settings of all arms": self.common, "arms": self.arms, "baseline": self.baseline},
@@ -146,8 +147,8 @@ def read_arms(file: Path) -> dict[str, Settings]:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file of arms")
     try:
-        content = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
+        content = load_config(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: not YAML: {error}") from error
     arms = content.get("arms") if isinstance(content, dict) and len(content) == 1 else None
     if not isinstance(arms, dict) or not arms:

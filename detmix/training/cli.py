@@ -25,6 +25,7 @@ from rich.console import Console
 from .artifacts import RunFiles
 from .callbacks import MixupSchedule, ProgressBar, Throughput, ValidateAtTheEnd, mixing_of
 from .checkpoints import CheckpointFiles, read_checkpoint
+from .configs import CONFIG_MODE
 from .data import DetectionData
 from .faults import FiniteLoss
 from .files import forget_from, newest_version, set_aside
@@ -45,6 +46,10 @@ _UNHELPFUL = (
 
 class DetmixCLI(LightningCLI):
     """LightningCLI with a run folder: ``runs/<config name>``, or ``..._nomix`` where nothing is mixed."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser that reads configs within bounds."""
+        return super().init_parser(parser_mode=CONFIG_MODE, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's name, the folder of all runs, and how a run is taken up again."""
@@ -68,7 +73,10 @@ class DetmixCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Keep the command, for the report."""
         self.command = shlex.join(["tools/train.py", *(sys.argv[1:] if args is None else args)])
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except UnicodeDecodeError as error:
+            parser.error(f"a config file is not text in UTF-8: {error}")
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; bad data ends with its own message, not a traceback."""

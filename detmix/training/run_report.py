@@ -206,5 +206,5 @@ def _read_json(file: Path, form: Any) -> Any:
         raise FileNotFoundError(f"{file}: no such file; a run of tools/train.py leaves one after its first validation")
     try:
         return msgspec.json.decode(file.read_bytes(), type=form)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors
         raise ValueError(f"{file}: {error}") from error

@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 from ..evaluation.numbering import CLASSES_FILE as CLASSES_FILE
+from .configs import CONFIG_MODE
 from .data import DetectionData
 from .models import coco_classes, every_detector_name, pretrained_detector, untrained_detector
 from .module import DetectionModule
@@ -136,7 +137,7 @@ def _read_config(config: Path, sections: Sequence[str], overrides: Sequence[str]
     """Some sections of a training config, built; the others are left as they are."""
     if not config.is_file():
         raise FileNotFoundError(f"{config}: no such config file")
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, parser_mode=CONFIG_MODE)
     parser.add_argument("--config", action="config")
     for section, kind in {"data": DetectionData, "model": DetectionModule}.items():
         if section in sections:
@@ -147,7 +148,7 @@ def _read_config(config: Path, sections: Sequence[str], overrides: Sequence[str]
         parser.add_argument(f"--{section}", type=Any)
     try:
         return parser.instantiate(parser.parse_args([f"--config={config}", *overrides]))
-    except ArgumentError as error:
+    except (ArgumentError, UnicodeDecodeError) as error:
         raise ValueError(f"{config}: {error}") from error
 
 

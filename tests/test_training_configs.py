@@ -1,0 +1,89 @@
+import itertools
+import json
+import re
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonargparse import get_loader
+
+from detmix.training import cli_main
+from detmix.training.configs import load_config
+from detmix.training.trained import open_run
+
+from .conftest import ROOT
+from .hostile import changed, damaged, ending
+
+plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
+nests = st.recursive(
+    plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(nests)
+def test_what_is_within_bounds_is_read_as_ever(content):
+    text = yaml.safe_dump(content)
+    assert load_config(text) == get_loader("yaml")(text)
+
+
+def test_anchors_may_be_used():
+    assert load_config("a: &x {size: [1, 2]}\nb: *x\nc: *x") == {name: {"size": [1, 2]} for name in "abc"}
+
+
+def bomb(key, levels=9):
+    """Each list holds the one before nine times."""
+    names = "abcdefghi"[:levels]
+    lines = [f"{names[0]}: &{names[0]} [{', '.join(['x'] * 9)}]"]
+    lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in itertools.pairwise(names)]
+    return "\n".join([*lines, f"{key}: *{names[-1]}"])
+
+
+ENDLESS = {
+    "a bomb": (bomb("name"), "may have 1000000 characters"),
+    "a bomb in a section": (bomb("data"), "may have 1000000 characters"),
+    "a bomb of text": (f"x: &x {'a' * 9999}\nname: [{', '.join(['*x'] * 101)}]", "may have 1000000 characters"),
+    "itself": ("name: &a [*a]", r"\*a stands within what it stands for"),
+    "brackets": ("name: " + "[" * 100_000, "exceeded maximum nesting depth"),
+    "dashes": ("name:\n" + "- " * 100_000, "nested 50 deep; this one exceeds that"),
+}
+
+
+@pytest.mark.parametrize("case", ENDLESS)
+def test_a_config_that_grows_or_nests_without_end_is_refused(tmp_path, in_repository, capsys, case):
+    text, message = ENDLESS[case]
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    with ending(300):
+        with pytest.raises(yaml.YAMLError, match=message):
+            load_config(text)
+        with pytest.raises(SystemExit) as ended:
+            cli_main(["fit", f"--config={file}"])
+        assert ended.value.code == 2
+        assert re.search(f"Problems parsing config: .*{message}", capsys.readouterr().err, re.DOTALL)
+        with pytest.raises(ValueError, match=r"config\.yaml"):
+            open_run(file)
+
+
+CONFIG = (ROOT / "configs" / "quickstart.yaml").read_bytes()
+
+
+@settings(max_examples=40, deadline=None)
+@given(content=changed(yaml.safe_load(CONFIG)) | damaged(CONFIG))
+def test_a_config_with_other_values_is_taken_or_refused(tmp_path_factory, content):
+    file = tmp_path_factory.getbasetemp() / "config.yaml"
+    file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    with ending(300), pytest.raises(SystemExit) as ended:
+        cli_main(["fit", f"--config={file}", "--print_config"])
+    assert ended.value.code in (0, 2)
+
+
+def test_a_config_that_is_not_text_is_refused(tmp_path, capsys):
+    file = tmp_path / "config.yaml"
+    file.write_bytes(CONFIG + b"# \xff")
+    with pytest.raises(SystemExit):
+        cli_main(["fit", f"--config={file}"])
+    assert "a config file is not text in UTF-8" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"config\.yaml: .*utf-8"):
+        open_run(file)
