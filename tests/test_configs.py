@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detmix.sweep import make_plan
 from detmix.training import DetectionData, cli_main
+from detmix.training.trained import open_run
 
 from .conftest import ROOT
 
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+EXPERIMENTS = ROOT / "configs" / "experiments"
+CONFIGS = sorted([*(ROOT / "configs").glob("*.yaml"), *EXPERIMENTS.glob("base_*.yaml")])
+ARMS = sorted(set(EXPERIMENTS.glob("*.yaml")) - set(CONFIGS))
 TWO_STEPS = [
     "--trainer.max_epochs=1",
     "--trainer.check_val_every_n_epoch=1",
@@ -87,9 +91,9 @@ def made_up_root(tmp_path):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_config_trains_two_steps(config, made_up_root, tmp_path, in_repository):
-    if config.stem == "bccd" and not Path("data/bccd").exists():
+    if "bccd" in config.stem and not Path("data/bccd").exists():
         pytest.skip("data/bccd is absent: the README says where to get it")
-    arguments = ["--config", f"configs/{config.name}", "--runs", str(tmp_path / "runs"), *TWO_STEPS]
+    arguments = ["--config", str(config.relative_to(ROOT)), "--runs", str(tmp_path / "runs"), *TWO_STEPS]
     if config.stem in made_up_root:
         arguments.append(f"--data.root={made_up_root[config.stem]}")
     cli_main(["fit", *arguments])
@@ -102,9 +106,22 @@ def test_config_trains_two_steps(config, made_up_root, tmp_path, in_repository):
 def test_config_tells_its_cost_its_command_and_what_to_expect(config):
     text = config.read_text()
     head = text[: text.index("seed_everything")]
-    assert f"python tools/train.py fit --config configs/{config.name}" in head
+    assert f"python tools/train.py fit --config {config.relative_to(ROOT)}" in head
     assert "--data.mixup null" in head
     assert "seed_everything" in text
+
+
+@pytest.mark.parametrize("arms", ARMS, ids=lambda path: path.stem)
+def test_every_arm_of_an_experiment_builds_and_its_head_has_the_command(arms, in_repository):
+    base = EXPERIMENTS / "base_shapes.yaml"
+    plan = make_plan(base, arms_file=arms)
+    assert plan.baseline == "plain"
+    for name in plan.arms:
+        data, detector = open_run(base, plan.arguments(name)[1:])
+        data.check_schedule(60)
+        assert data.mixes == (name != "plain" and "model.manifold" not in plan.arms[name])
+    command = f"python tools/sweep.py --config {base.relative_to(ROOT)} --arms {arms.relative_to(ROOT)}"
+    assert command in arms.read_text()
 
 
 def test_a_missing_annotation_file_is_named(tmp_path, in_repository, capsys):

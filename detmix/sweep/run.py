@@ -70,18 +70,20 @@ def run_sweep(
 
 def _watch(workers: Workers, requests: StopRequests, command: str) -> None:
     """Show how far the runs are until the workers have ended, and write the results whenever one has finished."""
-    done = {pair for pair, state in workers.queue.states().items() if isinstance(state, Outcome)}
-    console = Console(stderr=True)
-    with Live(console=console, refresh_per_second=2) as live:
-        while workers.busy:
+    queue, plan = workers.queue, workers.plan
+    done = {pair for pair, state in queue.states().items() if isinstance(state, Outcome)}
+    busy = True
+    with Live(console=Console(stderr=True), auto_refresh=False) as live:
+        while busy:
+            busy = workers.busy
             if requests.received is not None:
                 workers.stop()
-            states = workers.queue.states()
-            live.update(progress_table(workers.plan, states, workers.jobs))
+            states = queue.states()
             new = {pair: state for pair, state in states.items() if isinstance(state, Outcome) and pair not in done}
             for pair, outcome in new.items():
-                console.print(in_a_line(*pair, outcome), markup=False, highlight=False)
-            if new:
+                live.console.print(in_a_line(*pair, outcome), markup=False, highlight=False, soft_wrap=True)
+            live.update(progress_table(plan, states, workers.jobs), refresh=True)
+            if new and busy:
                 done |= new.keys()
-                write_results(workers.folder, workers.plan, states, command)
-            time.sleep(_LOOK)
+                write_results(workers.folder, plan, states, command)
+            time.sleep(_LOOK if busy else 0)

@@ -88,6 +88,8 @@ class Comparison:
     def in_words(self) -> str:
         """What helped, by how much, how sure."""
         gains = {level.name: level.gain for level in self.levels if level.gain is not None}
+        if len(self.levels) == 1:
+            return f"{self.baseline} is alone: there is nothing to compare."
         if not gains:
             return f"No arm has finished a seed that {self.baseline} has finished too."
         clear = {name: gain for name, gain in gains.items() if gain.clear}
