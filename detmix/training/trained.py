@@ -147,7 +147,10 @@ def _read_config(config: Path, sections: Sequence[str], overrides: Sequence[str]
     for section in _OTHER_SECTIONS:
         parser.add_argument(f"--{section}", type=Any)
     try:
-        return parser.instantiate(parser.parse_args([f"--config={config}", *overrides]))
+        settings = parser.parse_args([f"--config={config}", *overrides])
+        for section in {"data", "model", *_OTHER_SECTIONS} - set(sections):
+            settings.pop(section)  # nothing of it is built, callbacks least of all
+        return parser.instantiate(settings)
     except (ArgumentError, UnicodeDecodeError) as error:
         raise ValueError(f"{config}: {error}") from error
 
