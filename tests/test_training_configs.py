@@ -72,7 +72,7 @@ CONFIG = (ROOT / "configs" / "quickstart.yaml").read_bytes()
 @settings(max_examples=40, deadline=None)
 @given(content=changed(yaml.safe_load(CONFIG)) | damaged(CONFIG))
 def test_a_config_with_other_values_is_taken_or_refused(tmp_path_factory, content):
-    file = tmp_path_factory.getbasetemp() / "config.yaml"
+    file = tmp_path_factory.mktemp("changed") / "config.yaml"
     file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     with ending(300), pytest.raises(SystemExit) as ended:
         cli_main(["fit", f"--config={file}", "--print_config"])
