@@ -1,4 +1,4 @@
-"""The adapted losses in the ways people train: autocast, compile, DDP, accumulation, checkpointing, export."""
+"""The adapted losses in the ways people train: autocast, compile, accumulation, checkpointing, export."""
 
 import copy
 import io
@@ -7,9 +7,7 @@ import warnings
 import onnx
 import pytest
 import torch
-import torch.multiprocessing
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
@@ -93,39 +91,6 @@ def test_accumulated_gradients_are_the_sum_over_the_steps(family, objective):
         sum(model(*batch).values()).backward()
     accumulated = torch.cat([p.grad.flatten() for p in model.parameters()])
     torch.testing.assert_close(accumulated, sum(alone), rtol=1e-4, atol=1e-6)
-
-
-def _train_on_one_rank(rank, address, objective, results):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    for family in FAMILIES:
-        model = DistributedDataParallel(weight_losses(make_assembled(family), objective))
-        losses_of(model, _of_rank(rank))
-        results[family, rank] = [p.grad.clone() for p in model.module.parameters()]
-    torch.distributed.destroy_process_group()
-
-
-def _of_rank(rank):
-    images, targets = make_batch((3, 2), weights=((0.9, 0.25, 0.4), (0.6, 0.1)), sources=((0, 0, 1), (1, 0)))
-    return images[rank : rank + 1], targets[rank : rank + 1]
-
-
-@every_objective
-def test_two_processes_average_the_gradients_of_their_images(objective, tmp_path):
-    with torch.multiprocessing.Manager() as manager:
-        results = manager.dict()
-        arguments = ((tmp_path / "store").as_uri(), objective, results)
-        torch.multiprocessing.spawn(_train_on_one_rank, arguments, nprocs=2)
-        found = dict(results)
-    for family in FAMILIES:
-        alone = []
-        for rank in range(2):
-            model = weight_losses(make_assembled(family), objective)
-            losses_of(model, _of_rank(rank))
-            alone.append([p.grad.clone() for p in model.parameters()])
-        mean = [(a + b) / 2 for a, b in zip(*alone, strict=True)]
-        for rank in range(2):
-            torch.testing.assert_close(found[family, rank], mean, rtol=1e-4, atol=1e-6)
 
 
 @every_family

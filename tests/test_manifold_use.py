@@ -4,8 +4,7 @@ import copy
 
 import pytest
 import torch
-from torch import distributed, multiprocessing, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from detmix import unweight_losses, weight_losses
@@ -181,35 +180,6 @@ def test_a_backward_pass_that_would_run_a_layer_again_unmixed_is_an_error():
     losses = ManifoldMixup(make_checkpointed(False), ["backbone.body.1"])(*make_batch(COUNTS))
     with pytest.raises(CheckpointError):
         sum(losses.values()).backward()
-
-
-def train_in_parallel(rank, total, folder):
-    """One step of one of several processes: what was drawn, its own gradients, and those that all agreed on."""
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=total)
-    model = without_dropout(make_model())
-    alone, parallel = copy.deepcopy(model), DistributedDataParallel(model)
-    batch = make_batch((rank + 1, 2))
-    mixer, found = ManifoldMixup(model, ["input", "backbone.1", "roi"], seed=2), []
-    for step in range(3):
-        with mixer:
-            _, gradients = losses_of(parallel, batch)
-        twin = ManifoldMixup(alone, mixer.layers, seed=2)
-        twin.load_state_dict({"step": step})
-        found.append((mixer.layer, mixer.lam, gradients, mixed_losses(twin, batch)[1]))
-    torch.save((found, sum(hooks_of(model)), sum(hooks_of(alone))), f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
-
-
-def test_under_distributed_data_parallel_gradients_are_the_mean_of_each_processs_own_mix(tmp_path):
-    multiprocessing.spawn(train_in_parallel, (2, str(tmp_path)), nprocs=2)
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for steps in zip(*(found for found, _, _ in ranks), strict=True):
-        mean = torch.stack([own for _, _, _, own in steps]).mean(0)
-        for _, _, gradients, _ in steps:
-            torch.testing.assert_close(gradients, mean, rtol=1e-4, atol=1e-5)
-        assert len({lam for _, lam, _, _ in steps}) == 2
-    assert all(hooks == plain for _, hooks, plain in ranks)
 
 
 def test_what_is_no_adapted_detector_is_refused():
