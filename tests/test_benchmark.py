@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from detmix.benchmark import measure_dataset, measure_train
+from detmix.benchmark import measure_dataset, measure_sample, measure_train
 from detmix.benchmark.comparison import Report, compare, comparison, machine, time_in_turn
 from detmix.benchmark.made_up import coco_file, voc_folder
 from detmix.data import read_coco, read_voc
@@ -98,3 +98,19 @@ def test_data_sets_are_opened_in_processes_of_their_own_and_compared(temporary_f
     assert all(row.value > 0 and row.reference > 0 for row in report.rows)
     *_, huge = report.rows
     assert huge.reference == pytest.approx(3000 * 42 / 2**20, rel=0.1)  # bytes of the arrays of an object
+
+
+def test_samples_are_compared_with_and_without_mixing():
+    report = measure_sample(images=2, objects=3, repeats=1)
+    kinds = [
+        ("two decodes", "sample alone"),
+        ("cache", "sample alone"),
+        ("two decodes", "torchvision, float blend"),
+        ("cache", "torchvision, float blend"),
+    ]
+    assert [(row.what, row.against) for row in report.rows] == [
+        *((f"{size}, {what}", against) for size in ("640x480", "1333x800") for what, against in kinds),
+        ("wrapper, 118,000 records", "1,000 records"),
+        ("wrapper, cache, 118,000 records", "1,000 records"),
+    ]
+    assert all(row.value > 0 and row.reference > 0 for row in report.rows)

@@ -1,6 +1,7 @@
 """What detmix costs, as ratios measured in one run: a table for each part.
 
 python tools/benchmark.py blend                 # on the CPU, one thread
+python tools/benchmark.py sample                # JPEG files, made up
 python tools/benchmark.py dataset               # files like train2017's, made up; on Linux
 python tools/benchmark.py step --detector retinanet_resnet50_fpn --threads 2 --json step.json
 python tools/benchmark.py step --device cuda --batch_size 8 --size 800
@@ -30,6 +31,7 @@ from detmix.benchmark.comparison import machine
 PARTS: dict[str, Callable[..., benchmark.Report]] = {
     "blend": benchmark.measure_blend,
     "dataset": benchmark.measure_dataset,
+    "sample": benchmark.measure_sample,
     "step": benchmark.measure_step,
     "train": benchmark.measure_train,
 }
