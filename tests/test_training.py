@@ -272,26 +272,6 @@ def test_a_run_goes_on_from_its_checkpoint_and_an_earlier_one_is_kept(run, tmp_p
     assert (tmp_path / "quickstart-1" / "checkpoints" / "last.ckpt").exists()
 
 
-def test_two_processes_train_together_and_count_each_image_once(tmp_path, in_repository):
-    arguments = ["--runs", str(tmp_path), *TINY, "--data.shapes.val=5", "--trainer.max_epochs=2"]
-    devices = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
-    mixing = ["--model.manifold.layers=[input, roi]", "--trainer.callbacks=[{class_path: detmix.training.MixBatches}]"]
-    command = [sys.executable, "tools/train.py", "fit", "--config", "configs/quickstart.yaml", *arguments, *devices]
-    subprocess.run([*command, *mixing], check=True, timeout=300)
-    folder = tmp_path / "quickstart"
-    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["manifold"] == {"step": 1}
-    assert json.loads((folder / "metrics.json").read_text())["step"] == 2  # 8 scenes, 2 processes, batches of 4
-    cli_main(["validate", "--config", "configs/quickstart.yaml", *arguments])
-    alone, together = (json.loads((folder / name / "metrics.json").read_text()) for name in ("validate", "."))
-    assert {n: alone[n] for n in alone if n not in ("epoch", "step")} == pytest.approx(
-        {n: together[n] for n in together if n not in ("epoch", "step")}, rel=1e-5, abs=1e-6
-    )
-    assert losses_in(folder) == pytest.approx(mean_losses(folder, 5), rel=1e-5)
-    (rows, numbers), (rows_alone, numbers_alone) = predictions_in(folder), predictions_in(folder / "validate")
-    assert rows == rows_alone
-    assert numbers == pytest.approx(numbers_alone, rel=1e-4, abs=1e-4)
-
-
 @pytest.mark.parametrize(
     ("argument", "wanted"),
     [

@@ -8,6 +8,8 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+# how gloo and NCCL say that they wait for a process that is no more
+_LOST = ("by peer", "remote process exited")
 _CALMER = "Try a lower --model.lr, a longer --model.warmup_steps or --trainer.gradient_clip_val"
 
 
@@ -87,4 +89,9 @@ def advice(error: BaseException) -> str:
         )
     if "DataLoader worker" in str(error) and ("signal" in str(error) or "exited unexpectedly" in str(error)):
         return "A data-loading worker was killed, most often for memory: lower --data.num_workers."
+    if any(words in str(error) for words in _LOST):
+        return (
+            "Another process of this training has ended, and this one cannot go on without it. What it printed says "
+            "why; if it printed nothing it was killed from outside, most often for memory."
+        )
     return ""

@@ -79,7 +79,13 @@ class LastCheckpoint(Checkpoint):
         self._step = checkpoint["global_step"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Go on in the epoch and in the random states; listen to signals."""
+        """Go on in the epoch and in the random states; listen to signals.
+
+        Raises:
+            RuntimeError: processes go on from different steps, since not all have found the checkpoint.
+        """
+        if trainer.world_size > 1:
+            _require_same_step(trainer, self.path)
         if self._restored is not None:
             states = self._restored.pop("random")
             data_of(trainer).go_on(**self._restored)
@@ -188,6 +194,16 @@ class BestCheckpoint(ModelCheckpoint):
         if scores and os.path.exists(path):
             moved = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
             super().load_state_dict({**state_dict, **moved, "best_k_models": {path: scores[0]}})
+
+
+def _require_same_step(trainer: L.Trainer, path: Path) -> None:
+    steps: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(steps, trainer.global_step)
+    if len(set(steps)) > 1:
+        raise RuntimeError(
+            f"the processes would go on from different steps, {', '.join(map(str, steps))} in the order of their "
+            f"ranks: all hosts must see {path}"
+        )
 
 
 def _say(error: BaseException, text: str) -> None:
