@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from .browser import NAMES, Browser, find_browser
+
 # read when torch is imported: threads that wait by spinning make the suite several times slower on a busy machine
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -17,3 +19,14 @@ def in_repository(monkeypatch):
     """Run a test where the README's commands are typed, whose paths are relative."""
     monkeypatch.chdir(ROOT)
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A headless Chromium, where one is installed; the run of CI installs it."""
+    program = find_browser()
+    if program is None:
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed (apt-get install chromium)")
+    opened = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()

@@ -19,6 +19,7 @@ from detmix.training.cli import _has_bf16
 from detmix.training.files import read_history
 from detmix.training.run_report import report_run
 
+from .browser import find_faults
 from .test_configs import write_coco
 from .test_training_report import Page
 
@@ -100,6 +101,10 @@ def test_the_report_tells_all_that_a_fit_knows(finished):
     }
     assert len(page.alt("Training sample ")) == 8
     assert "seed_everything: 0" in page.text("pre")[0]
+
+
+def test_the_report_is_sound_in_a_browser(finished, browser):
+    assert find_faults(browser, finished / "report.html") == set()
 
 
 def test_the_report_can_be_written_anew_from_what_the_fit_left(finished, tmp_path, in_repository):

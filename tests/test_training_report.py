@@ -16,8 +16,11 @@ from detmix.evaluation import Curve, ImageMistakes, Mistakes
 from detmix.evaluation.coco import METRICS
 from detmix.training.report import Comparison, Illustration, Report, write_report
 
+from .browser import find_faults
+
 EVIL = "<script>alert(1)</script>"
-VOID = ("meta", "img")
+COLUMNS = ("AP", "AP50", "APs", "APm", "APl", "VOC AP50")
+VOID = ("meta", "img", "br", "wbr")
 
 
 class Page(HTMLParser):
@@ -149,6 +152,22 @@ def test_the_page_is_accessible(tmp_path):
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert [link["href"] for link in page.all("a")] == [f"#{id}" for id in ids]
+
+
+def test_long_names_and_many_classes_fit_every_window(tmp_path, browser):
+    names = [f"class {n} of the Polycentropodidae_and_others" for n in range(12)]
+    confusion = np.full((13, 13), 4321)
+    confusion[-1, -1] = 0
+    write(
+        tmp_path,
+        title="a_very_long_name_of_a_run_that_goes_on_and_on_and_does_not_end_soon",
+        summary={"command": "train.py fit --config " + 20 * "folder/" + 60 * "x", "Weights": 60 * "w"},
+        per_class={name: {"objects": 123456, **dict.fromkeys(COLUMNS, 0.5)} for name in names},
+        curves=dict.fromkeys(names[:2], make_curve()),
+        mistakes=make_mistakes(names, confusion),
+        config_text=200 * "long",
+    )
+    assert find_faults(browser, tmp_path / "report.html") == set()
 
 
 def test_pictures_are_told_in_words(tmp_path):

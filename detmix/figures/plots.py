@@ -17,6 +17,7 @@ from .style import PALETTE
 
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 3)))
 _SMALL = (3.9, 3.0)  # inches: lettering is read on a phone as well
+_SHORT = 20  # characters of a name, two of which fit beside each other
 _AXES = ("step", "epoch")
 _BY_CLASS = " by class"
 _AVERAGE = re.compile(r"(?:.*?/)?(A[PR])(?:\d*|[sml])(?:_\w+)?(/.+)?")  # val/AP50, val/voc/AP50_11point, val/AP/<class>
@@ -41,7 +42,8 @@ def precision_recall_figure(curves: Mapping[str, Curve], title: str | None = Non
     for axis in axes:
         axis.set(xlim=(0, 1.02), ylim=(0, 1.04))
     if together and curves:
-        legend(axes[0], loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+        columns = 2 if max(map(len, curves)) <= _SHORT else 1
+        legend(axes[0], loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
     figure.supxlabel("recall (share of the objects found)", fontsize="medium")
     figure.supylabel("precision (share of the detections right)", fontsize="medium")
     if title:
