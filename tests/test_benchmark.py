@@ -102,6 +102,7 @@ def test_data_sets_are_opened_in_processes_of_their_own_and_compared(temporary_f
 
 def test_samples_are_compared_with_and_without_mixing():
     report = measure_sample(images=2, objects=3, repeats=1)
+    sizes = ("640x480", "1333x800")
     kinds = [
         ("two decodes", "sample alone"),
         ("cache", "sample alone"),
@@ -109,8 +110,9 @@ def test_samples_are_compared_with_and_without_mixing():
         ("cache", "torchvision, float blend"),
     ]
     assert [(row.what, row.against) for row in report.rows] == [
-        *((f"{size}, {what}", against) for size in ("640x480", "1333x800") for what, against in kinds),
+        *((f"{size}, {what}", against) for size in sizes for what, against in kinds),
         ("wrapper, 118,000 records", "1,000 records"),
         ("wrapper, cache, 118,000 records", "1,000 records"),
+        *((f"{size}, decoded", name) for size in ("320x240", *sizes) for name in ("Pillow", "OpenCV", "torchvision")),
     ]
     assert all(row.value > 0 and row.reference > 0 for row in report.rows)

@@ -36,7 +36,7 @@ def save(path, image=None, **options):
 
 def assert_shows(image, expected, tolerance=8):
     assert (image.dtype, image.shape) == (torch.uint8, (3, *expected.shape[:2]))
-    assert image.is_contiguous()
+    assert image.permute(1, 2, 0).is_contiguous()
     difference = np.abs(image.permute(1, 2, 0).numpy().astype(int) - expected)
     assert np.median(difference) <= tolerance
     assert np.mean(difference > tolerance) < 0.1
@@ -173,6 +173,37 @@ def test_a_jpeg_cut_two_bytes_short_is_noticed_and_bytes_after_its_end_are_not(t
     with pytest.raises(ValueError, match=r"short\.jpg"):
         read_image(tmp_path / "short.jpg")
     assert torch.equal(read_image(tmp_path / "long.jpg"), read_image(tmp_path / "image.jpg"))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.95])
+def test_damage_inside_a_jpeg_is_noticed_though_it_ends_as_it_should(share, mode, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    path = save(tmp_path / "image.jpg", Image.fromarray(noise).convert(mode))
+    data = bytearray(path.read_bytes())
+    start = int(share * len(data))
+    data[start : start + 6] = b"\xff\xc4\x00\x03\x22\x00"  # a table that is too short for itself
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"image\.jpg: corrupt, truncated"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"keep_rgb": True}, {"restart_marker_blocks": 2}])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_jpegs_have_the_pixels_that_pillow_gives(mode, subsampling, options, tmp_path):
+    noise = cv2.resize(np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8), (61, 43))
+    if "keep_rgb" in options:  # then colours are not subsampled
+        mode, subsampling = "RGB", 0
+    path = save(tmp_path / "image.jpg", Image.fromarray(noise).convert(mode), subsampling=subsampling, **options)
+    with Image.open(path) as image:
+        expected = np.array(image.convert("RGB"))
+    np.testing.assert_array_equal(read_image(path).permute(1, 2, 0).numpy(), expected)
+
+
+def test_a_jpeg_whose_last_pixel_is_grey_is_read(tmp_path):
+    grey = Image.new("RGB", (16, 16), (128, 128, 128))
+    assert read_image(save(tmp_path / "image.jpg", grey)).unique().tolist() == [128]
 
 
 def test_a_flipped_bit_in_a_png_is_noticed(tmp_path):

@@ -24,6 +24,12 @@ def photograph(height: int, width: int, rng: np.random.Generator) -> NDArray[np.
     return np.clip(picture + 128, 0, 255).astype(np.uint8)
 
 
+def jpeg(height: int, width: int, rng: np.random.Generator) -> bytes:
+    """A photograph as a JPEG file holds it."""
+    _, data = cv2.imencode(".jpg", photograph(height, width, rng), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    return data.tobytes()
+
+
 def write_coco(folder: Path, count: int, size: tuple[int, int], *, objects: int = 8) -> Path:
     """Write a data set of photographs.
 
@@ -43,7 +49,7 @@ def write_coco(folder: Path, count: int, size: tuple[int, int], *, objects: int 
     annotations: list[dict[str, Any]] = []
     for image_id in range(1, count + 1):
         name = f"{image_id:06d}.jpg"
-        cv2.imwrite(str(folder / "images" / name), photograph(height, width, rng), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+        (folder / "images" / name).write_bytes(jpeg(height, width, rng))
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         extents = rng.uniform(0.1, 0.4, (objects, 2)) * (width, height)
         corners = rng.uniform(0, 1, (objects, 2)) * ((width, height) - extents)

@@ -20,6 +20,7 @@ from ..data import DetectionDataset, read_coco
 from ..dataset import MixupDataset
 from ..targets import Target
 from .comparison import Comparison, Report, comparison, time_in_turn
+from .decoders import compare_decoders
 from .photographs import write_coco
 
 _SIZES = ((480, 640), (800, 1333))  # height, width
@@ -32,7 +33,8 @@ def measure_sample(images: int = 8, objects: int = 8, repeats: int = 40) -> Repo
 
     The samples are JPEG files of 640x480 and of 1333x800. "two decodes" loads the partner of each sample, "cache" takes
     it from the last that were loaded. torchvision's way is its CocoDetection, images as float, and a float blend. The
-    wrapper is what mixing does beside the pixels: it draws, looks up the partner, checks and joins the targets.
+    wrapper is what mixing does beside the pixels: it draws, looks up the partner, checks and joins the targets. The
+    decoders get the same bytes; detmix's reads the header for itself, and sees to it that the file is whole.
 
     Args:
         images: files of each size; a repetition reads each once.
@@ -43,6 +45,7 @@ def measure_sample(images: int = 8, objects: int = 8, repeats: int = 40) -> Repo
     for size in _SIZES:
         report.rows += _of_size(size, images, objects, repeats)
     report.rows += [_wrapper(objects, repeats), _wrapper(objects, repeats, cache=64)]
+    report.rows += compare_decoders(repeats)
     return report
 
 
