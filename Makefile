@@ -1,11 +1,13 @@
 # The first command typed on a machine with CPython 3.10 or newer, make and pip sets everything up in .venv.
 PYTHON ?= python3
 PY := .venv/bin/python
+MINUTES ?= 10
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test soak lint format clean
 help:
 	@echo "make demo    train the quickstart and name its report (about 3 minutes on two CPU cores)"
 	@echo "make test    run the tests"
+	@echo "make soak    load data for MINUTES=$(MINUTES) while memory is watched, and check 10,000 random settings of the mixing"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
 	@echo "make clean   remove the virtual environment and caches; runs/ and data/ stay"
@@ -15,6 +17,9 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(PY) -m pytest
+
+soak: .venv/installed
+	$(PY) -m tests.soak --minutes $(MINUTES)
 
 lint: .venv/installed
 	$(PY) -m ruff check .
