@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from detmix.benchmark import measure_dataset, measure_sample, measure_train
+from detmix.benchmark import measure_dataset, measure_loader, measure_sample, measure_train
 from detmix.benchmark.comparison import Report, compare, comparison, machine, time_in_turn
 from detmix.benchmark.made_up import coco_file, voc_folder
 from detmix.data import read_coco, read_voc
@@ -54,6 +54,12 @@ def test_training_loops_are_compared_and_profiled():
     shares = [float(line.partition("%")[0]) for line in report.notes[-1].splitlines()]
     assert shares == sorted(shares, reverse=True)
     assert 50 < sum(shares) <= 100
+
+
+def test_loaders_are_compared_with_and_without_mixing():
+    report = measure_loader(workers=1, images=4, batch_size=2, height=32, width=48, repeats=1)
+    assert [(row.what, row.against) for row in report.rows] == [("cache", "no mixing"), ("two decodes", "no mixing")]
+    assert all(row.value > 0 and row.reference > 0 for row in report.rows)
 
 
 @pytest.fixture

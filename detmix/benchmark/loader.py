@@ -1,0 +1,62 @@
+"""Images a second that a data loader with workers gives, with mixing and without."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from ..batch import collate
+from ..data import DetectionDataset, read_coco
+from ..dataset import MixupDataset
+from .comparison import Report, comparison, time_in_turn
+from .photographs import write_coco
+
+
+def measure_loader(
+    workers: int = 2,
+    batch_size: int = 4,
+    images: int = 64,
+    height: int = 480,
+    width: int = 640,
+    objects: int = 8,
+    cache: int = 16,
+    repeats: int = 20,
+) -> Report:
+    """Load batches with mixing, against loading them without.
+
+    Each repetition is an epoch of JPEG files. The workers stay between epochs, as in a training, and begin each with an
+    empty cache.
+
+    Args:
+        workers: processes that load data.
+        batch_size: images of a batch.
+        images: files.
+        height: of each, in pixels.
+        width: of each, in pixels.
+        objects: in each.
+        cache: samples that a worker holds to take partners from.
+        repeats: timed epochs of each row.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_coco(Path(folder), images, (height, width), objects=objects)
+        data = DetectionDataset(read_coco(file, file.parent / "images"))
+        sets = {"cache": MixupDataset(data, cache=cache), "two decodes": MixupDataset(data), "no mixing": data}
+        options: dict[str, Any] = {"batch_size": batch_size, "collate_fn": collate, "num_workers": workers}
+        loaders = {name: DataLoader(each, persistent_workers=workers > 0, **options) for name, each in sets.items()}
+        seconds = time_in_turn({name: partial(_epoch, sets[name], loader) for name, loader in loaders.items()}, repeats)
+    report = Report(f"Loader with {workers} workers, batches of {batch_size}, JPEG files of {width}x{height}")
+    speeds = {name: images / values for name, values in seconds.items()}
+    for name in ("cache", "two decodes"):
+        report.rows.append(comparison(name, speeds[name], "no mixing", speeds["no mixing"], unit="images/s"))
+    return report
+
+
+def _epoch(data: Any, loader: DataLoader[Any]) -> None:
+    if isinstance(data, MixupDataset):
+        data.set_epoch(data.epoch + 1)
+    for _ in loader:
+        pass
