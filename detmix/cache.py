@@ -62,9 +62,10 @@ class PartnerCache:
         ring = self._ring
         if not ring:
             return None
-        for place in generator.integers(len(ring), size=_TRIES).tolist():
-            if fits(ring[place].index):
-                return ring[place]
+        for _ in range(_TRIES):
+            loaded = ring[generator.integers(len(ring))]
+            if fits(loaded.index):
+                return loaded
         fitting = [loaded for loaded in ring if fits(loaded.index)]
         return fitting[generator.integers(len(fitting))] if fitting else None
 

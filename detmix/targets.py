@@ -193,12 +193,16 @@ def _sources_after(first: Target, second: Target) -> Tensor:
     """The sources of the second, counted on from those of the first."""
     sources: Tensor | None = first.get("sources")
     if sources is None or not sources.shape[0]:
-        return source_ids(second) + 1
+        boxes: Tensor = second["boxes"]
+        theirs: Tensor | None = second.get("sources")
+        return boxes.new_ones(boxes.shape[0], dtype=torch.int64) if theirs is None else theirs + 1
     return source_ids(second) + (sources.max() + 1)  # stays on its device: reading it would wait for the GPU
 
 
 def _shared_object_keys(first: Target, second: Target) -> list[str]:
     firsts, seconds = per_object_keys(first), per_object_keys(second)
+    if firsts == seconds:
+        return firsts
     for keys, owner, other in ((firsts, first, second), (seconds, second, first)):
         missing = [k for k in keys if k not in other]
         if missing:
@@ -206,8 +210,6 @@ def _shared_object_keys(first: Target, second: Target) -> list[str]:
                 f"{_name(owner)} has the per-object key {missing[0]!r} and {_name(other)} has not: "
                 "both must carry the same keys to be mixed"
             )
-    if firsts == seconds:
-        return firsts
     shared = [k for k in firsts if k in seconds]
     for key in {*firsts, *seconds}.difference(shared):
         if len(first[key]) != len(second[key]):

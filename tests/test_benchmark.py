@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from detmix.benchmark import measure_dataset, measure_loader, measure_sample, measure_train
+from detmix.benchmark import measure_blend, measure_dataset, measure_loader, measure_sample, measure_train
 from detmix.benchmark.comparison import Report, compare, comparison, machine, time_in_turn
 from detmix.benchmark.made_up import coco_file, voc_folder
 from detmix.data import read_coco, read_voc
@@ -104,6 +104,20 @@ def test_data_sets_are_opened_in_processes_of_their_own_and_compared(temporary_f
     assert all(row.value > 0 and row.reference > 0 for row in report.rows)
     *_, huge = report.rows
     assert huge.reference == pytest.approx(3000 * 42 / 2**20, rel=0.1)  # bytes of the arrays of an object
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from Linux's /proc")
+def test_blends_are_compared_with_a_copy_and_with_other_ways():
+    report = measure_blend(objects=2, repeats=2)
+    sizes = ("640x480 + 640x480", "640x480 + 427x640", "1333x800 + 1333x800")
+    others = ("cv2.addWeighted, flat", "numpy, float", "torch, float", "torchvision v2, MixUp")
+    assert [(row.what, row.against) for row in report.rows] == [
+        *((size + fresh, "copy") for size in sizes for fresh in ("", ", fresh")),
+        *(("640x480, pixels alone", other) for other in others),
+        ("4000x3000 + 4000x3000, peak memory", "the canvas"),
+    ]
+    assert all(row.value > 0 and row.reference > 0 for row in report.rows)
+    assert 1 <= report.rows[-1].ratio[1] <= 1.25
 
 
 def test_samples_are_compared_with_and_without_mixing():

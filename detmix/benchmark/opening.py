@@ -23,12 +23,10 @@ def main() -> None:
     """Open the file, fork a worker, and print the figures."""
     library, file = sys.argv[1:]
     open_file, visit = LIBRARIES[library]()
-    (_PROCESS / "clear_refs").write_text("5")  # the peak starts anew
-    before = _memory("status", "VmRSS")
     start = time.perf_counter()
     with redirect_stdout(StringIO()):  # pycocotools prints
-        data = open_file(file)
-    figures = {"seconds": time.perf_counter() - start, "peak": _memory("status", "VmHWM") - before}
+        data, peak = with_peak(lambda: open_file(file))
+    figures = {"seconds": time.perf_counter() - start, "peak": peak}
     print(json.dumps(figures | {"worker": _growth_of_worker(data, visit), "arrays": _arrays(data)}))
 
 
@@ -76,6 +74,14 @@ def _growth_of_worker(data: Any, visit: Callable[[Any], None]) -> float:
 
 def _own_memory() -> float:
     return _memory("smaps_rollup", "Private_Clean") + _memory("smaps_rollup", "Private_Dirty")
+
+
+def with_peak(action: Callable[[], Any]) -> tuple[Any, float]:
+    """What an action returns, and by how much the memory of this process rose at most meanwhile, in MiB."""
+    (_PROCESS / "clear_refs").write_text("5")  # the peak starts anew
+    before = _memory("status", "VmRSS")
+    result = action()
+    return result, _memory("status", "VmHWM") - before
 
 
 def _memory(file: str, key: str) -> float:
