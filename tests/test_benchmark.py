@@ -1,14 +1,24 @@
+import json
 import sys
 import tempfile
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
 
-from detmix.benchmark import measure_blend, measure_dataset, measure_loader, measure_sample, measure_train
+from detmix.benchmark import (
+    measure_blend,
+    measure_dataset,
+    measure_evaluate,
+    measure_loader,
+    measure_sample,
+    measure_train,
+)
 from detmix.benchmark.comparison import Report, compare, comparison, machine, time_in_turn
-from detmix.benchmark.made_up import coco_file, voc_folder
+from detmix.benchmark.made_up import coco_file, coco_results, voc_folder
 from detmix.data import read_coco, read_voc
+from detmix.evaluation import evaluate_coco
 
 
 def test_sides_are_timed_in_turn():
@@ -136,3 +146,23 @@ def test_samples_are_compared_with_and_without_mixing():
         *((f"{size}, decoded", name) for size in ("320x240", *sizes) for name in ("Pillow", "OpenCV", "torchvision")),
     ]
     assert all(row.value > 0 and row.reference > 0 for row in report.rows)
+
+
+def test_evaluations_are_compared_with_the_libraries_alone(temporary_folder):
+    report = measure_evaluate(20, 120, 600, voc_detections=200, part=2, rounds=1, repeats=1)
+    assert [(row.what, row.against, row.repeats) for row in report.rows] == [
+        ("600 detections, faster-coco-eval", "pycocotools alone", 1),
+        ("300, pycocotools", "pycocotools alone", 1),
+        ("300, faster-coco-eval", "faster-coco-eval alone", 1),
+        ("300, faster-coco-eval, tools/evaluate.py", "faster-coco-eval alone", 1),
+        ("VOC, 200 detections, 20 classes", "reading the JSON alone", 1),
+    ]
+    assert all(row.value > 0 and row.reference > 0 for row in report.rows)
+    assert report.notes == ["All 12 numbers are the same."]
+
+
+def test_made_up_results_find_their_objects(temporary_folder):
+    truth, results = coco_file(10, 40, polygons=False), coco_results(10, 40, 200)
+    assert 0.3 < evaluate_coco(truth, results).metrics["AP50"] < 1
+    rows = json.loads(results.read_bytes())
+    assert Counter(row["image_id"] for row in rows) == dict.fromkeys(range(1, 11), 20)

@@ -4,6 +4,7 @@ python tools/benchmark.py blend                 # on the CPU, one thread
 python tools/benchmark.py sample                # JPEG files, made up
 python tools/benchmark.py loader --workers 8    # the same files, through a data loader
 python tools/benchmark.py dataset               # files like train2017's, made up; on Linux
+python tools/benchmark.py evaluate              # half a million detections, by COCO's rules and VOC's
 python tools/benchmark.py step --detector retinanet_resnet50_fpn --threads 2 --json step.json
 python tools/benchmark.py step --device cuda --batch_size 8 --size 800
 python tools/benchmark.py train --device cuda --batch_size 16 --size 800 --workers 8 --steps 20 --rounds 5
@@ -32,6 +33,7 @@ from detmix.benchmark.comparison import machine
 PARTS: dict[str, Callable[..., benchmark.Report]] = {
     "blend": benchmark.measure_blend,
     "dataset": benchmark.measure_dataset,
+    "evaluate": benchmark.measure_evaluate,
     "loader": benchmark.measure_loader,
     "sample": benchmark.measure_sample,
     "step": benchmark.measure_step,

@@ -4,6 +4,7 @@ from .blend import measure_blend as measure_blend
 from .comparison import Comparison as Comparison
 from .comparison import Report as Report
 from .dataset import measure_dataset as measure_dataset
+from .evaluate import measure_evaluate as measure_evaluate
 from .loader import measure_loader as measure_loader
 from .sample import measure_sample as measure_sample
 from .step import measure_step as measure_step

@@ -111,13 +111,13 @@ def comparison(
 
 
 def time_in_turn(
-    actions: Mapping[str, Action], repeats: int, wait: Action = lambda: None
+    actions: Mapping[str, Action], repeats: int, wait: Action = lambda: None, *, warm_up: int = _WARM_UP
 ) -> dict[str, NDArray[np.float64]]:
     """Seconds of each run of several actions, (repeats,) float64 by name: one run of each, then the next of each.
 
-    The garbage collector runs between the pairs, not inside them.
+    The garbage collector runs between the pairs, not inside them. The first ``warm_up`` runs of each do not count.
     """
-    seconds = np.empty((repeats + _WARM_UP, len(actions)))
+    seconds = np.empty((repeats + warm_up, len(actions)))
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -128,7 +128,7 @@ def time_in_turn(
     finally:
         if collecting:
             gc.enable()
-    return {name: seconds[_WARM_UP:, column] for column, name in enumerate(actions)}
+    return {name: seconds[warm_up:, column] for column, name in enumerate(actions)}
 
 
 def _seconds(action: Action, wait: Action) -> float:

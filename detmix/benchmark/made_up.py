@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -14,24 +15,40 @@ import numpy as np
 
 from ..files import whole_folder, write_whole
 
-_CLASSES = 80
 _POLYGONS = 499  # different ones; they recur, each time with another object
 _LINES = 50_000  # written at a time
 _AGE = 3600  # seconds; files that were written just now are not trusted to stay
 
 
-def coco_file(images: int, boxes: int, *, polygons: bool = True) -> Path:
+def coco_file(images: int, boxes: int, *, polygons: bool = True, classes: int = 80) -> Path:
     """A file in the layout of COCO's ``instances_train2017.json``: as many bytes for each image and object.
 
     Args:
         images: how many.
         boxes: how many, spread over the images at random; one in a hundred is a crowd.
         polygons: whether objects have outlines, which are five sixths of such a file.
+        classes: of the objects, each as frequent.
     """
-    name = f"coco-{images}-{boxes}{'' if polygons else '-boxes'}.json"
+    name = f"coco-{images}-{boxes}-{classes}{'' if polygons else '-boxes'}.json"
     path = _folder() / name
     if not path.is_file():
-        write_whole(path, partial(_write, images, boxes, polygons))
+        write_whole(path, partial(_write, images, boxes, polygons, classes))
+    return path
+
+
+def coco_results(images: int, boxes: int, detections: int, *, classes: int = 80) -> Path:
+    """COCO results for the file of ``coco_file``, as many for each image: each object found once, the rest at random.
+
+    Args:
+        images: of that file.
+        boxes: of that file.
+        detections: how many results; a multiple of the images.
+        classes: of that file.
+    """
+    path = _folder() / f"results-{images}-{boxes}-{detections}-{classes}.json"
+    if not path.is_file():
+        truth = coco_file(images, boxes, polygons=False, classes=classes)
+        write_whole(path, partial(_write_results, truth, images, detections // images, classes))
     return path
 
 
@@ -52,14 +69,14 @@ def _folder() -> Path:
     return Path(tempfile.gettempdir()) / "detmix-benchmark"
 
 
-def _write(images: int, boxes: int, polygons: bool, path: Path) -> None:
+def _write(images: int, boxes: int, polygons: bool, classes: int, path: Path) -> None:
     rng = np.random.default_rng(0)
     with path.open("w", encoding="ascii") as file:
         file.write('{"info": {"description": "made up"}, "licenses": [], "images": [')
         _write_rows(file, _image_rows(images))
         file.write('], "annotations": [')
-        _write_rows(file, _object_rows(images, boxes, _outlines(rng) if polygons else [""], rng))
-        categories = (f'{{"supercategory": "thing", "id": {i + 1}, "name": "class {i}"}}' for i in range(_CLASSES))
+        _write_rows(file, _object_rows(images, boxes, classes, _outlines(rng) if polygons else [""], rng))
+        categories = (f'{{"supercategory": "thing", "id": {i + 1}, "name": "class {i}"}}' for i in range(classes))
         file.write(f'], "categories": [{", ".join(categories)}]}}')
 
 
@@ -79,11 +96,11 @@ def _image_rows(images: int) -> Iterator[str]:
         )
 
 
-def _object_rows(images: int, boxes: int, outlines: list[str], rng: np.random.Generator) -> Iterator[str]:
+def _object_rows(images: int, boxes: int, classes: int, outlines: list[str], rng: np.random.Generator) -> Iterator[str]:
     for start in range(0, boxes, _LINES):
         count = min(_LINES, boxes - start)
         corners, extents = rng.uniform(0, 400, (count, 2)).round(2), rng.uniform(2, 80, (count, 2)).round(2)
-        columns = (rng.integers(1, images + 1, count), rng.integers(1, _CLASSES + 1, count), rng.random(count) < 0.01)
+        columns = (rng.integers(1, images + 1, count), rng.integers(1, classes + 1, count), rng.random(count) < 0.01)
         rows = zip(*(column.tolist() for column in (corners, extents, *columns)), strict=True)
         for number, ((x, y), (width, height), image, category, crowd) in enumerate(rows, start=start + 1):
             yield (
@@ -91,6 +108,34 @@ def _object_rows(images: int, boxes: int, outlines: list[str], rng: np.random.Ge
                 f'"image_id": {image}, "bbox": [{x}, {y}, {width}, {height}], "category_id": {category}, '
                 f'"id": {number}}}'
             )
+
+
+def _write_results(truth: Path, images: int, each: int, classes: int, path: Path) -> None:
+    rng = np.random.default_rng(0)
+    objects: dict[int, list[tuple[int, list[float]]]] = {image: [] for image in range(1, images + 1)}
+    for row in json.loads(truth.read_bytes())["annotations"]:
+        objects[row["image_id"]].append((row["category_id"], row["bbox"]))
+    rows = (row for image, own in objects.items() for row in _result_rows(image, own[:each], each, classes, rng))
+    with path.open("w", encoding="ascii") as file:
+        file.write("[")
+        _write_rows(file, rows)
+        file.write("]")
+
+
+def _result_rows(
+    image: int, objects: list[tuple[int, list[float]]], each: int, classes: int, rng: np.random.Generator
+) -> Iterator[str]:
+    boxes = np.concatenate([rng.uniform(0, 400, (each, 2)), rng.uniform(2, 80, (each, 2))], axis=1)
+    labels, scores = rng.integers(1, classes + 1, each), rng.beta(0.3, 3, each)
+    for place, (label, box) in enumerate(objects):
+        boxes[place] = np.array(box) + rng.normal(0, 0.05, 4) * max(box[2:])
+        labels[place], scores[place] = label, rng.beta(3, 1)
+    boxes = np.maximum(boxes, 0).round(2)
+    for label, (x, y, width, height), score in zip(labels.tolist(), boxes.tolist(), scores.tolist(), strict=True):
+        yield (
+            f'{{"image_id": {image}, "category_id": {label}, "bbox": [{x}, {y}, {width}, {height}], '
+            f'"score": {score:.6f}}}'
+        )
 
 
 def _outlines(rng: np.random.Generator) -> list[str]:
