@@ -150,7 +150,10 @@ def test_masks_are_asked_for_only_where_they_are_needed():
         ([{**ROW, "image_id": 5}], "none of a known one: is this file of another data set?"),
         ([ROW, {**ROW, "category_id": 1}], r"unknown category_id 1 - at `\$\[1\].category_id`"),
         ([ROW, {k: v for k, v in ROW.items() if k != "category_id"}], r"field `category_id` - at `\$\[1\]`"),
-        ([ROW, {**ROW, "score": float("nan")}], r"score must be finite, got nan - at `\$\[1\].score`"),
+        (
+            [ROW, {**ROW, "score": float("nan")}],
+            r"score must be finite, got nan - at `\$\[1\].score`; did the train",
+        ),
         ([ROW, {**ROW, "score": 93.5}], r"in \[0, 1\], got 93.5 - at `\$\[1\].score`; are they percentages\?"),
         ([ROW, {**ROW, "score": -3.5}], r"got -3.5 - at `\$\[1\].score`; are they logits"),
         ([{**ROW, "bbox": [0, 0, float("inf"), 1]}], r"bbox must be finite, got .*inf.* - at `\$\[0\].bbox`"),
@@ -175,6 +178,8 @@ def test_labels_in_the_place_of_category_ids_are_recognised():
     truth["annotations"] = []
     with pytest.raises(ValueError, match=r"category_id 3 .*; 1 of 3 rows .*are they numbered 0, 1, 2"):
         found([{**ROW, "category_id": i} for i in (1, 2, 3)], truth)
+    with pytest.raises(ValueError, match=r"category_id 0 .*; 1 of 1 rows .*are they numbered 0, 1, 2"):
+        found([{**ROW, "category_id": 0}], truth)  # of which none is known
 
 
 @pytest.mark.parametrize("of_truth", [False, True])

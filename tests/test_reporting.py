@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -225,7 +226,8 @@ def test_plots_are_written_beside_what_is_there(tmp_path, files, layout):
         (Options("coco", use_07_metric=True), "--use-07-metric belongs to the rules of VOC"),
         (Options("voc", iou=2), r"iou must lie in \(0, 1\], got 2"),
         (Options(max_detections=[0]), r"max_detections must be numbers of 1 or more, got \[0\]"),
-        (Options(min_score=float("nan")), r"--min-score must be a number, got nan"),
+        (Options(min_score=float("nan")), r"--min-score must lie in \[0, 1\], got nan"),
+        (Options(min_score=2), r"--min-score must lie in \[0, 1\], got 2"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, files, options, message):
@@ -243,6 +245,16 @@ def test_what_cannot_be_compared_or_written_is_refused_before_the_work(tmp_path,
         evaluate_files(files["coco"], tmp_path / "nowhere.json", Options(), json_file=files["kit"])
     with pytest.raises(ValueError, match="--plots must be a folder, got .*results.json, a file"):
         evaluate_files(files["coco"], tmp_path / "nowhere.json", Options(), plots=files["results"])
+    with pytest.raises(ValueError, match="--json: .*/n.json cannot be written, since .*results.json is no folder"):
+        evaluate_files(files["coco"], tmp_path / "nowhere.json", Options(), json_file=files["results"] / "n.json")
+
+
+def test_a_folder_that_cannot_be_made_is_named(files):
+    nowhere = Path("/proc/nowhere/plots")  # not even root can make it
+    if not nowhere.parent.parent.is_dir():
+        pytest.skip("needs Linux's /proc")
+    with pytest.raises((OSError, ValueError), match="/proc/nowhere/plots.* cannot be written"):
+        evaluate_files(files["coco"], files["results"], Options(), plots=nowhere)
 
 
 def test_text_files_and_voc_folders_have_no_masks(files):

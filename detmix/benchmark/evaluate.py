@@ -33,8 +33,8 @@ def measure_evaluate(
     objects: int = 36_000,
     detections: int = 500_000,
     voc_detections: int = 100_000,
-    part: int = 20,
-    rounds: int = 3,
+    part: int = 10,
+    rounds: int = 5,
     repeats: int = 20,
 ) -> Report:
     """Measure COCO results and VOC detections, from files to numbers, against the libraries alone.
@@ -88,14 +88,16 @@ def _added(files: Files, detections: int, rounds: int) -> list[Comparison]:
         f"{_FAST} alone": _alone(files, faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
         f"{_FAST}, tools/evaluate.py": lambda: evaluate_files(CocoFile(files[0]), files[1], Options(backend=_FAST)),
     }
-    seconds = time_in_turn(sides, rounds, warm_up=0)
+    seconds = time_in_turn(sides, rounds, warm_up=1)
     pairs = {
         "pycocotools": "pycocotools alone",
         _FAST: f"{_FAST} alone",
         f"{_FAST}, tools/evaluate.py": f"{_FAST} alone",
     }
-    rows = [(f"{detections:,}, {what}", what, alone) for what, alone in pairs.items()]
-    return [comparison(name, seconds[what], alone, seconds[alone], unit="s") for name, what, alone in rows]
+    return [
+        comparison(f"{detections:,}, {what}", seconds[what], alone, seconds[alone], unit="s")
+        for what, alone in pairs.items()
+    ]
 
 
 def _detmix(files: Files, backend: Backend) -> Callable[[], list[float]]:

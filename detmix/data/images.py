@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .paths import read_file
@@ -116,6 +116,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
 def _naming(name: str | Path) -> Iterator[None]:
     try:
         yield
+    except UnidentifiedImageError as error:  # whose text tells but an address in memory
+        raise ValueError(f"{name}: corrupt, truncated or not an image: none of a known format") from error
     except Exception as error:  # a broken file makes Pillow raise almost anything
         raise ValueError(f"{name}: corrupt, truncated or not an image: {error}") from error
 

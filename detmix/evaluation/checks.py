@@ -32,10 +32,10 @@ def check_ids(ids: NDArray[np.int64], known: NDArray[np.int64], name: str, place
 
 
 def _id_cause(ids: NDArray[np.int64], known: NDArray[np.int64]) -> str:
-    if not np.isin(ids, known).any():
-        return ", and none of a known one: is this file of another data set?"
     if len(known) and ids.min() >= 0 and ids.max() <= len(known):
         return ": are they numbered 0, 1, 2 ... rather than by the ids of the ground truth?"
+    if not np.isin(ids, known).any():
+        return ", and none of a known one: is this file of another data set?"
     return ""
 
 
@@ -45,7 +45,7 @@ def check_scores(scores: NDArray[np.float64], name: str, place: str) -> None:
     Raises:
         ValueError: with the row, and what such scores usually are.
     """
-    check_finite(scores, name, "score", place)
+    check_finite(scores, name, "score", place, "; did the training diverge?")
     wrong = (scores < 0) | (scores > 1)
     if wrong.any():
         cause = "logits, which a sigmoid or softmax turns into scores" if scores.min() < 0 else "percentages"
@@ -54,14 +54,14 @@ def check_scores(scores: NDArray[np.float64], name: str, place: str) -> None:
         raise ValueError(f"{name}: {wanted} - at `{place.format(row)}`; are they {cause}?")
 
 
-def check_finite(values: NDArray[np.float64], name: str, key: str, place: str) -> None:
-    """Refuse NaN and infinity in (M,) or (M, 4) values.
+def check_finite(values: NDArray[np.float64], name: str, key: str, place: str, cause: str = "") -> None:
+    """Refuse NaN and infinity in (M,) or (M, 4) values; the cause ends the message.
 
     Raises:
         ValueError: with the row.
     """
     finite: Any = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
-    _refuse(~finite, values, f"{name}: {key} must be finite", place)
+    _refuse(~finite, values, f"{name}: {key} must be finite", place, cause)
 
 
 def check_boxes(xywh: NDArray[np.float64], sizes: NDArray[np.int64], name: str, place: str) -> None:
@@ -100,7 +100,7 @@ def check_boxes(xywh: NDArray[np.float64], sizes: NDArray[np.int64], name: str, 
         )
 
 
-def _refuse(wrong: Any, values: NDArray[np.float64], wanted: str, place: str) -> None:
+def _refuse(wrong: Any, values: NDArray[np.float64], wanted: str, place: str, cause: str = "") -> None:
     if wrong.any():
         row = int(wrong.argmax())
-        raise ValueError(f"{wanted}, got {values[row].tolist()} - at `{place.format(row)}`")
+        raise ValueError(f"{wanted}, got {values[row].tolist()} - at `{place.format(row)}`{cause}")

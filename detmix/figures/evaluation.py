@@ -61,7 +61,7 @@ def confusion_figure(mistakes: Mistakes, title: str | None = None) -> Figure:
     axis = figure.add_subplot()
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, column in np.argwhere(counts).tolist():
-        color = "white" if shares[row, column] > 0.55 else INK
+        color = "white" if shares[row, column] > 0.68 else INK  # either has a contrast of 4 or more
         axis.annotate(str(counts[row, column]), (column, row), ha="center", va="center", color=color, fontsize="small")
     last = len(counts) - 1.5
     axis.axhline(last, color=INK, linewidth=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -130,7 +131,10 @@ def _write(
     if plots is not None:
         files |= {plots / f"{name}.png": _png(figure) for name, figure in _figures(evaluation)}
     for path, content in files.items():
-        write_whole(path, partial(Path.write_bytes, data=content))
+        try:
+            write_whole(path, partial(Path.write_bytes, data=content))
+        except OSError as error:
+            raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def _figures(evaluation: _Evaluation) -> Iterator[tuple[str, Figure]]:
@@ -209,3 +213,14 @@ def _check_outputs(json_file: Path | None, plots: Path | None) -> None:
         raise ValueError(f"--plots must be a folder, got {plots}, a file")
     if json_file is not None and json_file.is_dir():
         raise ValueError(f"--json must be a file, got {json_file}, a folder")
+    for option, path in {"--json": json_file, "--plots": plots}.items():
+        if path is not None:
+            _check_writable(option, path)
+
+
+def _check_writable(option: str, path: Path) -> None:
+    """Refuse a path for which no folder can be made or written in, as far as that can be told beforehand."""
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    folder = there.parent if there == path and there.is_file() else there
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{option}: {path} cannot be written, since {folder} is no folder or may not be written in")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -51,8 +50,8 @@ class Options:
         for name in wrong:
             if getattr(self, name) not in (None, False):
                 raise ValueError(f"{_flag(name)} belongs to the rules of {owner}, and --rules is {self.rules}")
-        if math.isnan(self.min_score):
-            raise ValueError(f"--min-score must be a number, got {self.min_score}")
+        if not 0 <= self.min_score <= 1:
+            raise ValueError(f"--min-score must lie in [0, 1], got {self.min_score}")
         for name in ("class_agnostic", "max_detections"):
             if comparing and getattr(self, name):
                 raise ValueError(f"--compare does not go together with {_flag(name)}")
