@@ -1,4 +1,6 @@
+import multiprocessing
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # the tests neither read nor fill the index of the user who runs them
 os.environ["DETMIX_CACHE_DIR"] = "off"
+
+# the process from which others are forked by "forkserver" imports these once
+multiprocessing.set_forkserver_preload(["detmix.training", "detmix.figures", "tensorboard"])
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,3 +35,22 @@ def browser(tmp_path_factory):
     opened = Browser(program, tmp_path_factory.mktemp("profile"))
     yield opened
     opened.close()
+
+
+@contextmanager
+def undrawn_report():
+    """Trainings leave a page without pictures: to draw them takes longer than all the steps of a test."""
+
+    def write(folder, data, evaluation):
+        (folder / "report.html").write_text("not drawn")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("detmix.training.artifacts.write_run_report", write)
+        yield
+
+
+@pytest.fixture
+def no_report():
+    """The same for a test."""
+    with undrawn_report():
+        yield

@@ -90,16 +90,14 @@ def made_up_root(tmp_path):
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_config_trains_two_steps(config, made_up_root, tmp_path, in_repository):
+def test_config_trains_two_steps(config, made_up_root, tmp_path, in_repository, no_report):
     if "bccd" in config.stem and not Path("data/bccd").exists():
         pytest.skip("data/bccd is absent: the README says where to get it")
     arguments = ["--config", str(config.relative_to(ROOT)), "--runs", str(tmp_path / "runs"), *TWO_STEPS]
     if config.stem in made_up_root:
         arguments.append(f"--data.root={made_up_root[config.stem]}")
     cli_main(["fit", *arguments])
-    folder = tmp_path / "runs" / config.stem
-    assert "AP50" in json.loads((folder / "metrics.json").read_text())
-    assert (folder / "report.html").exists()
+    assert "AP50" in json.loads((tmp_path / "runs" / config.stem / "metrics.json").read_text())
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

@@ -182,7 +182,8 @@ def train_on_one_rank(rank, shards, folder):
 
 
 def test_ranks_that_get_unequally_many_samples_can_train_together(shards, tmp_path):
-    torch.multiprocessing.spawn(train_on_one_rank, (shards, str(tmp_path)), nprocs=2)
+    arguments = shards, str(tmp_path)
+    torch.multiprocessing.start_processes(train_on_one_rank, arguments, nprocs=2, start_method="forkserver")
     given = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     assert_all_once(given)
     assert [len(part) for part in given] == [14, 1]

@@ -119,7 +119,7 @@ def train_on_one_rank(rank, folder):
 def ranks(tmp_path_factory):
     """What each of two processes found, case by case."""
     folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.spawn(train_on_one_rank, (str(folder),), nprocs=RANKS)
+    multiprocessing.start_processes(train_on_one_rank, (str(folder),), nprocs=RANKS, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 

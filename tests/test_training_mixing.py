@@ -51,7 +51,7 @@ def assert_same_samples(one, other):
 
 
 @pytest.fixture
-def fit(tmp_path, in_repository):
+def fit(tmp_path, in_repository, no_report):
     """Train a tiny version of a config in a folder of the test's own."""
 
     def call(config, *arguments):

@@ -13,6 +13,7 @@ from detmix.training import cli_main
 from detmix.training.predict import predict_images
 from detmix.training.trained import Trained, open_trained
 
+from .conftest import undrawn_report
 from .test_configs import write_coco, write_image
 
 
@@ -24,7 +25,8 @@ def finished(tmp_path_factory):
     data = ["--data.format=coco", f"--data.root={folder}", "--data.train=[train2017]", "--data.val=val2017"]
     trainer = ["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false", "--data.mixup.no_mixup_epochs=0"]
     options = [f"--runs={folder / 'runs'}", "--data.batch_size=3", "--model.options={min_size: 64, max_size: 96}"]
-    cli_main(["fit", "--config=configs/quickstart.yaml", *data, *trainer, *options])
+    with undrawn_report():
+        cli_main(["fit", "--config=configs/quickstart.yaml", *data, *trainer, *options])
     return folder / "runs" / "quickstart", folder
 
 

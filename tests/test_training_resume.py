@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,8 @@ from detmix.training import cli_main
 from detmix.training.files import read_history
 from detmix.training.random_state import random_state, set_random_state
 from detmix.training.resume import LastCheckpoint
+
+from .conftest import undrawn_report
 
 SCENES = ["train=13", "val=3", "size=32", "min_extent=8", "max_extent=16", "max_objects=3"]
 SMALL = [
@@ -75,8 +78,9 @@ class Copies(L.Callback):
         self.copy(trainer, "fitted")
 
 
-def train(folder, *arguments, config="configs/quickstart.yaml"):
-    cli_main(["fit", "--config", config, "--runs", str(folder), "--name=run", *SMALL, *arguments])
+def train(folder, *arguments, config="configs/quickstart.yaml", report=False):
+    with nullcontext() if report else undrawn_report():
+        cli_main(["fit", "--config", config, "--runs", str(folder), "--name=run", *SMALL, *arguments])
     return folder / "run"
 
 

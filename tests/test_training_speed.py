@@ -18,7 +18,7 @@ from detmix.training import (
     cli_main,
 )
 
-from .conftest import ROOT
+from .conftest import ROOT, undrawn_report
 from .test_detectors_use import CountWaits
 from .test_training import TINY
 
@@ -33,7 +33,8 @@ def fit(folder, *arguments):
         "--trainer.max_epochs=1",
         "--data.mixup.no_mixup_epochs=0",
     ]
-    return cli_main(["fit", *common, *arguments])
+    with undrawn_report():
+        return cli_main(["fit", *common, *arguments])
 
 
 @pytest.fixture(scope="module")

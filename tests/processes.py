@@ -1,0 +1,45 @@
+"""Processes of their own for tests: forked from one that has the libraries and has done nothing else.
+
+Another Python would take seconds to import them each time. ``conftest.py`` says which libraries these are.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+FORKSERVER = multiprocessing.get_context("forkserver")
+
+
+def run_apart(function: Callable[..., Any], *arguments: Any, output: Path, timeout: float = 300) -> int:
+    """Call a function in a process, and a process group, of its own.
+
+    Args:
+        function: of a module; what it gives is lost.
+        arguments: of it; they are pickled.
+        output: the file that what it prints goes to.
+        timeout: seconds after which it is killed.
+
+    Returns:
+        The exit code: 1 after an exception, whose traceback is printed; minus its number after a signal.
+    """
+    process = FORKSERVER.Process(target=_call, args=(function, arguments, output))
+    process.start()
+    process.join(timeout)
+    process.kill()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...], output: Path) -> None:
+    os.setsid()
+    with output.open("w") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+    function(*arguments)
