@@ -158,7 +158,7 @@ def as_coco(ground_truth, tmp_path):
     return COCO(str(path))
 
 
-@pytest.mark.parametrize("ids", [[5, 6, 9, 12], [0, 1, 2, 3], [-4, 0, 7, 8]])
+@pytest.mark.parametrize("ids", [[5, 6, 9, 12], [0, 1, 2, 3], [-4, 0, 7, 8], [-(2**63), 1, 2, 2**63 - 1]])
 def test_pycocotools_gives_the_ground_truth_itself_full_marks(ids, tmp_path, capsys):
     boxes, images = [[1, 2, 11, 22], [5, 5, 25, 25], [2.5, 3.5, 19.5, 28], [0, 0, 20, 50]], [0, 0, 1, 2]
     truth = build(boxes, images, ids=ids).ground_truth()

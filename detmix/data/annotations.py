@@ -104,7 +104,7 @@ class Annotations:
         Returns:
             ``images``, ``categories`` and ``annotations``, with the original category ids and areas, crowds
             included, and ``difficult`` beside ``iscrowd``. Boxes are xywh. Segmentations are there if they were
-            read. Should an annotation's id be below 1, all are shifted, because pycocotools takes id 0 for
+            read. Should an annotation's id be below 1, all are numbered anew, because pycocotools takes id 0 for
             "no match".
         """
         heights, widths = self.sizes.T.tolist()
@@ -118,7 +118,7 @@ class Annotations:
     def _coco_objects(self) -> list[dict[str, Any]]:
         corners = self.boxes.astype(np.float64)
         columns = {
-            "id": self.ids + (1 - self.ids.min(initial=1)),
+            "id": self.ids if self.ids.min(initial=1) > 0 else np.arange(1, len(self.ids) + 1),
             "image_id": np.repeat(self.image_ids, np.diff(self.offsets)),
             "category_id": np.array(self.category_ids, dtype=np.int64)[self.labels - 1],
             "bbox": np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]]),
