@@ -5,10 +5,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from detmix.data import read_image
-from detmix.data.images import image_size
+from detmix.data.images import decode_image, image_size
 
 # four flat quarters, so that lossy formats keep them and every orientation shows
 QUARTERS = np.zeros((48, 64, 3), dtype=np.uint8)
@@ -244,3 +246,46 @@ def test_an_image_that_is_a_program_is_not_run(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"image\.jpg: .*EPS files are not read"):
         read_image(path)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("reduce_to", "part"), [(None, 1), (49, 1), (25, 1), (24, 2), (12, 4), (6, 8), (1, 8)])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_jpeg_is_reduced_as_far_as_its_shorter_side_allows(orientation, reduce_to, part, tmp_path):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    path = save(tmp_path / "image.jpg", exif=exif, quality=95)
+    whole, reduced = read_image(path), read_image(path, reduce_to=reduce_to)
+    height, width = whole.shape[1:]
+    expected = whole.double().reshape(3, height // part, part, width // part, part).mean((2, 4))
+    assert_shows(reduced, expected.permute(1, 2, 0).numpy())
+    assert min(reduced.shape[1:]) >= min(reduce_to or 48, 48)
+
+
+@pytest.mark.parametrize(("orientation", "part"), [(1, 8), (2, 2), (5, 2)])
+def test_pixels_that_stand_for_less_stay_at_the_right_and_the_bottom(orientation, part, tmp_path):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    path = save(tmp_path / "image.jpg", Image.fromarray(QUARTERS[:46, :62]), exif=exif)
+    height, width = read_image(path).shape[1:]
+    assert read_image(path, reduce_to=1).shape == (3, -(-height // part), -(-width // part))
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 30))
+def test_pillow_reduces_what_it_decodes_as_opencv_does(height, width, reduce_to):
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), (10, 20, 30)).save(file, "JPEG")
+    plain, with_bytes_after = file.getvalue(), file.getvalue() + b"\0"
+    reduced = [decode_image(data, name="x", reduce_to=reduce_to) for data in (plain, with_bytes_after)]
+    assert torch.equal(*reduced)
+    assert min(reduced[0].shape[1:]) >= min(reduce_to, height, width)
+
+
+def test_a_file_that_is_no_jpeg_keeps_its_size(tmp_path):
+    assert_shows(read_image(save(tmp_path / "image.png"), reduce_to=8), QUARTERS)
+
+
+def test_the_size_that_is_stated_is_that_of_the_file(tmp_path):
+    path = save(tmp_path / "image.jpg")
+    assert read_image(path, (48, 64), reduce_to=10).shape == (3, 12, 16)
+    with pytest.raises(ValueError, match="the annotations say 12 high and 16 wide, the image is 48 high"):
+        read_image(path, (12, 16), reduce_to=10)

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 
+from detmix.benchmark.photographs import write_coco
 from detmix.training import (
     DetectionData,
     DetectionModule,
@@ -175,3 +176,13 @@ def test_in_training_the_bar_reads_numbers_twice_a_second(monkeypatch, training,
     shown = [bar.get_metrics(trainer, None)["train/loss"] for _ in range(3)]
     assert trainer.reads == reads
     assert shown == ([1.0, 1.0, 2.0] if training else [1.0, 2.0, 3.0])
+
+
+def test_training_images_are_reduced_and_those_that_are_evaluated_are_not(tmp_path):
+    write_coco(tmp_path / "coco", 2, (64, 96))
+    files = {"root": str(tmp_path / "coco"), "annotations": "annotations.json", "images": "images"}
+    data = DetectionData("coco", augment=[], reduce_to=20, mixup=MixupOptions(), **files)
+    image, target = data.train_set[0]
+    assert image.shape == (3, 32, 48)
+    assert target["boxes"][:, 2].max() <= 48
+    assert data.evaluated_set("val")[0][0].shape == (3, 64, 96)

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..canvas import image_size
 from ..targets import Target
 from .annotations import Annotations
 from .images import read_image
+from .reduction import reduce_target
 
 Transform = Callable[[Any, Target], tuple[Any, Target]]
 OnError = Literal["raise", "skip"]
@@ -42,18 +44,30 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
             knows nothing of it, so partners are chosen by the labels of the image that was skipped, and a sample whose
             partner was can be mixed with itself.
 
+        reduce_to: given, JPEG files are decoded at a half, a quarter or an eighth of their size, as far as the shorter
+            side keeps so many pixels, and the sample's boxes, areas and masks are scaled to match. For training only:
+            ``target_of`` and ``ground_truth`` stay as annotated.
+
     Raises:
-        ValueError: on_error is neither.
+        ValueError: on_error is neither, or reduce_to below 1.
     """
 
     def __init__(
-        self, annotations: Annotations, *, transform: Transform | None = None, on_error: OnError = "raise"
+        self,
+        annotations: Annotations,
+        *,
+        transform: Transform | None = None,
+        on_error: OnError = "raise",
+        reduce_to: int | None = None,
     ) -> None:
         if on_error not in get_args(OnError):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+        if reduce_to is not None and reduce_to < 1:
+            raise ValueError(f"reduce_to must be 1 or more pixels, or None, got {reduce_to}")
         self.annotations = annotations
         self.transform = transform
         self.on_error: OnError = on_error
+        self.reduce_to = reduce_to
         self._skipped = torch.zeros(len(annotations), dtype=torch.bool).share_memory_()  # workers write to it
 
     def __len__(self) -> int:
@@ -72,7 +86,7 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
         """
         index = range(len(self))[index]
         index, image = (index, self._read(index)) if self.on_error == "raise" else self._read_from(index)
-        target = self.target_of(index)
+        target = reduce_target(self.target_of(index), self._size(index), image_size(image))
         return (image, target) if self.transform is None else self.transform(image, target)
 
     @property
@@ -125,8 +139,11 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
         return target if masks is None else {**target, "masks": torch.from_numpy(masks)}
 
     def _read(self, index: int) -> Tensor:
+        return read_image(self.image_path(index), self._size(index), reduce_to=self.reduce_to)
+
+    def _size(self, index: int) -> tuple[int, int]:
         height, width = self.annotations.sizes[index].tolist()
-        return read_image(self.image_path(index), (height, width))
+        return height, width
 
     def _read_from(self, index: int) -> tuple[int, Tensor]:
         """The first image from an index on that can be read, and its own index."""

@@ -23,10 +23,16 @@ from .paths import read_file
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 _AS_STORED = (None, 1)  # EXIF orientations that leave an image alone
 _END_OF_JPEG = b"\xff\xd9"
+PARTS = {  # of its size at which a JPEG can be decoded, and OpenCV's flag for it
+    1: 0,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
 _GREY = [128, 128, 128]  # what OpenCV makes of the last pixel, and all that are missing before it
 
 
-def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
+def read_image(path: str | Path, size: tuple[int, int] | None = None, *, reduce_to: int | None = None) -> Tensor:
     """Decode an image file.
 
     Greyscale is repeated, CMYK converted, 16-bit scaled to 8 bits, alpha dropped, and the EXIF
@@ -36,25 +42,30 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
         path: the file, of any format that Pillow reads, but for EPS, which is a program.
         size: (H, W) that the annotations state. An image that has this size only without its EXIF
             orientation is left as stored, because so it was annotated.
+        reduce_to: given, a JPEG is decoded at a half, a quarter or an eighth of its size, as far as its shorter side
+            keeps so many pixels, which takes less time; other formats keep their size.
 
     Returns:
-        (3, H, W) uint8 tensor, RGB; its memory holds pixel after pixel, as decoders write it.
+        (3, H, W) uint8 tensor, RGB, reduced sides rounded up; its memory holds pixel after pixel, as decoders write it.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is corrupt, truncated or not an image, or its size is not the stated one.
     """
     path = Path(path)
-    return decode_image(read_file(path), size, name=path)
+    return decode_image(read_file(path), size, name=path, reduce_to=reduce_to)
 
 
-def decode_image(data: bytes, size: tuple[int, int] | None = None, *, name: str | Path) -> Tensor:
+def decode_image(
+    data: bytes, size: tuple[int, int] | None = None, *, name: str | Path, reduce_to: int | None = None
+) -> Tensor:
     """Decode the content of an image file; see ``read_image``.
 
     Args:
         data: what the file holds.
         size: as for ``read_image``.
         name: what errors call it.
+        reduce_to: as for ``read_image``.
     """
     with _naming(name):
         image = Image.open(BytesIO(data))
@@ -63,23 +74,16 @@ def decode_image(data: bytes, size: tuple[int, int] | None = None, *, name: str 
     stored = (image.height, image.width)
     if size is not None and sorted(size) != sorted(stored):  # before memory is taken for as many pixels as it claims
         raise ValueError(_disagreement(name, size, stored))
-    pixels = _decode_plain_jpeg(image, data)
+    turned = _is_to_be_turned(image, size, name)
+    part = _part(stored, reduce_to, turned=turned)
+    pixels = None if turned else _decode_plain_jpeg(image, data, part)
     if pixels is not None:
         return _to_tensor(pixels)
     with _naming(name):
+        if part > 1:
+            image.draft(None, (image.width // part, image.height // part))
         image.load()
-    return convert_image(image, size, name=name)
-
-
-def _decode_plain_jpeg(image: Image.Image, data: bytes) -> np.ndarray | None:
-    """(H, W, 3) of a JPEG in colour or grey that seems whole and stands upright; None for any other image."""
-    if image.format != "JPEG" or image.mode not in ("RGB", "L") or not data.endswith(_END_OF_JPEG):
-        return None
-    if _orientation(image) not in _AS_STORED:
-        return None
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    return None if pixels is None or pixels[-1, -1].tolist() == _GREY else pixels
+        return _finish(image, turned=turned)
 
 
 def convert_image(image: Image.Image, size: tuple[int, int] | None = None, *, name: str | Path) -> Tensor:
@@ -90,14 +94,44 @@ def convert_image(image: Image.Image, size: tuple[int, int] | None = None, *, na
         size: as for ``read_image``.
         name: what errors call it.
     """
+    turned = _is_to_be_turned(image, size, name)
+    with _naming(name):
+        return _finish(image, turned=turned)
+
+
+def _part(size: tuple[int, int], reduce_to: int | None, *, turned: bool) -> int:
+    """Which part of its size a JPEG is decoded at, 1 for the whole, 2, 4 or 8.
+
+    Each pixel stands for a square of so many, from the top left on. Where the last ones would stand for less and come
+    first when the image is turned, it is not reduced so far.
+    """
+    parts = (part for part in PARTS if reduce_to is not None and min(size) // part >= reduce_to)
+    return max((part for part in parts if not turned or all(side % part == 0 for side in size)), default=1)
+
+
+def _decode_plain_jpeg(image: Image.Image, data: bytes, part: int) -> np.ndarray | None:
+    """(H, W, 3) of a JPEG in colour or grey that seems whole, as it is stored; None for any other image."""
+    if image.format != "JPEG" or image.mode not in ("RGB", "L") or not data.endswith(_END_OF_JPEG):
+        return None
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | PARTS[part]
+    pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    return None if pixels is None or pixels[-1, -1].tolist() == _GREY else pixels
+
+
+def _is_to_be_turned(image: Image.Image, size: tuple[int, int] | None, name: str | Path) -> bool:
+    """Whether there is an EXIF orientation that is to be applied; refuse another size than stated."""
     with _naming(name):
         stored, upright = (image.height, image.width), _upright_size(image)
+        orientation = _orientation(image)
     if size is not None and tuple(size) not in (stored, upright):
         raise ValueError(_disagreement(name, size, upright))
-    with _naming(name):
-        if size is None or tuple(size) == upright:
-            ImageOps.exif_transpose(image, in_place=True)
-        return _to_tensor(np.array(_to_rgb(image)))
+    return orientation not in _AS_STORED and (size is None or tuple(size) == upright)
+
+
+def _finish(image: Image.Image, *, turned: bool) -> Tensor:
+    if turned:
+        ImageOps.exif_transpose(image, in_place=True)
+    return _to_tensor(np.array(_to_rgb(image)))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

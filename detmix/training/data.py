@@ -99,6 +99,7 @@ class DetectionData(L.LightningDataModule):
         batch_size: int = 2,
         num_workers: int | None = None,
         on_error: OnError = "raise",
+        reduce_to: int | None = None,
         seed: int = 0,
     ) -> None:
         """Read the annotations; images are read when a sample is asked for.
@@ -125,6 +126,8 @@ class DetectionData(L.LightningDataModule):
             on_error: what a training image that is missing, corrupt or of another size than annotated does: ``raise``
                 ends the run; ``skip`` puts the next one in its place, and ``skipped_images.txt`` lists it. Validation
                 and test images must be whole.
+            reduce_to: given, training images that are JPEG files are decoded at a half, a quarter or an eighth of their
+                size, as far as the shorter side keeps so many pixels; the detector's ``min_size`` is a good value.
             seed: of the made-up scenes; the mixing draws from this and ``seed_everything`` together.
 
         Raises:
@@ -143,6 +146,7 @@ class DetectionData(L.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.on_error: OnError = on_error
+        self.reduce_to = reduce_to
         self.seed = seed
         # seed_everything, and not the seed of the scenes, so that the validation scenes stay when it is changed
         self._run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
@@ -302,7 +306,9 @@ class DetectionData(L.LightningDataModule):
         else:
             folder, _, image_set = split.rpartition("/")
             found = read_voc(self.root / folder, image_set, class_names=names)
-        return DetectionDataset(found, transform=transform, on_error=self.on_error if stage == "train" else "raise")
+        if stage != "train":
+            return DetectionDataset(found, transform=transform)
+        return DetectionDataset(found, transform=transform, on_error=self.on_error, reduce_to=self.reduce_to)
 
     def _draw(self, stage: str, transform: Any) -> Shapes:
         return Shapes(
