@@ -252,6 +252,14 @@ def test_a_file_that_is_not_json_is_named(tmp_path, content, message):
         found(path)
 
 
+def test_results_and_annotations_that_were_swapped_are_recognised(tmp_path):
+    (tmp_path / "truth.json").write_text(json.dumps(TRUTH))
+    with pytest.raises(ValueError, match=r"truth\.json: .*were the two swapped\?"):
+        found(tmp_path / "truth.json")
+    with pytest.raises(ValueError, match=r"ground truth: .*were the two swapped\?"):
+        read_ground_truth([ROW])
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.json"):
         read_ground_truth(tmp_path / "nowhere.json")

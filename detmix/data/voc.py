@@ -160,7 +160,9 @@ def _read_image_set(root: Path, image_set: str) -> tuple[Path, list[str]]:
     folder = root / "ImageSets" / "Main"
     path = folder / f"{image_set}.txt"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such image set; there are {sorted(p.stem for p in folder.glob('*.txt'))}")
+        there = sorted(p.stem for p in folder.glob("*.txt"))
+        hint = f"there are {there}" if there else f"is {root} the folder that holds Annotations and ImageSets?"
+        raise FileNotFoundError(f"{path}: no such image set; {hint}")
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:

@@ -188,7 +188,13 @@ def _decode(source: Any, form: Any, name: str) -> tuple[str, Any]:
             # again by a reader that takes the NaN which a diverged run writes, so that its row can be named
             return name, msgspec.convert(_lenient(data, name, error), form)
     except (msgspec.ValidationError, UnicodeEncodeError, RecursionError) as error:
-        raise ValueError(f"{name}: {error}") from None
+        swapped = "; annotations are an object and results a list: were the two swapped?" if _whole(error) else ""
+        raise ValueError(f"{name}: {error}{swapped}") from None
+
+
+def _whole(error: Exception) -> bool:
+    """Whether it is the file as a whole that is of another type, an object or a list."""
+    return str(error) in ("Expected `array`, got `object`", "Expected `object`, got `array`")
 
 
 def _lenient(data: bytes, name: str, cause: Exception) -> Any:
