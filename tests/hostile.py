@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import faulthandler
+import io
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
@@ -69,6 +72,13 @@ def read_or_refused(read: Callable[[], Any], name: str) -> Any:
     assert type(refusal) in (ValueError, FileNotFoundError), repr(refusal)
     assert name in str(refusal)
     return None
+
+
+def compress(file: Path) -> None:
+    """Write the parts of an archive anew, compressed."""
+    with zipfile.ZipFile(io.BytesIO(file.read_bytes())) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
+        for part in old.infolist():
+            new.writestr(part.filename, old.read(part))
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import resource
 import shutil
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ from detmix.training.weights import read_state
 
 from .conftest import ROOT
 from .hostile import changed, damaged, ending, read_or_refused
+from .processes import run_apart
 from .test_data_images import QUARTERS
 from .test_data_voc import document, folder, thing
 
@@ -253,3 +256,43 @@ def test_xml_that_is_nested_without_end_is_read_past(tmp_path):
     deep = "<part>" * 100_000 + "</part>" * 100_000
     folder(tmp_path, {"a": document(thing(), deep)})
     assert len(read_voc(tmp_path).boxes) == 1
+
+
+HUGE = {"size": [100_000, 100_000], "counts": [0, 10_000_000_000]}
+
+
+def header(kind, size):
+    """An image file that says how large it is, and has hardly a pixel."""
+    file = io.BytesIO()
+    Image.new("L", (16, 16)).save(file, kind)
+    small, large = ((16).to_bytes(4, order) * 2 for order in ("big", "little"))
+    wanted = [side.to_bytes(4, order) for order in ("big", "little") for side in size]
+    return file.getvalue().replace(small, b"".join(wanted[:2]), 1).replace(large, b"".join(wanted[2:]), 1)
+
+
+def read_small_files(folder, megabytes):
+    """Read files that say that they hold much, in as much memory as this process has, and some more."""
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + (megabytes << 20),) * 2)
+    for kind in ("png", "bmp"):
+        file = folder / f"a.{kind}"
+        file.write_bytes(header(kind, (60_000, 60_000)))
+        read_or_refused(lambda file=file: read_image(file), str(file))
+    file = folder / "a.json"
+    for truth, found in (
+        ({**TRUTH, "images": [{**image, "height": 10**5, "width": 10**5} for image in TRUTH["images"]]}, FOUND),
+        ({**TRUTH, "annotations": [{**row, "segmentation": HUGE} for row in TRUTH["annotations"]]}, FOUND),
+        (TRUTH, [{**row, "segmentation": HUGE} for row in FOUND]),
+        (TRUTH, [{**row, "segmentation": {"size": [10**5] * 2, "counts": "0" * 9}} for row in FOUND]),
+        (TRUTH, [{**row, "score": 10**400} for row in FOUND]),
+    ):
+        evaluate(truth, found, "")
+        file.write_bytes(as_json(truth))
+        walk_coco(file)
+
+
+def test_small_files_that_claim_much_take_little_memory(tmp_path):
+    said = tmp_path / "said.txt"
+    assert run_apart(read_small_files, tmp_path, 256, output=said) == 0, said.read_text()
+    assert run_apart(read_small_files, tmp_path, 1, output=said) == 1  # the limit is one
+    assert "MemoryError" in said.read_text() or "memory" in said.read_text()

@@ -13,6 +13,7 @@ from detmix.training.models import every_detector_name, untrained_detector
 from detmix.training.weights import count_classes, detectors_with, lasting_shapes, read_weights
 
 from .factories import make_assembled
+from .hostile import compress
 
 SMALL = "fasterrcnn_resnet18_small"
 MOBILE = ["fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_mobilenet_v3_large_fpn"]
@@ -120,6 +121,17 @@ def test_a_hostile_file_is_refused_and_runs_nothing(read, model, tmp_path):
     with pytest.raises(ValueError, match=r"weights\.pkl: not a file of weights"):
         read_weights(tmp_path / "weights.pkl", model, 4)
     assert not (tmp_path / "owned").exists()
+
+
+def test_a_file_that_grows_when_it_is_read_is_refused(tmp_path, model):
+    file = tmp_path / "small.pt"
+    torch.save({"a": torch.zeros(1 << 20)}, file)
+    compress(file)
+    assert file.stat().st_size < 1 << 16
+    with pytest.raises(
+        ValueError, match=r"small\.pt: has \d+ bytes and claims to hold 4\d{6}: torch writes no such file"
+    ):
+        read_weights(file, model, 4)
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 cut short", b"\x80\x02(cos\nsystem"])

@@ -21,7 +21,7 @@ def data_url(picture: Picture, longest: int = 640) -> str:
 
     Args:
         picture: a photograph, which becomes WebP; or a plot, which becomes SVG, or PNG where the SVG is large and the
-            PNG is not.
+            PNG smaller.
         longest: longest side of a photograph in pixels; a larger one is scaled down to it.
     """
     kind, content = _plot(picture) if isinstance(picture, Figure) else _photograph(picture, longest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -58,6 +59,7 @@ def read_checkpoint(
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
+    require_own_size(path)
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=weights_only, mmap=mmap)
     except UnpicklingError as error:
@@ -70,6 +72,24 @@ def read_checkpoint(
     if not isinstance(checkpoint, dict) or not {"state_dict", "global_step", "epoch"} <= checkpoint.keys():
         raise ValueError(f"{path}: not a checkpoint of tools/train.py, such as it leaves in checkpoints/last.ckpt")
     return checkpoint
+
+
+def require_own_size(path: Path) -> None:
+    """Refuse an archive that would be larger in memory than it is on disk, as torch's own never are.
+
+    Raises:
+        ValueError: its parts are compressed or overlap.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(part.file_size for part in archive.infolist())
+    except Exception:  # a damaged one makes zipfile raise almost anything; torch says so, or reads its older format
+        return
+    if claimed > path.stat().st_size:
+        raise ValueError(
+            f"{path}: has {path.stat().st_size} bytes and claims to hold {claimed}: torch writes no such file, and a "
+            "small one could so take all memory"
+        )
 
 
 def require_same_tensors(path: Path, given: Mapping[str, Any], module: nn.Module) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import difference, shapes_of
+from .checkpoints import difference, require_own_size, shapes_of
 from .models import every_detector_name, untrained_detector
 
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
@@ -53,6 +53,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of weights")
+    require_own_size(path)
     try:
         with torch.serialization.safe_globals([Namespace]):  # torchvision's training keeps its arguments in one
             content = torch.load(path, map_location="cpu", weights_only=True)
