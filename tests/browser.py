@@ -83,8 +83,12 @@ MEASURE = r"""
 
 
 def find_browser() -> str | None:
-    """The installed browser, if there is one."""
-    return next(filter(None, map(shutil.which, NAMES)), None)
+    """The installed browser, if there is one that runs: some distributions have stand-ins that only ask for a snap."""
+    return next(filter(_runs, filter(None, map(shutil.which, NAMES))), None)
+
+
+def _runs(program: str) -> bool:
+    return subprocess.run([program, "--version"], capture_output=True, timeout=PATIENCE).returncode == 0
 
 
 class Browser:

@@ -31,7 +31,7 @@ def browser(tmp_path_factory):
     """A headless Chromium, where one is installed; the run of CI installs it."""
     program = find_browser()
     if program is None:
-        pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed (apt-get install chromium)")
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} runs here (apt-get install chromium)")
     opened = Browser(program, tmp_path_factory.mktemp("profile"))
     yield opened
     opened.close()
