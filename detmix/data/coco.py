@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, NamedTuple
 
+import msgspec
 import numpy as np
 from msgspec import Meta, Raw, Struct
 from numpy.typing import NDArray
@@ -193,7 +194,7 @@ def _collect(file: BinaryIO, masks: bool) -> _Content:
 def _columns(rows: list[Any], masks: bool) -> _Columns:
     boxes = np.array([row.bbox for row in rows], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    texts = [_text(row.segmentation) for row in rows] if masks else []
+    texts = [_text(row) for row in rows] if masks else []
     return _Columns(
         ids=np.array([row.id for row in rows], np.int64),
         image_ids=np.array([row.image_id for row in rows], np.int64),
@@ -207,8 +208,13 @@ def _columns(rows: list[Any], masks: bool) -> _Columns:
     )
 
 
-def _text(segmentation: Raw) -> bytes:
-    text = bytes(segmentation)
+def _text(row: _MaskedAnnotation) -> bytes:
+    text = bytes(row.segmentation)
+    if not text.isascii() or b"\\" in text:  # what is passed over undecoded is not looked at for these
+        try:
+            msgspec.json.decode(text)
+        except ValueError as error:
+            raise ValueError(f"annotation {row.id}: the segmentation is not JSON in UTF-8: {error}") from None
     return b"" if text in (b"null", b"[]") else text
 
 
