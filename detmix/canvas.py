@@ -45,9 +45,9 @@ def require_same_kind(image_a: Image, image_b: Image) -> None:
     """
     for image in (image_a, image_b):
         require_supported(image)
-    kind_a, kind_b = _kind(image_a), _kind(image_b)
-    if kind_a != kind_b:
-        raise TypeError(f"both images must be of one kind and dtype, got {kind_a} and {kind_b}")
+    if _kind(image_a) != _kind(image_b):
+        kinds = f"{_describe(image_a)} and {_describe(image_b)}"
+        raise TypeError(f"both images must be of one kind and dtype, got {kinds}")
     channels_a, channels_b = _channels(image_a), _channels(image_b)
     if channels_a != channels_b:
         raise ValueError(f"both images must have the same channels, got {channels_a} and {channels_b}")
@@ -70,7 +70,7 @@ def blend(image_a: Image, image_b: Image, lam: float) -> Any:
         assert isinstance(image_b, np.ndarray)
         return _blend_arrays(image_a, image_b, lam)
     assert isinstance(image_b, Tensor)
-    blended = _blend_tensors(image_a.as_subclass(Tensor), image_b.as_subclass(Tensor), lam)
+    blended = _blend_tensors(_plain(image_a), _plain(image_b), lam)
     return tv_tensors.Image(blended) if isinstance(image_a, tv_tensors.Image) else blended
 
 
@@ -116,7 +116,7 @@ def _window(image: Any, y1: int, x1: int, y2: int, x2: int) -> Any:
 
 
 def _plain(image: Any) -> Any:
-    return image.as_subclass(Tensor) if isinstance(image, Tensor) else image
+    return image.as_subclass(Tensor) if isinstance(image, Tensor) and type(image) is not Tensor else image
 
 
 def _to_pil(pixels: np.ndarray, mode: str) -> PILImage.Image:
@@ -213,7 +213,15 @@ def require_supported(image: Image) -> None:
         raise TypeError(f"an image must be of dtype uint8 or floating, got {image.dtype}")
 
 
-def _kind(image: Image) -> str:
+def _kind(image: Image) -> tuple[Any, ...]:
+    if isinstance(image, PILImage.Image):
+        return PILImage.Image, image.mode
+    if isinstance(image, np.ndarray):
+        return np.ndarray, image.dtype, image.ndim
+    return type(image), image.dtype, image.device
+
+
+def _describe(image: Image) -> str:
     if isinstance(image, PILImage.Image):
         return f"PIL image of mode {image.mode}"
     if isinstance(image, np.ndarray):

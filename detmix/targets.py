@@ -91,9 +91,8 @@ def check_target(target: Target, *, size: tuple[int, int] | None = None, num_cla
 
 def require_xyxy(boxes: Tensor) -> None:
     """Raise ValueError if boxes are ``tv_tensors.BoundingBoxes`` of another format than xyxy."""
-    form = getattr(boxes, "format", tv_tensors.BoundingBoxFormat.XYXY)
-    if form != tv_tensors.BoundingBoxFormat.XYXY:
-        raise ValueError(f"boxes must be in the format XYXY, got {form.value}: convert them first")
+    if isinstance(boxes, tv_tensors.BoundingBoxes) and boxes.format != tv_tensors.BoundingBoxFormat.XYXY:
+        raise ValueError(f"boxes must be in the format XYXY, got {boxes.format.value}: convert them first")
 
 
 def object_keys(sample: Any) -> tuple[Tensor, ...]:
@@ -149,7 +148,7 @@ def source_ids(target: Target) -> Tensor:
     """The sources of a target, (N,) int64; zeros where it has none."""
     boxes: Tensor = target["boxes"]
     sources = target.get("sources")
-    return boxes.new_zeros(boxes.shape[0], dtype=torch.int64) if sources is None else sources
+    return boxes.new_full((boxes.shape[0],), 0, dtype=torch.int64) if sources is None else sources
 
 
 def concatenate(
@@ -195,7 +194,7 @@ def _sources_after(first: Target, second: Target) -> Tensor:
     if sources is None or not sources.shape[0]:
         boxes: Tensor = second["boxes"]
         theirs: Tensor | None = second.get("sources")
-        return boxes.new_ones(boxes.shape[0], dtype=torch.int64) if theirs is None else theirs + 1
+        return boxes.new_full((boxes.shape[0],), 1, dtype=torch.int64) if theirs is None else theirs + 1
     return source_ids(second) + (sources.max() + 1)  # stays on its device: reading it would wait for the GPU
 
 
