@@ -16,7 +16,7 @@ from torchvision.io import ImageReadMode
 from torchvision.io import decode_image as torchvision_decode
 
 from ..data.images import decode_image
-from .comparison import Comparison, comparison, time_in_turn
+from .comparison import Comparison, compare, comparison, time_in_turn
 from .photographs import jpeg
 
 _SIZES = ((240, 320), (480, 640), (800, 1333))  # height, width
@@ -28,7 +28,7 @@ def compare_decoders(repeats: int) -> list[Comparison]:
     Args:
         repeats: timed repetitions of each row.
     """
-    return [row for size in _SIZES for row in _of_size(size, repeats)]
+    return [*(row for size in _SIZES for row in _of_size(size, repeats)), _reduced(_SIZES[-1], repeats)]
 
 
 def _of_size(size: tuple[int, int], repeats: int) -> list[Comparison]:
@@ -44,6 +44,17 @@ def _of_size(size: tuple[int, int], repeats: int) -> list[Comparison]:
         seconds = time_in_turn({name: partial(decode, data) for name, decode in sides.items()}, repeats)
     what, ours = f"{size[1]}x{size[0]}, decoded", seconds.pop("detmix") * 1000
     return [comparison(what, ours, name, values * 1000, unit="ms") for name, values in seconds.items()]
+
+
+def _reduced(size: tuple[int, int], repeats: int) -> Comparison:
+    data, half = jpeg(*size, np.random.default_rng(0)), size[0] // 2
+    return compare(
+        f"{size[1]}x{size[0]}, reduce_to={half}",
+        lambda: decode_image(data, name="a photograph", reduce_to=half),
+        "the whole",
+        lambda: decode_image(data, name="a photograph"),
+        repeats=repeats,
+    )
 
 
 def _pillow(data: bytes) -> Tensor:
