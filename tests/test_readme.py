@@ -11,12 +11,18 @@ def code_blocks(page="README.md"):
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
 
 
+def with_fewer_scenes(script, count):
+    """The script on so many of its made-up scenes: two steps of four show all that more would."""
+    assert f"Shapes({count})" in script
+    return script.replace(f"Shapes({count})", "Shapes(8)")
+
+
 def test_the_twelve_lines_train():
     [script] = [block for block in code_blocks() if "optimizer" in block]
     assert len([line for line in script.splitlines() if line]) == 12
     torch.manual_seed(0)
     names = {}
-    exec(script, names)
+    exec(with_fewer_scenes(script, 32), names)
     moved = [not torch.equal(a, b) for a, b in zip(names["model"].parameters(), fresh_parameters(), strict=True)]
     assert sum(moved) > len(moved) / 2
     assert names["loss"].isfinite()
@@ -36,9 +42,9 @@ def fresh_parameters():
 def test_the_loop_for_a_gpu_trains_on_a_cpu_too():
     [script] = code_blocks("docs/speed.md")
     names = {}
-    exec(script, names)
+    exec(with_fewer_scenes(script, 16), names)
     assert names["loss"].isfinite()
-    assert names["mixer"].step == 4
+    assert names["mixer"].step == 2
     assert {"weights", "sources"} <= set(names["targets"][0])
 
 
