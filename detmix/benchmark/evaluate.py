@@ -33,7 +33,7 @@ def measure_evaluate(
     objects: int = 36_000,
     detections: int = 500_000,
     voc_detections: int = 100_000,
-    part: int = 10,
+    part: int = 20,
     rounds: int = 5,
     repeats: int = 20,
 ) -> Report:
