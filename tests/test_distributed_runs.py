@@ -101,7 +101,7 @@ def ends(started):
 def on_two_hosts(folder, *more):
     """torchrun on two hosts of one core each; what both end with."""
     changes = {
-        "host0:29500": f"localhost:{free_port()}",
+        "host0:29500": f"localhost:{free_port()} --local_addr localhost",
         "nproc_per_node 4": "nproc_per_node 1",
         "devices 4": "devices 1",
     }
