@@ -16,7 +16,7 @@ from detmix.evaluation import Curve, ImageMistakes, Mistakes
 from detmix.evaluation.coco import METRICS
 from detmix.training.report import Comparison, Illustration, Report, write_report
 
-from .browser import find_faults
+from .browser import PHONE, find_faults
 
 EVIL = "<script>alert(1)</script>"
 COLUMNS = ("AP", "AP50", "APs", "APm", "APl", "VOC AP50")
@@ -168,6 +168,28 @@ def test_long_names_and_many_classes_fit_every_window(tmp_path, browser):
         config_text=200 * "long",
     )
     assert find_faults(browser, tmp_path / "report.html") == set()
+
+
+def edge_of_classes(browser, moved):
+    """Brightness along the last pixels of the table of classes on a phone, moved sideways or not: (24,), 0 to 255."""
+    find = f"""(() => {{ const table = document.querySelector("[aria-label='Results by class']");
+                         table.scrollLeft = {moved}; const place = table.getBoundingClientRect();
+                         return [place.right, place.bottom + scrollY]; }})()"""
+    right, bottom = browser.call("Runtime.evaluate", expression=find, returnByValue=True)["result"]["value"]
+    with Image.open(io.BytesIO(browser.picture())) as picture:
+        return np.asarray(picture.convert("L"))[round(bottom) - 4, round(right) - 24 : round(right)].astype(int)
+
+
+def test_a_table_wider_than_a_phone_shows_on_which_side_it_goes_on(tmp_path, browser):
+    row = {"objects": 123456, **dict.fromkeys(COLUMNS, 0.5)}
+    write(tmp_path, per_class={"a class with a long name": row})
+    browser.open(tmp_path / "report.html", width=PHONE)
+    more, end = edge_of_classes(browser, 0), edge_of_classes(browser, 9999)
+    assert more[-1] < 170 < 250 < more[0]  # darker towards the edge
+    assert end.min() > 250
+    write(tmp_path, per_class={"a": {"AP": 0.5}})
+    browser.open(tmp_path / "report.html", width=PHONE)
+    assert edge_of_classes(browser, 0).min() > 250  # all of it is there
 
 
 def test_pictures_are_told_in_words(tmp_path):
