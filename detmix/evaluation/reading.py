@@ -24,6 +24,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from .checks import check_boxes, check_ids, check_scores
+from .corners import check_not_corners
 from .masks import encode_masks, mask_areas, mask_boxes
 from .numbering import numbering_of
 from .records import Detections, GroundTruth, Id, Objects, corners_of
@@ -146,7 +147,8 @@ def read_predictions(
 
     Raises:
         ValueError: the file is not JSON; a key is missing or of the wrong type; an image or category is
-            unknown; a score is not in [0, 1]; a box is not finite, of negative size, or looks like xyxy.
+            unknown; a score is not in [0, 1]; a box is not finite, of negative size, or looks like xyxy, also beside
+            the objects.
     """
     if isinstance(source, Detections):
         return source
@@ -163,6 +165,7 @@ def read_predictions(
     else:
         encoded, xywh = None, _boxes(rows)
         check_boxes(xywh, truth.sizes[images], name, "$[{}].bbox")
+        check_not_corners(xywh, images, truth, name, "$[{}].bbox")
         areas = xywh[:, 2] * xywh[:, 3]
     return Detections(images, labels, xywh, corners_of(xywh), areas, encoded, scores, name)
 
