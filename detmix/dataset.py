@@ -94,7 +94,8 @@ class MixupDataset(Switched, Dataset[Sample]):
                 a sample without reading the image; it is called once per sample, here. torch's ``Subset`` and
                 ``ConcatDataset`` of such data sets will do.
             alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off. 1.5 is the value of
-                the Bag of Freebies.
+                the Bag of Freebies; RESULTS.md has what was
+                measured with it; others have not been compared.
             p: probability that a sample is mixed at all.
             mix: ``"mixup"`` blends the two images; ``"cutmix"`` replaces a region of the one by the other's, and
                 ``"cutout"`` by nothing: see ``mix_pair``, ``cutmix_pair`` and ``cutout``. The region is

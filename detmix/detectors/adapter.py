@@ -54,7 +54,8 @@ def weight_losses(model: Model, objective: Objective = "weighted", normalizer: N
             builder or assembled by hand. Weigh it before it is wrapped (DistributedDataParallel, compile).
         objective: what a row (an anchor, point or proposal) learns, in every term of the loss.
 
-            - ``"weighted"``: a row on an object of weight w counts w, background rows count 1.
+            - ``"weighted"``: a row on an object of weight w counts w, background rows count 1. The default: in
+              RESULTS.md it comes out best, on one data set and without certainty.
             - ``"pair"``: rows are matched against each of the mixed images (``sources``) on its own, and learn
               from the object of each by its weight; what is left over is background. Shares that add up to
               more than 1 are scaled to 1; what an image ignores adds nothing for it.

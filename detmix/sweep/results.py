@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from ..benchmark.comparison import describe, machine
 from ..figures.sweep import sweep_figure
 from ..files import write_whole
+from .markdown import picture_alt
 from .outcome import FINISHED, Outcome
 from .plan import Pair, Plan
 from .statistics import Comparison, compare_arms
@@ -103,7 +104,7 @@ def _page(plan: Plan, states: States, comparisons: Sequence[Comparison], command
         title=f"Sweep of {plan.config.stem}",
         complete=len(outcomes) == len(states),
         facts=facts,
-        comparisons=[(comparison, _picture(comparison), _alt(comparison)) for comparison in comparisons],
+        comparisons=[(one, _data_url(draw_comparison(one)), picture_alt(one)) for one in comparisons],
         columns=COLUMNS,
         cells=level_cells,
         arms=plan.arms,
@@ -112,17 +113,16 @@ def _page(plan: Plan, states: States, comparisons: Sequence[Comparison], command
     )
 
 
-def _picture(comparison: Comparison) -> str:
-    """The plot as a data URL."""
+def draw_comparison(comparison: Comparison) -> Figure:
+    """Every run as a point, and each level's difference to the baseline with its interval by Student's t."""
     gains = {level.name: level.gain for level in comparison.levels if level.gain is not None}
-    figure = sweep_figure(
+    return sweep_figure(
         comparison.measure,
         comparison.baseline,
         {level.name: _percent(level.values.values()) for level in comparison.levels},
         {name: _percent(gain.differences.values()) for name, gain in gains.items()},
         {name: (100 * gain.t[0], 100 * gain.t[1]) for name, gain in gains.items() if gain.t},
     )
-    return _data_url(figure)
 
 
 def _percent(shares: Iterable[float]) -> list[float]:
@@ -133,8 +133,3 @@ def _data_url(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-
-
-def _alt(comparison: Comparison) -> str:
-    told = "; ".join(f"{level.name} {100 * level.mean:.1f}" for level in comparison.levels if level.values)
-    return f"{comparison.measure} by {comparison.factor}, means in percent: {told or 'nothing has finished'}."

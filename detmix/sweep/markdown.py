@@ -1,0 +1,104 @@
+"""Finished sweeps as Markdown: a section for each, and one table over several."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from ..benchmark.comparison import describe
+from .outcome import FINISHED
+from .statistics import MEASURES, Comparison, Level, compare_levels
+from .tables import COLUMNS, duration, level_cells
+
+Content = Mapping[str, Any]  # of a sweep.json
+
+
+def arms_compared(content: Content, measure: str) -> Comparison:
+    """The arms of a ``sweep.json`` against its baseline, from the numbers of its runs."""
+    definition = content["definition"]
+    values: dict[str, dict[int, float]] = {arm: {} for arm in definition["arms"]}
+    for run in content["runs"]:
+        if run["kind"] == FINISHED:
+            values[run["arm"]][run["seed"]] = run["metrics"][measure]
+    return compare_levels("arm", measure, values, definition["baseline"])
+
+
+def sweep_section(content: Content, picture: str) -> str:
+    """What a sweep found: its command, a table and a sentence for each measure, its plot, and what it took.
+
+    Args:
+        content: of its ``sweep.json``.
+        picture: path of its plot, as the page is to link it.
+    """
+    comparisons = [arms_compared(content, measure) for measure in MEASURES]
+    tables = [f"{_table(comparison)}\n\n{comparison.in_words()}" for comparison in comparisons]
+    parts = [f"    {content['command']}", *tables, f"![{picture_alt(comparisons[0])}]({picture})", _cost(content)]
+    return "\n\n".join(parts)
+
+
+def summary_table(contents: Mapping[str, Content], measure: str = "AP50") -> str:
+    """One row for each arm, two columns for each sweep: mean and spread, and difference to the baseline.
+
+    Args:
+        contents: of each ``sweep.json`` by the heading of its columns; arms of the same name share a row.
+        measure: ``AP50`` or ``AP``.
+    """
+    comparisons = {heading: arms_compared(content, measure) for heading, content in contents.items()}
+    arms = dict.fromkeys(level.name for comparison in comparisons.values() for level in comparison.levels)
+    headings = [part for heading in comparisons for part in (f"{measure}, {heading}", "difference")]
+    rows = [[arm, *(cell for one in comparisons.values() for cell in _summary_cells(one, arm))] for arm in arms]
+    return _lines(["arm", *headings], rows)
+
+
+def picture_alt(comparison: Comparison) -> str:
+    """What a plot of the comparison shows, in words."""
+    told = "; ".join(f"{level.name} {100 * level.mean:.1f}" for level in comparison.levels if level.values)
+    return f"{comparison.measure} by {comparison.factor}, means in percent: {told or 'nothing has finished'}."
+
+
+def fill(text: str, name: str, block: str) -> str:
+    """Put a block between its marks, ``<!-- name -->`` and ``<!-- end of name -->``, in place of what is there.
+
+    Raises:
+        ValueError: the text has no such marks, or several.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    filled, count = re.subn(
+        f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: f"{begin}\n\n{block}\n\n{end}", text, flags=re.DOTALL
+    )
+    if count != 1:
+        raise ValueError(f"wanted the marks {begin} and {end} once, found them {count} times")
+    return filled
+
+
+def _table(comparison: Comparison) -> str:
+    rows = [[_named(level, comparison), *level_cells(level)] for level in comparison.levels]
+    return _lines([comparison.measure, *COLUMNS], rows)
+
+
+def _named(level: Level, comparison: Comparison) -> str:
+    return level.name + (" (baseline)" if level.name == comparison.baseline else "")
+
+
+def _summary_cells(comparison: Comparison, arm: str) -> list[str]:
+    level = next((level for level in comparison.levels if level.name == arm), None)
+    if level is None:
+        return ["", ""]
+    _, mean, spread, difference, interval, _ = level_cells(level)
+    return [f"{mean} ± {spread}", "" if level.gain is None else f"{difference} ({interval})"]
+
+
+def _lines(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    every = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in every)
+
+
+def _cost(content: Content) -> str:
+    seconds = [run["seconds"] for run in content["runs"] if run["kind"] == FINISHED]
+    runs = f"{len(seconds)} of {len(content['runs'])} runs finished"
+    if not seconds:
+        return f"{runs}."
+    took = f"{duration(median(seconds))} each (median), {duration(sum(seconds))} in all"
+    return f"{runs}, {took}. {describe(content['machine'])}."

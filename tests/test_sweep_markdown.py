@@ -1,0 +1,75 @@
+"""Sweeps as Markdown: numbers worked out by hand, and the project's own pages."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detmix.sweep.markdown import fill, summary_table, sweep_section
+
+from .conftest import ROOT
+
+
+def content(arms, *, failed=()):
+    """A sweep.json of these AP50 by arm, one for each seed; AP is half of it."""
+    runs = [
+        {"arm": arm, "seed": seed, "kind": "finished", "seconds": 60.0, "metrics": {"AP50": value, "AP": value / 2}}
+        for arm, values in arms.items()
+        for seed, value in enumerate(values)
+    ]
+    runs += [{"arm": arm, "seed": 9, "kind": "diverged", "seconds": 5.0, "metrics": {}} for arm in failed]
+    return {
+        "command": "python tools/sweep.py --config a.yaml",
+        "machine": {"processor": "Z80, 1 cores", "torch": "9.9"},
+        "definition": {"baseline": next(iter(arms)), "arms": {arm: {} for arm in arms}},
+        "runs": runs,
+    }
+
+
+def test_a_section_holds_command_tables_words_plot_and_cost():
+    section = sweep_section(content({"plain": [0.5, 0.6], "pair": [0.52, 0.64]}, failed=["pair"]), "p.png")
+    assert "    python tools/sweep.py --config a.yaml\n" in section
+    assert "| plain (baseline) | 2 | 55.0 | 7.1 | - | - | - |" in section
+    # differences 2 and 4 points: mean 3, spread 1.414, times 12.706 / sqrt(2)
+    assert "| pair | 2 | 58.0 | 8.5 | +3.0 | -9.7 to +15.7 | +2.0 to +4.0 |" in section
+    assert "| pair | 2 | 29.0 | 4.2 | +1.5 | -4.9 to +7.9 | +1.0 to +2.0 |" in section
+    assert "Nothing differs clearly from plain in AP50: the most is pair, +3.0 points" in section
+    assert "![AP50 by arm, means in percent: plain 55.0; pair 58.0.](p.png)" in section
+    assert "4 of 5 runs finished, 0:01:00 each (median), 0:04:00 in all. Z80, 1 cores, torch 9.9." in section
+
+
+def test_a_summary_has_a_row_for_each_arm_and_columns_for_each_sweep():
+    table = summary_table({"shapes": content({"plain": [0.5], "pair": [0.4]}), "BCCD": content({"plain": [0.9]})})
+    assert table.splitlines() == [
+        "| arm | AP50, shapes | difference | AP50, BCCD | difference |",
+        "| --- | --- | --- | --- | --- |",
+        "| plain | 50.0 ± - |  | 90.0 ± - |  |",
+        "| pair | 40.0 ± - | -10.0 (-) |  |  |",
+    ]
+
+
+@given(old=st.text(), block=st.text())
+def test_a_block_replaces_what_stands_between_its_marks(old, block):
+    page = "before <!-- a --><!-- end of a --> after"
+    filled = fill(page, "a", block)
+    assert filled == f"before <!-- a -->\n\n{block}\n\n<!-- end of a --> after"
+    if "<!--" not in block + old:
+        assert fill(fill(page, "a", old), "a", block) == filled
+
+
+@pytest.mark.parametrize("text", ["", "<!-- a -->", "<!-- end of a --><!-- a -->", "<!-- a --><!-- end of a -->" * 2])
+def test_marks_that_are_missing_or_there_twice_are_an_error(text):
+    with pytest.raises(ValueError, match="wanted the marks <!-- a -->"):
+        fill(text, "a", "block")
+
+
+def test_the_pages_of_this_project_hold_what_its_sweeps_say():
+    subprocess.run([sys.executable, ROOT / "tools" / "results.py", "--check"], check=True, cwd=ROOT)
+
+
+def test_every_experiment_and_data_set_has_its_place_in_the_results():
+    results = (ROOT / "RESULTS.md").read_text("utf-8")
+    for file in (ROOT / "configs" / "experiments").glob("*.yaml"):
+        assert f"configs/experiments/{file.name}" in results

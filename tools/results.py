@@ -1,0 +1,72 @@
+"""Put finished sweeps into RESULTS.md, and its table into README.md, so that the two cannot disagree.
+
+python tools/results.py sweeps/base_shapes_objective   # keep this sweep, then write both pages
+python tools/results.py                                # write both pages from the sweeps that are kept
+python tools/results.py --check                        # say whether the pages hold what would be written
+
+Of each sweep its sweep.json is kept in docs/experiments, without names of hosts, and its plot beside it. RESULTS.md
+has a pair of marks for each, <!-- sweep NAME --> and <!-- end of sweep NAME -->, and README.md <!-- results --> and
+<!-- end of results -->; what stands between them is written here, the rest by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from detmix.files import write_whole
+from detmix.sweep.markdown import arms_compared, fill, summary_table, sweep_section
+from detmix.sweep.results import draw_comparison
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = Path("docs/experiments")
+IN_README = {"shapes": "base_shapes_objective", "BCCD": "base_bccd_objective"}  # columns of its table
+
+
+def main() -> None:
+    """Keep the sweeps that are named, and write or check the pages."""
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("sweeps", nargs="*", type=Path, metavar="DIR", help="folders of finished sweeps")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
+    options = parser.parse_args()
+    try:
+        for folder in options.sweeps:
+            keep(folder)
+        written = pages()
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    stale = [name for name, text in written.items() if (ROOT / name).read_text("utf-8") != text]
+    if options.check:
+        sys.exit(f"out of date: {', '.join(stale)}; python tools/results.py writes them anew" if stale else None)
+    for name in stale:
+        write_whole(ROOT / name, partial(Path.write_text, data=written[name], encoding="utf-8"))
+        print(f"{name} written")
+
+
+def keep(folder: Path) -> None:
+    """Copy a sweep's numbers and draw its plot."""
+    content = json.loads((folder / "sweep.json").read_text("utf-8"))
+    content["runs"] = [{key: run[key] for key in run if key not in ("host", "lines")} for run in content["runs"]]
+    kept = ROOT / KEPT / f"{folder.name}.json"
+    write_whole(kept, lambda path: path.write_text(json.dumps(content, indent=1) + "\n", "utf-8"))
+    draw_comparison(arms_compared(content, "AP50")).savefig(kept.with_suffix(".png"), dpi=110)
+
+
+def pages() -> dict[str, str]:
+    """The text of each page, as the sweeps that are kept make it."""
+    sweeps: dict[str, Any] = {
+        path.stem: json.loads(path.read_text("utf-8")) for path in sorted((ROOT / KEPT).glob("*.json"))
+    }
+    results = (ROOT / "RESULTS.md").read_text("utf-8")
+    for name, content in sweeps.items():
+        results = fill(results, f"sweep {name}", sweep_section(content, f"{KEPT}/{name}.png"))
+    table = summary_table({heading: sweeps[name] for heading, name in IN_README.items() if name in sweeps})
+    return {"RESULTS.md": results, "README.md": fill((ROOT / "README.md").read_text("utf-8"), "results", table)}
+
+
+if __name__ == "__main__":
+    main()
