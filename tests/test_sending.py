@@ -1,4 +1,5 @@
 import pickle
+from collections import OrderedDict
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
@@ -21,6 +22,7 @@ KINDS = {
     "bfloat16": torch.ones(3, dtype=torch.bfloat16),
     "flags": torch.tensor([True, False, True]),
     "differentiable": torch.nn.Parameter(torch.ones(3)),
+    "negated": torch.zeros(3, dtype=torch.complex64).conj().imag,
     "boxes": tv_tensors.BoundingBoxes(torch.ones(3, 4), format="XYXY", canvas_size=(5, 5)),
     "array": np.arange(3),
     "image_id": 5,
@@ -47,6 +49,14 @@ def test_targets_arrive_as_they_were():
             np.testing.assert_array_equal(arrived[key], value)
     assert arrived["boxes"].canvas_size == (5, 5)
     assert send([]) == []
+
+
+def test_targets_that_are_no_plain_dicts_arrive_too():
+    targets = [[{"bbox": [1, 2, 3, 4]}], torch.ones(2, 5), None, OrderedDict(labels=torch.ones(2))]
+    listed, tensor, nothing, ordered = send(targets)
+    assert (listed, nothing, type(ordered)) == (targets[0], None, OrderedDict)
+    assert torch.equal(tensor, targets[1])
+    assert torch.equal(ordered["labels"], targets[3]["labels"])
 
 
 def test_what_is_small_is_in_the_message_and_what_is_large_is_not():
