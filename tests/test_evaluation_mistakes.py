@@ -1,4 +1,4 @@
-"""find_mistakes against its rules written out as loops, and a scene worked out by hand."""
+"""find_mistakes and find_fates against its rules written out as loops, and a scene worked out by hand."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as rle
 
-from detmix.evaluation import find_mistakes
+from detmix.evaluation import find_fates, find_mistakes
 from tests.test_evaluation_coco import make_scene
 
 NAMES = ("cat", "dog", "bird")
@@ -87,6 +87,12 @@ def test_equals_the_loop(scene, iou, min_score):
     np.testing.assert_array_equal(result.confusion, confusion)
     counts = [[i.found, i.confused, i.missed, i.false] for i in result.images]
     np.testing.assert_array_equal(counts, images)
+    fates = find_fates(make_truth(objects), make_predictions(detections), iou=iou, min_score=min_score)
+    for image, counted in enumerate(images.tolist()):
+        of_objects = [fate for fate, row in zip(fates.objects, objects, strict=True) if row[0] == image]
+        of_detections = [fate for fate, row in zip(fates.detections, detections, strict=True) if row[0] == image]
+        assert [*map(of_objects.count, ("found", "confused", "missed"))] == counted[:3]
+        assert [*map(of_detections.count, ("found", "confused", "false"))] == [*counted[:2], counted[3]]
 
 
 OBJECTS = [
@@ -116,6 +122,14 @@ def test_a_scene_by_hand():
     assert (second.found, second.confused, second.missed, second.false) == (0, 0, 1, 1)
     assert (first.image_id, first.file_name, third.file_name) == (0, "0.jpg", "2.jpg")
     assert [i.f1 for i in result.images] == [pytest.approx(2 / 5), 0.0, 1.0]
+
+
+def test_fates_of_a_scene_by_hand():
+    fates = find_fates(make_truth(OBJECTS), make_predictions(DETECTIONS))
+    assert fates.objects == ("found", "confused", "missed", "ignored", "ignored")
+    assert fates.detections == ("found", "false", "confused", "false", "ignored", "ignored", "ignored")
+    nothing = find_fates(make_truth([]), make_predictions(DETECTIONS[:1]))
+    assert (nothing.objects, nothing.detections) == ((), ("false",))
 
 
 def test_own_class_comes_before_a_better_overlap_with_another():

@@ -101,6 +101,22 @@ def test_captions_tell_class_weight_and_score():
     assert [_captions(make_target(**n), ["RBC"]) for n in numbers] == [["RBC 0.37"], ["RBC 93%"]]
 
 
+def test_fates_are_told_by_the_line_and_in_words():
+    boxes = [[20.0, 40.0, 80.0, 100.0]]
+    whole = drawn(make_target(boxes)) > 0
+    side = slice(200, 380), slice(312, 320)  # along the right side of the box, off its caption
+    kinds = {fate: drawn(make_target(boxes), fates=[fate]) > 0 for fate in ("found", "confused", "missed", "false")}
+    lengths = {fate: changed[side].any(1).mean() for fate, changed in kinds.items()}
+    assert whole[side].any(1).all()
+    assert lengths["found"] == 1
+    assert lengths["confused"] == pytest.approx(6 / 8, abs=0.06)
+    assert lengths["missed"] == lengths["false"] == pytest.approx(1 / 2, abs=0.06)
+    captions = [changed[:200] for changed in kinds.values()]
+    assert all((one != other).any() for n, one in enumerate(captions) for other in captions[:n])
+    with pytest.raises(ValueError, match="zip"):
+        draw_boxes(GREY, make_target(boxes), fates=[])
+
+
 @pytest.mark.parametrize("label", [0, 2])
 def test_a_label_without_a_name_is_refused(label):
     with pytest.raises(ValueError, match=rf"labels must lie in \[1, 1\], one for each class name, got {label}"):

@@ -96,6 +96,23 @@ def test_pictures_tell_the_objects_of_their_own_image(folder, truth):
     assert page.alt("Image 2, detected") == ["Image 2, detected: no objects"]
 
 
+def test_what_is_wrong_is_told_below_each_picture(folder):
+    page = page_of(folder)
+    pictures = [image["alt"].partition(":")[0] for image in page.all("img") if image["alt"].startswith("Image")]
+    captions = dict(zip(pictures, page.text("figcaption"), strict=True))
+    found, confused = "✓ and a whole line: found", "Confused, long dashes: taken for another class"
+    assert {name: captions[name] for name in captions if name.startswith(("Image 0", "Image 2", "Image 3"))} == {
+        "Image 0, annotated": f"Annotated. {found}.",
+        "Image 0, detected": f"Detected. {found}.",
+        "Image 2, annotated": "Annotated. Missed, short dashes: no detection.",
+        "Image 2, detected": "Detected. Nothing has a score of 0.5 or more.",
+        "Image 3, annotated": f"Annotated. {confused}.",
+        "Image 3, detected": f"Detected. {confused}.",
+    }
+    (words,) = [text for text in page.text("p") if text.startswith("Left, or above")]
+    assert "a score of 0.5 or more count, matched to objects at IoU\n0.5 or more" in words
+
+
 def test_visibility_is_on_the_page_once_it_is_measured(folder):
     assert "Visibility" not in page_of(folder).text("h2")
     (folder / "visibility.json").write_text(json.dumps({"mixup": RATES}))

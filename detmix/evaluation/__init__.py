@@ -7,6 +7,9 @@ from .compare import compare_coco as compare_coco
 from .compare import compare_voc as compare_voc
 from .curves import NO_OBJECTS as NO_OBJECTS
 from .curves import Curve as Curve
+from .fates import Fate as Fate
+from .fates import Fates as Fates
+from .fates import find_fates as find_fates
 from .kit_files import read_kit_files as read_kit_files
 from .mistakes import ImageMistakes as ImageMistakes
 from .mistakes import Mistakes as Mistakes

@@ -100,10 +100,22 @@ def find_mistakes(
     Raises:
         ValueError: the data are wrong (file, row and key are named), or iou is out of range.
     """
-    if not 0 < iou <= 1:
-        raise ValueError(f"iou must lie in (0, 1], got {iou}")
     truth = read_ground_truth(ground_truth, masks=masks)
     found = read_predictions(predictions, truth, masks=masks)
+    kept, taken, ignored = match(truth, found, iou=iou, min_score=min_score, masks=masks)
+    return _count(truth, found, kept, taken, ignored, iou, min_score)
+
+
+def match(
+    truth: GroundTruth, found: Detections, *, iou: float, min_score: float, masks: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Which detections count, the object of each detection or -1, (D,), and which objects are ignored, (G,).
+
+    Raises:
+        ValueError: iou is out of range.
+    """
+    if not 0 < iou <= 1:
+        raise ValueError(f"iou must lie in (0, 1], got {iou}")
     kept = np.flatnonzero(found.scores >= min_score)
     kept = kept[np.argsort(-found.scores[kept], kind="stable")]
     ignored = truth.objects.difficult | truth.objects.crowd
@@ -111,7 +123,7 @@ def find_mistakes(
     taken = _match(found, truth, pairs, ignored)
     on_ignored = pairs[0][(found.labels[pairs[0]] == truth.objects.labels[pairs[1]]) & ignored[pairs[1]]]
     spared = np.isin(kept, on_ignored) & (taken[kept] < 0)
-    return _count(truth, found, kept[~spared], taken, ignored, iou, min_score)
+    return kept[~spared], taken, ignored
 
 
 def _overlapping(found: Detections, kept: NDArray[np.int64], truth: GroundTruth, iou: float, masks: bool) -> _Pairs:

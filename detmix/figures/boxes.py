@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..evaluation import Fate
 from ..targets import Target
 from .style import PALETTE, font_of, line_height
 
@@ -18,9 +19,16 @@ Font: TypeAlias = ImageFont.FreeTypeFont
 
 _READABLE = 480  # pixels: a picture whose longer side is shorter is magnified
 _FAINTEST = 0.15  # opacity at which a box can still be found
+_DASHES = {"confused": (6, 2), "missed": (2, 2), "false": (2, 2), "ignored": (2, 6)}  # line and gap, in line widths
+_WORDS = {"found": "✓"}  # other fates stand for themselves
 
 
-def draw_boxes(image: Tensor, target: Target, class_names: Sequence[str] | None = None) -> Image.Image:
+def draw_boxes(
+    image: Tensor,
+    target: Target,
+    class_names: Sequence[str] | None = None,
+    fates: Sequence[Fate] | None = None,
+) -> Image.Image:
     """Draw the boxes of a target, or of detections, over their image.
 
     Outline and caption are as opaque as the object's weight (but never below 0.15), and the caption tells
@@ -31,6 +39,8 @@ def draw_boxes(image: Tensor, target: Target, class_names: Sequence[str] | None 
         target: ``boxes`` (N, 4) xyxy in pixels of the image and ``labels`` (N,) in 1 ... K-1; ``weights``
             (N,) where it is mixed, ``scores`` (N,) where it is a detection. N may be 0.
         class_names: name of label l at ``[l - 1]``; without it the label's number is written.
+        fates: N of them, what became of each box: the caption begins with it, or with a tick where the object was
+            found; the outline is whole then, in long dashes where it was confused, otherwise in short ones.
 
     Raises:
         ValueError: the image is of another shape, or a label has no name.
@@ -41,11 +51,16 @@ def draw_boxes(image: Tensor, target: Target, class_names: Sequence[str] | None 
     font = font_of(max(18, max(canvas.size) / 36))
     boxes: list[Place] = [(x1, y1, x2, y2) for x1, y1, x2, y2 in (target["boxes"].cpu().double() * scale).tolist()]
     opacities, captions = _opacities(target), _captions(target, class_names)
+    if fates is not None:
+        captions = [f"{_WORDS.get(fate, fate)} {text}" for fate, text in zip(fates, captions, strict=True)]
     faint_first = sorted(range(len(boxes)), key=lambda n: opacities[n])
     places = _place_captions(boxes, captions, font, canvas.size, faint_first[::-1])
     for n in faint_first:
         layer = Image.new("RGBA", canvas.size)
-        _draw_outline(layer, boxes[n], PALETTE[(int(target["labels"][n]) - 1) % len(PALETTE)], round(font.size / 5))
+        width = round(font.size / 5)
+        _draw_outline(layer, boxes[n], PALETTE[(int(target["labels"][n]) - 1) % len(PALETTE)], width)
+        if fates is not None and fates[n] in _DASHES:
+            _cut_gaps(layer, boxes[n], *(length * width for length in _DASHES[fates[n]]))
         _draw_caption(layer, captions[n], places[n], font)
         layer.putalpha(layer.getchannel("A").point(_faded(opacities[n])))
         canvas.alpha_composite(layer)
@@ -94,11 +109,26 @@ def _faded(opacity: float) -> list[int]:
 def _draw_outline(layer: Image.Image, box: Place, color: str, width: int) -> None:
     """The outermost pixels of the box, between two dark lines, so that it shows on any background."""
     draw = ImageDraw.Draw(layer)
-    x1, x2 = (min(max(round(x), 0), layer.width) for x in box[::2])
-    y1, y2 = (min(max(round(y), 0), layer.height) for y in box[1::2])
+    x1, y1, x2, y2 = _pixels(box, layer)
     for margin, ink, thickness in ((0, "black", width + 2), (1, color, width)):
         low = (x1 + margin, y1 + margin)
         draw.rectangle((*low, max(low[0], x2 - 1 - margin), max(low[1], y2 - 1 - margin)), outline=ink, width=thickness)
+
+
+def _cut_gaps(layer: Image.Image, box: Place, dash: int, gap: int) -> None:
+    """Make an outline that is alone on its layer one of dashes, each side beginning with one."""
+    x1, y1, x2, y2 = _pixels(box, layer)
+    for x in range(x1 + dash, x2 - gap, dash + gap):
+        layer.paste((0, 0, 0, 0), (x, y1, x + gap, y2))
+    for y in range(y1 + dash, y2 - gap, dash + gap):
+        layer.paste((0, 0, 0, 0), (x1, y, x2, y + gap))
+
+
+def _pixels(box: Place, layer: Image.Image) -> tuple[int, int, int, int]:
+    """The corners of a box in whole pixels, within the layer."""
+    x1, x2 = (min(max(round(x), 0), layer.width) for x in box[::2])
+    y1, y2 = (min(max(round(y), 0), layer.height) for y in box[1::2])
+    return x1, y1, x2, y2
 
 
 def _draw_caption(layer: Image.Image, caption: str, place: Place, font: Font) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ..analysis import DetectionRates
-from ..evaluation import ImageMistakes, find_mistakes
+from ..evaluation import Fate, ImageMistakes, find_fates, find_mistakes
 from ..figures import draw_boxes
 from ..files import write_whole
 from ..targets import Target
@@ -29,6 +30,13 @@ MIN_SCORE = 0.5  # of a detection that is drawn
 _FACTS = "run.json"
 _VISIBILITY = "visibility.json"
 _WORST, _BEST = 10, 4
+_LEGEND = {
+    "found": "✓ and a whole line: found",
+    "confused": "confused, long dashes: taken for another class",
+    "missed": "missed, short dashes: no detection",
+    "false": "false, short dashes: no object",
+    "ignored": "ignored, dots: counts for nothing",
+}
 
 
 class _Facts(msgspec.Struct):
@@ -135,34 +143,54 @@ def as_detections(rows: Sequence[Mapping[str, Any]], category_ids: Sequence[int]
         rows: the results.
         category_ids: K-1 of them; ``category_ids[l - 1]`` becomes label l.
     """
+    scores = torch.tensor([row["score"] for row in rows], dtype=torch.float32)
+    return {**_as_target(rows, category_ids), "scores": scores}
+
+
+def _as_target(rows: Sequence[Mapping[str, Any]], category_ids: Sequence[int]) -> Target:
     label_of = {category: label for label, category in enumerate(category_ids, start=1)}
     xywh = torch.tensor([row["bbox"] for row in rows], dtype=torch.float32).reshape(-1, 4)
     return {
         "boxes": torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1),
         "labels": torch.tensor([label_of[row["category_id"]] for row in rows], dtype=torch.int64),
-        "scores": torch.tensor([row["score"] for row in rows], dtype=torch.float32),
     }
 
 
 def _compared(images: Sequence[ImageMistakes], data: DetectionData, evaluation: Evaluation) -> list[Comparison]:
     places = {image["id"]: place for place, image in enumerate(data.ground_truth("val")["images"])}
-    names, dataset = data.class_names, data.evaluated_set("val")
-    found = []
-    for image in images:
-        pixels, target = dataset[places[image.image_id]]
-        of_image = [row for row in evaluation.predictions if row["image_id"] == image.image_id]
-        detection = as_detections([row for row in of_image if row["score"] >= MIN_SCORE], data.category_ids)
-        truth, detected = (_objects(boxes["labels"].tolist(), names) for boxes in (target, detection))
-        title = image.file_name or f"Image {image.image_id}"
-        comparison = Comparison(
-            title,
-            f"Objects found: {image.found}, missed: {image.missed}, taken for another class: {image.confused}; "
-            f"detections without an object: {image.false}.",
-            Illustration(draw_boxes(pixels, target, names), f"{title}, annotated: {truth}", "Annotated"),
-            Illustration(draw_boxes(pixels, detection, names), f"{title}, detected: {detected}", "Detected"),
-        )
-        found.append(comparison)
-    return found
+    dataset = data.evaluated_set("val")
+    return [_comparison(image, dataset[places[image.image_id]][0], data, evaluation) for image in images]
+
+
+def _comparison(image: ImageMistakes, pixels: Tensor, data: DetectionData, evaluation: Evaluation) -> Comparison:
+    title = image.file_name or f"Image {image.image_id}"
+    truth = {
+        key: [row for row in evaluation.ground_truth[key] if row[of] == image.image_id]
+        for key, of in (("images", "id"), ("annotations", "image_id"))
+    }
+    rows = [row for row in evaluation.predictions if row["image_id"] == image.image_id and row["score"] >= MIN_SCORE]
+    fates = find_fates({**evaluation.ground_truth, **truth}, rows, min_score=MIN_SCORE)
+    return Comparison(
+        title,
+        f"Objects found: {image.found}, missed: {image.missed}, taken for another class: {image.confused}; "
+        f"detections without an object: {image.false}.",
+        _illustration(
+            pixels, _as_target(truth["annotations"], data.category_ids), data, fates.objects, title, "annotated"
+        ),
+        _illustration(pixels, as_detections(rows, data.category_ids), data, fates.detections, title, "detected"),
+    )
+
+
+def _illustration(
+    pixels: Tensor, target: Target, data: DetectionData, fates: Sequence[Fate], title: str, what: str
+) -> Illustration:
+    names = data.class_names
+    alt = f"{title}, {what}: {_objects(target['labels'].tolist(), names)}"
+    nothing = "no objects" if what == "annotated" else f"nothing has a score of {MIN_SCORE:g} or more"
+    legend = "; ".join(words for fate, words in _LEGEND.items() if fate in fates) or nothing
+    return Illustration(
+        draw_boxes(pixels, target, names, fates), alt, f"{what.capitalize()}. {legend[0].upper()}{legend[1:]}."
+    )
 
 
 def _objects(labels: Sequence[int], class_names: Sequence[str]) -> str:
