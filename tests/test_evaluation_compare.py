@@ -135,13 +135,47 @@ def test_draws_follow_the_seed_and_are_counted():
     assert once["AP"].draws == 120
 
 
-def test_a_class_that_some_draws_lack_is_left_out_of_them():
-    truth = {"images": [{"id": 0}, {"id": 1}], "categories": [{"id": 1, "name": "cat"}]}
-    truth["annotations"] = [{"image_id": 0, "category_id": 1, "bbox": [0, 0, 50, 50]}]
-    hit = [{"image_id": 0, "category_id": 1, "bbox": [0, 0, 50, 50], "score": 0.5}]
-    result = compare_coco(truth, [], hit, resamples=100)["AP"]
-    assert 50 < result.draws < 100
-    assert (result.low, result.high) == (pytest.approx(1), pytest.approx(1))
+def one_class(images, with_objects):
+    """A ground truth, and detections that find all of its objects."""
+    truth = {"images": [{"id": i} for i in range(images)], "categories": [{"id": 1, "name": "cat"}]}
+    box = {"category_id": 1, "bbox": [0, 0, 50, 50]}
+    truth["annotations"] = [{**box, "image_id": i} for i in range(with_objects)]
+    return truth, [{**row, "score": 0.5} for row in truth["annotations"]]
+
+
+@pytest.mark.parametrize("compare", [compare_coco, compare_voc])
+def test_draws_without_objects_are_left_out(compare):
+    truth, hits = one_class(4, 2)
+    result = compare(truth, [], hits, resamples=200)["AP"]
+    assert 150 < result.draws < 200  # of 16 draws one has none
+    assert (result.low, result.high, result.images) == (pytest.approx(1), pytest.approx(1), 2)
+    assert result.clear
+
+
+@pytest.mark.parametrize("compare", [compare_coco, compare_voc])
+@pytest.mark.parametrize("images", [1, 2, 30])
+def test_one_image_with_objects_gives_no_interval(compare, images):
+    truth, hits = one_class(images, 1)
+    for difference in compare(truth, [], hits, resamples=20).values():
+        assert difference.value == pytest.approx(1)
+        assert np.isnan([difference.low, difference.high]).all()
+        assert (difference.images, difference.clear) == (1, False)
+
+
+def test_images_are_counted_by_class_and_size():
+    truth, first, second = make_pair(0, num_images=30)
+    truth["annotations"] = [{**a, "area": 100.0 if a["image_id"] < 7 else 2000.0} for a in truth["annotations"]]
+    result = compare_coco(truth, first, second, resamples=2)
+
+    def wanted(rows):
+        return len({row["image_id"] for row in rows})
+
+    rows = truth["annotations"]
+    cats, dogs = ([row for row in rows if row["category_id"] == kind] for kind in (1, 2))
+    assert result["AP"].images == result["AR100"].images == result["AP50"].images == wanted(rows)
+    assert [result["AP/cat"].images, result["AP/dog"].images] == [wanted(cats), wanted(dogs)]
+    assert result["APs"].images == wanted([row for row in rows if row["area"] == 100])
+    assert compare_voc(truth, first, second, resamples=2)["AP/cat"].images == wanted(cats)
 
 
 def test_nothing_to_compare():

@@ -101,9 +101,9 @@ def test_any_number_of_classes_can_be_drawn(tmp_path, classes):
 
 def test_differences_stand_beside_zero_and_clear_ones_are_full(tmp_path):
     differences = {
-        "AP": Difference(0.5, 0.6, 0.05, 0.16, 100),
-        "AP/cat $": Difference(0.5, 0.45, -0.2, 0.1, 100),
-        "AP/dog": Difference(0.5, 0.4, -0.2, -0.05, 100),
+        "AP": Difference(0.5, 0.6, 0.05, 0.16, 100, 60),
+        "AP/cat $": Difference(0.5, 0.45, -0.2, 0.1, 100, 60),
+        "AP/dog": Difference(0.5, 0.4, -0.2, -0.05, 100, 60),
     }
     figure = comparison_figure(differences, ["a_$1$", "b"], "$title")
     (axis,) = figure.axes

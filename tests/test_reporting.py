@@ -171,6 +171,20 @@ def test_a_comparison_puts_two_forms_side_by_side(tmp_path, files, layout):
     assert line[1:4] == [f"{cat.first:.3f}", f"{cat.second:.3f}", f"{cat.value:+.3f}"]
 
 
+@pytest.mark.parametrize("layout", ["coco", "voc"])
+def test_one_image_has_no_interval_and_no_verdict(tmp_path, layout):
+    objects = [(0, 0, [1, 1, 40, 40], 0.5)]
+    source = {"coco": write_coco, "voc": write_voc}[layout](tmp_path / "truth", objects, images=1)
+    results, nothing = write_results(tmp_path / "a.json", objects), write_results(tmp_path / "b.json", [])
+    given = {"other": nothing, "resamples": 5, "plots": tmp_path / "plots"}
+    row = content_of(tmp_path, source, results, Options(layout), **given)["comparison"]["differences"]["AP/cat"]
+    assert (row["low"], row["high"], row["clear"], row["images"]) == (None, None, False, 1)
+    text = text_of(evaluate_files(source, results, Options(layout), other=nothing, resamples=5))
+    (line,) = [line.split() for line in text.splitlines() if line.split()[:1] == ["AP/cat"]]
+    assert line[4:] == ["too", "few", "images"]
+    assert "Fewer than 100 images have objects that bear on AP" in " ".join(text.split())
+
+
 def test_a_runs_folder_is_its_predictions_with_the_classes_that_it_states(tmp_path, files):
     wanted = evaluate_voc(tmp_path / "truth.json", files["results"])
     run = tmp_path / "run"

@@ -14,6 +14,7 @@ Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,10 +44,11 @@ class Difference:
     Attributes:
         first: its value for the first set, exactly as the evaluators give it.
         second: for the second.
-        low: lower end of the interval of ``second - first``.
-        high: upper end.
+        low: lower end of the interval of ``second - first``; NaN where fewer than two images have objects of that kind.
+        high: upper end, or NaN.
         draws: how many draws the interval is of: all, unless some had no object of that kind; the others are
             left out.
+        images: how many have objects of that kind. Fewer than two tell nothing of others.
     """
 
     first: float
@@ -54,6 +56,7 @@ class Difference:
     low: float
     high: float
     draws: int
+    images: int
 
     @property
     def value(self) -> float:
@@ -62,7 +65,7 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether zero lies outside the interval."""
+        """Whether there is an interval, and zero lies outside it."""
         return self.low > 0 or self.high < 0
 
 
@@ -98,15 +101,16 @@ def compare_coco(
     """
     _check_draws(resamples, confidence)
     truth = read_ground_truth(ground_truth, masks=iou_type == "segm")
-    values, measures = [], []
+    values, measures, images = [], [], {}
     for source in (first, second):
         found = read_predictions(source, truth, masks=iou_type == "segm")
         evaluation = run_pycocotools(truth, found, iou_type)
         result = collect(counts_of(evaluation), truth)
         values.append(result.metrics | {f"AP/{name}": ap for name, ap in result.ap_by_class.items()})
-        measures.append(partial(_measure_coco, rankings_of(evaluation), truth.class_names, evaluation.params.recThrs))
-    images = len(truth.image_ids)
-    return _differences(values, measures, images, resamples, confidence, seed, on_step)
+        rankings = rankings_of(evaluation)
+        measures.append(partial(_measure_coco, rankings, truth.class_names, evaluation.params.recThrs))
+        images = _images_coco(rankings, truth.class_names)
+    return _differences(values, measures, images, len(truth.image_ids), resamples, confidence, seed, on_step)
 
 
 def compare_voc(
@@ -143,14 +147,15 @@ def compare_voc(
     _check_draws(resamples, confidence)
     truth = read_ground_truth(ground_truth)
     recalls = RECALLS_2007 if use_07_metric else None
-    values, measures = [], []
+    values, measures, images = [], [], {}
     for source in (first, second):
         found = read_predictions(source, truth)
         result = evaluate_voc(truth, found, iou=iou, use_07_metric=use_07_metric)
         values.append({"AP": result.ap} | {f"AP/{name}": ap for name, ap in result.ap_by_class.items()})
-        measures.append(partial(_measure_voc, rank_voc(truth, found, iou), recalls))
-    images = len(truth.image_ids)
-    return _differences(values, measures, images, resamples, confidence, seed, on_step)
+        rankings = rank_voc(truth, found, iou)
+        measures.append(partial(_measure_voc, rankings, recalls))
+        images = _images_of("AP", rankings)
+    return _differences(values, measures, images, len(truth.image_ids), resamples, confidence, seed, on_step)
 
 
 def _measure_coco(
@@ -174,6 +179,21 @@ def _measure_voc(rankings: Mapping[str, Ranking], recalls: NDArray[np.float64] |
     return draws | {"AP": _mean(np.stack(list(precision.values())))} if precision else {}
 
 
+def _images_coco(rankings: dict[str, list[Ranking]], names: Sequence[str]) -> dict[str, int]:
+    """How many images have objects that bear on each measure."""
+    images: dict[str, int] = {}
+    for size, of_classes in reversed(rankings.items()):  # the whole range last: of the classes it counts
+        images |= _images_of(f"AP{size}", dict(zip(names, of_classes, strict=True)))
+    return images | dict.fromkeys(("AP50", "AP75", "AR100"), images["AP"])
+
+
+def _images_of(mean: str, rankings: Mapping[str, Ranking]) -> dict[str, int]:
+    """How many images have objects of any class, and of each."""
+    there = {name: ranking.objects > 0 for name, ranking in rankings.items()}
+    counts = {f"AP/{name}": int(np.count_nonzero(of_class)) for name, of_class in there.items()}
+    return counts | {mean: int(np.count_nonzero(np.any(list(there.values()), axis=0)))}
+
+
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over (K, B, T) classes and thresholds, NaN where there is none to take it over, (B,)."""
     known = ~np.isnan(values)
@@ -185,6 +205,7 @@ def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _differences(
     values: Sequence[Mapping[str, float]],
     measures: Sequence[Callable[[Weights], Draws]],
+    bearing: Mapping[str, int],
     images: int,
     resamples: int,
     confidence: float,
@@ -202,15 +223,19 @@ def _differences(
         if on_step is not None:
             on_step(start + count, resamples)
     known = [name for name, value in values[0].items() if name in spread and value != NO_OBJECTS]
+    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     return {
-        name: _interval(values[0][name], values[1][name], np.concatenate(spread[name]), confidence) for name in known
+        name: _difference(values[0][name], values[1][name], np.concatenate(spread[name]), bearing[name], ends)
+        for name in known
     }
 
 
-def _interval(first: float, second: float, draws: NDArray[np.float64], confidence: float) -> Difference:
+def _difference(
+    first: float, second: float, draws: NDArray[np.float64], images: int, ends: Sequence[float]
+) -> Difference:
     known = draws[~np.isnan(draws)]
-    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist() if len(known) else (0.0, 0.0)
-    return Difference(first, second, low, high, len(known))
+    low, high = np.quantile(known, ends).tolist() if images > 1 and len(known) else (math.nan, math.nan)
+    return Difference(first, second, low, high, len(known), images)
 
 
 def _check_draws(resamples: int, confidence: float) -> None:

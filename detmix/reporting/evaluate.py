@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -183,10 +184,14 @@ def _mistakes_content(mistakes: Mistakes) -> dict[str, Any]:
 
 
 def _comparison_content(evaluation: _Evaluation) -> dict[str, Any]:
-    rows = {
-        name: {**asdict(of), "difference": of.value, "clear": of.clear} for name, of in evaluation.differences.items()
-    }
+    rows = {name: _difference_content(of) for name, of in evaluation.differences.items()}
     return {"comparison": {"with": str(evaluation.paths[1]), "confidence": 0.95, "differences": rows}}
+
+
+def _difference_content(of: Difference) -> dict[str, Any]:
+    """JSON has no NaN: without an interval its ends are null."""
+    ends = {key: None if math.isnan(end) else end for key, end in (("low", of.low), ("high", of.high))}
+    return {**asdict(of), **ends, "difference": of.value, "clear": of.clear}
 
 
 def _plain(value: Any) -> Any:

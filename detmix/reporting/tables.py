@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from rich.console import Group
@@ -16,6 +17,7 @@ from .measured import Measured, Options
 
 _SHOWN = 10  # confusions and images
 _UNMEASURED = "–"
+_ENOUGH = 100  # images with objects, from which on intervals hold their 95 %
 
 
 def metrics_table(measured: Measured, options: Options) -> Group:
@@ -79,22 +81,37 @@ def comparison_table(differences: Mapping[str, Difference], names: tuple[str, st
     table = table_of(title, ["measure"], ["A", "B", "B - A", "95 % interval"])
     table.add_column("B is")
     for name, of in differences.items():
-        interval = f"{of.low:+.3f} to {of.high:+.3f}"
+        interval = "too few images" if math.isnan(of.low) else f"{of.low:+.3f} to {of.high:+.3f}"
         numbers = (f"{of.first:.3f}", f"{of.second:.3f}", f"{of.value:+.3f}", interval)
         table.add_row(escape(name), *numbers, verdict(of), style="bold" if of.clear else None)
     draws = max((of.draws for of in differences.values()), default=0)
+    few = [name for name, of in differences.items() if of.images < _ENOUGH]
     return _noted(
         table,
         f"Intervals from {draws} draws of the {images} images. A difference whose interval holds 0 may be chance; of "
         "twenty measures without a difference one looks clear by chance.",
+        _narrow(few),
     )
 
 
 def verdict(difference: Difference) -> str:
-    """In a word, what the second set is."""
+    """In a word, what the second set is; nothing where there is no interval."""
+    if math.isnan(difference.low):
+        return ""
     if not difference.clear:
         return "not clear"
     return "better" if difference.value > 0 else "worse"
+
+
+def _narrow(few: Sequence[str]) -> str:
+    """What intervals of few images are worth."""
+    if not few:
+        return ""
+    names = ", ".join(few[:_SHOWN]) + (f" and {len(few) - _SHOWN} more" if len(few) > _SHOWN else "")
+    return (
+        f"Fewer than {_ENOUGH} images have objects that bear on {escape(names)}. Intervals are too narrow there: "
+        "they show a difference where there is none more often than 5 times in 100."
+    )
 
 
 def _title(options: Options) -> str:
