@@ -197,7 +197,7 @@ def test_precision_recall_curves_are_told_apart(tmp_path, classes, plots):
     assert isinstance(figure, Figure)
     assert len(figure.axes) == plots
     np.testing.assert_array_equal(
-        [line.get_ydata() for line in lines_of(figure)], [c.precision for c in curves.values()]
+        [line.get_ydata()[1:] for line in lines_of(figure)], [c.precision for c in curves.values()]
     )
     if plots == 1:
         styles = [
@@ -209,6 +209,34 @@ def test_precision_recall_curves_are_told_apart(tmp_path, classes, plots):
     else:
         assert [axis.get_title() for axis in figure.axes] == list(curves)
     assert render(figure, tmp_path) > (0, 0)
+
+
+def test_precision_is_drawn_in_steps_up_to_the_last_recall_that_was_reached(tmp_path):
+    recall = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
+    padded = Curve(recall, np.array([0.9, 0.9, 0.4, 0.0, 0.0]), recall)
+    raw = Curve(np.array([0.0, 0.25, 0.5, 0.5]), np.array([0.0, 0.5, 2 / 3, 0.5]), recall[:4])
+    nothing = Curve(recall, np.zeros(5), recall)
+    figure = precision_recall_figure({"padded": padded, "raw": raw, "nothing": nothing})
+    drawn = [line.get_xydata().tolist() for line in lines_of(figure)]
+    assert drawn == [
+        [[0, 0.9], [0, 0.9], [0.25, 0.9], [0.5, 0.4]],
+        [[0, 2 / 3], [0, 2 / 3], [0.25, 2 / 3], [0.5, 2 / 3], [0.5, 0.5]],
+        [],
+    ]
+    assert {line.get_drawstyle() for line in lines_of(figure)} == {"steps-pre"}
+    assert [line.get_markevery() for line in lines_of(figure)] == [[-1]] * 3
+    assert render(figure, tmp_path) > (0, 0)
+
+
+def test_single_points_of_a_short_run_are_told_apart_without_colour(tmp_path):
+    keys = [f"val/{name}" for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "voc/AP50", "voc/AP50_11point")]
+    figure = history_figures([{"step": 4} | dict.fromkeys(keys, 0.5)])["average precision"]
+    assert render(figure, tmp_path) > (0, 0)
+    (axis,), (legend,) = figure.axes, figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == keys
+    assert len({line.get_marker() for line in axis.get_lines()}) == len(keys)
+    assert [tick for tick in axis.get_xticks() if 3 < tick < 5] == [4]
+    assert not legend.get_window_extent().overlaps(axis.get_window_extent())
 
 
 ROWS = [

@@ -11,12 +11,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
+from matplotlib.ticker import MaxNLocator
 
 from ..evaluation.curves import NO_OBJECTS, Curve
 from .style import PALETTE
 
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 3)))
-_SMALL = (3.9, 3.0)  # inches: lettering is read on a phone as well
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+_MARKED = 30  # points of a line; those of a longer one would run together
+_LINE = 0.2  # inches of a line of a legend
+_SMALL = (3.9, 2.8)  # inches: lettering is read on a phone as well
 _SHORT = 20  # characters of a name, two of which fit beside each other
 _AXES = ("step", "epoch")
 _BY_CLASS = " by class"
@@ -25,6 +29,9 @@ _AVERAGE = re.compile(r"(?:.*?/)?(A[PR])(?:\d*|[sml])(?:_\w+)?(/.+)?")  # val/AP
 
 def precision_recall_figure(curves: Mapping[str, Curve], title: str | None = None) -> Figure:
     """Precision against recall by class: in one plot up to six classes, in a small plot each beyond.
+
+    Drawn is the best precision at a recall or any higher one, as COCO and VOC average it, up to the last recall that
+    was reached, which has a point.
 
     Args:
         curves: by class name, as the evaluators return them; may be empty.
@@ -35,7 +42,8 @@ def precision_recall_figure(curves: Mapping[str, Curve], title: str | None = Non
     figure, axes = small_plots(1 if together else len(curves), columns, (4.6, 4.2) if together else (2.2, 2.2))
     for n, (name, curve) in enumerate(curves.items()):
         axis = axes[0 if together else n]
-        axis.plot(curve.recall, curve.precision, label=name, **line_style(n if together else 0))
+        end = {"drawstyle": "steps-pre", "marker": "o", "markersize": 4, "markevery": [-1]}
+        axis.plot(*_steps(curve), label=name, **end, **line_style(n if together else 0))
         if not together:
             axis.set_title(name, fontsize="medium", parse_math=False)
             axis.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
@@ -45,10 +53,17 @@ def precision_recall_figure(curves: Mapping[str, Curve], title: str | None = Non
         columns = 2 if max(map(len, curves)) <= _SHORT else 1
         legend(axes[0], loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
     figure.supxlabel("recall (share of the objects found)", fontsize="medium")
-    figure.supylabel("precision (share of the detections right)", fontsize="medium")
+    figure.supylabel("precision (share of the detections right), interpolated", fontsize="medium")
     if title:
         figure.suptitle(title, parse_math=False)
     return figure
+
+
+def _steps(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+    """Recall and precision from recall 0 on, never rising, without COCO's zeros beyond the last recall."""
+    best = np.maximum.accumulate(curve.precision[::-1])[::-1]
+    reached = best > 0
+    return np.append([0.0][: reached.sum()], curve.recall[reached]), np.append(best[:1][: reached.sum()], best[reached])
 
 
 def history_series(rows: Iterable[Mapping[str, Any]]) -> tuple[str, dict[str, np.ndarray]]:
@@ -87,13 +102,16 @@ def history_figures(rows: Iterable[Mapping[str, Any]]) -> dict[str, Figure]:
     x_label, series = history_series(rows)
     figures = {}
     for title, keys in _grouped(series).items():
-        figure, (axis,) = small_plots(1, 1, _SMALL)
+        columns = 2 if len(keys) > 2 and max(map(len, keys)) <= _SHORT else 1
+        width, height = _SMALL
+        figure, (axis,) = small_plots(1, 1, (width, height + _LINE * math.ceil(len(keys) / columns)))
         for n, key in enumerate(keys):
-            marker = "o" if len(series[key]) <= 30 else None
-            axis.plot(*series[key].T, label=key, marker=marker, markersize=3.5, **line_style(n))
+            marker = MARKERS[n % len(MARKERS)] if len(series[key]) <= _MARKED else None
+            axis.plot(*series[key].T, label=key, marker=marker, markersize=5, **line_style(n))
         axis.set_title(title, fontsize="medium", parse_math=False)
         axis.set_xlabel(x_label)
-        legend(axis)
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+        legend(figure, loc="outside lower center", ncols=columns)
         figures[title] = figure
     return figures
 
@@ -115,7 +133,7 @@ def line_style(number: int) -> dict[str, Any]:
     return {"color": PALETTE[4 - place], "linestyle": _DASHES[(place + turn) % len(_DASHES)], "linewidth": 1.8}
 
 
-def legend(axis: Axes, **options: Any) -> Legend:
+def legend(axis: Axes | Figure, **options: Any) -> Legend:
     """A legend in which class names are shown as they are, dollar signs and all."""
     drawn = axis.legend(fontsize="small", framealpha=0.8, edgecolor="none", handlelength=3, **options)
     for text in drawn.get_texts():
