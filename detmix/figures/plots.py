@@ -42,7 +42,7 @@ def precision_recall_figure(curves: Mapping[str, Curve], title: str | None = Non
     figure, axes = small_plots(1 if together else len(curves), columns, (4.6, 4.2) if together else (2.2, 2.2))
     for n, (name, curve) in enumerate(curves.items()):
         axis = axes[0 if together else n]
-        end = {"drawstyle": "steps-pre", "marker": "o", "markersize": 4, "markevery": [-1]}
+        end: dict[str, Any] = {"drawstyle": "steps-pre", "marker": "o", "markersize": 4, "markevery": [-1]}
         axis.plot(*_steps(curve), label=name, **end, **line_style(n if together else 0))
         if not together:
             axis.set_title(name, fontsize="medium", parse_math=False)
