@@ -7,7 +7,7 @@ import torch
 from torchvision.models import get_model, get_model_weights
 
 from detmix.training.models import coco_classes, untrained_detector
-from detmix.training.trained import categories, open_trained
+from detmix.training.trained import categories, device_named, open_trained
 
 from .conftest import ROOT
 from .test_training_weights import Hostile
@@ -127,6 +127,7 @@ def test_a_failed_download_says_how_to_go_on(monkeypatch):
         ({"weights": "a.pt", "detector": SSDLITE, "config": "c.yaml"}, "--config for a run's model or --detector"),
         ({"weights": "a.pt", "config": "c.yaml"}, "c.yaml: no such config file"),
         ({"weights": "a.pt", "detector": SSDLITE, "classes": ["a"]}, "a.pt: no such file of weights"),
+        ({"weights": "a.pt"}, "a.pt: no such file of weights .torchvision's own, by name, need --detector"),
     ],
 )
 def test_settings_that_cannot_work_are_named(arguments, wanted, tmp_path, monkeypatch):
@@ -141,3 +142,10 @@ def test_a_damaged_file_of_classes_is_named(run):
     (run / "classes.json").write_text('[{"id": "one", "name": "circle"}]')
     with pytest.raises(ValueError, match=r"classes\.json: Expected `int`, got `str` - at `\$\[0\]\.id`"):
         open_trained(str(run / "model.pt"))
+
+
+def test_a_gpu_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert device_named(None) == device_named("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match="--device cuda:0: there is no GPU here .* pass --device cpu"):
+        device_named("cuda:0")

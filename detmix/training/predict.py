@@ -122,7 +122,7 @@ class _Predictions:
     def skip(self, file: _File, error: str, on_error: OnError) -> None:
         """Note what could not be read, if that is wanted."""
         if on_error == "raise":
-            raise ValueError(f"{error}. Nothing was written; with on_error skip such images are left out")
+            raise ValueError(f"{error}. Nothing was written; with --on-error skip such images are left out")
         self.skipped.append({"file_name": file.name, "error": error})
 
     def write(self, folder: Path, trained: Trained) -> None:
@@ -191,7 +191,8 @@ def _draw(file: Path, image: Tensor, shown: Target, class_names: Sequence[str], 
 def _tables(predictions: _Predictions, trained: Trained, least: float) -> list[Table]:
     names = dict(zip(trained.category_ids, trained.class_names, strict=True))
     rows = [row for row in predictions.results if row["score"] >= least]
-    title = f"Found in {len(predictions.images)} images, with a score of {least:g} or more"
+    count = len(predictions.images)
+    title = f"Found in {count} {'image' if count == 1 else 'images'}, with a score of {least:g} or more"
     by_class = table_of(title, ["class"], ["detections", "images", "highest score"])
     for number, name in names.items():
         of_class = [row for row in rows if row["category_id"] == number]

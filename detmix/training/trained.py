@@ -129,7 +129,13 @@ def categories(class_names: Sequence[str], category_ids: Sequence[int]) -> list[
 
 
 def device_named(name: str | None) -> torch.device:
-    """The device of this name; a GPU if there is one where none is given."""
+    """The device of this name; a GPU if there is one where none is given.
+
+    Raises:
+        ValueError: it is a GPU, and there is none.
+    """
+    if name is not None and name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: there is no GPU here that torch can use; pass --device cpu")
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
@@ -156,6 +162,8 @@ def _read_config(config: Path, sections: Sequence[str], overrides: Sequence[str]
 
 
 def _config_beside(weights: Path) -> Path:
+    if not weights.is_file():
+        raise FileNotFoundError(f"{weights}: no such file of weights (torchvision's own, by name, need --detector)")
     near = [folder / "config.yaml" for folder in weights.absolute().parents[:2]]
     found = next((config for config in near if config.is_file()), None)
     if found is None:
