@@ -102,9 +102,12 @@ def test_equals_pycocotools_on_more_than_a_hundred_detections_in_an_image(tmp_pa
 def test_equals_pycocotools_on_masks(tmp_path, backend):
     truth, predictions = make_scene(0)
     add_masks(truth["annotations"] + predictions)
+    for row in predictions:
+        row["bbox"] = [*row["bbox"][:2], *(3 * side for side in row["bbox"][2:])]  # a bbox beside a mask gives the area
     without_boxes = [{k: v for k, v in row.items() if k != "bbox"} for row in predictions]
-    plain = plain_coco(tmp_path, truth, without_boxes, "segm")
-    for rows in (without_boxes, predictions):  # a bbox beside the mask changes nothing
+    assert evaluate_coco(truth, predictions, "segm").metrics != evaluate_coco(truth, without_boxes, "segm").metrics
+    for rows in (without_boxes, predictions):
+        plain = plain_coco(tmp_path, truth, rows, "segm")
         result = evaluate_coco(truth, rows, iou_type="segm", backend=backend)
         assert list(result.metrics.values()) == plain.stats.tolist()
 
@@ -126,6 +129,10 @@ def adversarial(draw, side=14, masks=False):
         row["score"] = draw(st.sampled_from([0.1, 0.5, 0.5, 1.0]))
     if masks:
         add_masks(objects + found, size=side)
+        sides = st.sampled_from([1.0, 6.0, 32.0, 96.0, 200.0])
+        for row in found:
+            row["bbox"] = [*row["bbox"][:2], draw(sides), draw(sides)]
+    if masks and draw(st.booleans()):
         found = [{k: v for k, v in row.items() if k != "bbox"} for row in found]
     categories = [{"id": k, "name": str(k)} for k in (2, 5, 900, 7)]
     images = [{"id": i, "height": side, "width": side} for i in image_ids]
@@ -310,6 +317,14 @@ def test_files_give_the_same_and_nothing_is_printed_or_changed(tmp_path, capsys)
         (tmp_path / name).write_text(json.dumps(content))
     assert evaluate_coco(tmp_path / "truth", str(tmp_path / "found")).metrics == from_memory.metrics
     assert capsys.readouterr() == ("", "")
+
+
+def test_masks_have_boxes_all_or_none_if_the_first_has_one():
+    truth, predictions = make_scene(0)
+    add_masks(truth["annotations"] + predictions)
+    del predictions[2]["bbox"]
+    with pytest.raises(ValueError, match=r"predictions: missing required field `bbox`, which the first .*`\$\[2\]`"):
+        evaluate_coco(truth, predictions, "segm")
 
 
 def test_refuses_another_iou_type():

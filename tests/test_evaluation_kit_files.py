@@ -34,7 +34,7 @@ def test_files_read_by_hand(tmp_path):
         "comp3_det_my_val_cat.txt": "2008_000001\t1e1 5 5 5 5",
         "notes.txt": "not read",
     }
-    found, missing = read_kit_files(write(tmp_path, files), TRUTH, "my_val")
+    found, missing = read_kit_files(str(write(tmp_path, files)), TRUTH, "my_val")
     assert found.images.tolist() == [0, 1, 1]  # by image id
     assert found.labels.tolist() == [1, 1, 0]
     assert found.scores.tolist() == [0.5, -3.5, 10]  # as the kit, any number

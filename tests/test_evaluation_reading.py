@@ -87,9 +87,11 @@ def test_masks_of_every_form_become_run_lengths():
         objects = read_ground_truth({**TRUTH, "annotations": annotations}, masks=True).objects
         assert rle.iou(objects.masks, [compressed], [0]).tolist() == [[1.0]]
         assert objects.areas.tolist() == [36]
-    detections = found([{**ROW, "segmentation": forms[2]}], masks=True)
-    assert detections.areas.tolist() == [36]
-    assert detections.xywh.tolist() == [[3, 2, 6, 6]]
+    row = {**ROW, "segmentation": forms[2]}
+    for rows, area in (([row], 105), ([{k: v for k, v in row.items() if k != "bbox"}], 36)):
+        detections = found(rows, masks=True)
+        assert detections.areas.tolist() == [area]
+        assert detections.xywh.tolist() == [[3, 2, 6, 6]]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,9 @@ def is_kit_files(source: Path) -> bool:
     return source.suffix == ".txt" or (source.is_dir() and any(source.glob(_FILES)))
 
 
-def read_kit_files(source: Path, truth: GroundTruth, image_set: str | None = None) -> tuple[Detections, list[str]]:
+def read_kit_files(
+    source: str | Path, truth: GroundTruth, image_set: str | None = None
+) -> tuple[Detections, list[str]]:
     """Read the kit's text files.
 
     Args:
@@ -52,6 +54,7 @@ def read_kit_files(source: Path, truth: GroundTruth, image_set: str | None = Non
             of one class; a line is not of the kit's form, or of an image that the ground truth does not have. File
             and line are named.
     """
+    source = Path(source)
     images = _images(truth)
     files = _files_of_classes(source, truth.class_names, image_set)
     parts = [_read(path, images, truth.source) for path in files.values()]

@@ -84,6 +84,7 @@ class _BoxPrediction(_Prediction, kw_only=True):
 
 
 class _MaskPrediction(_Prediction, kw_only=True):
+    bbox: _Box | None = None
     segmentation: dict[str, Any]
 
 
@@ -142,7 +143,7 @@ def read_predictions(
             already. May be empty. Ids are the ground truth's, unless it is a ``predictions.json`` with a file near it
             that says which image or class each id means, as ``numbering_of`` finds it.
         truth: the ground truth; its images and categories are the ones allowed.
-        masks: read ``segmentation`` instead of ``bbox``.
+        masks: read ``segmentation`` instead of ``bbox``; a ``bbox`` beside it gives the area, as in pycocotools.
         class_agnostic: a result without ``category_id`` is taken to be of the first category.
 
     Raises:
@@ -161,13 +162,24 @@ def read_predictions(
     check_scores(scores, name, "$[{}].score")
     if masks:
         encoded = encode_masks([r.segmentation for r in rows], truth.sizes[images], name, "$[{}].segmentation")
-        xywh, areas = mask_boxes(encoded), mask_areas(encoded)
+        xywh, areas = mask_boxes(encoded), _mask_areas(rows, encoded, name)
     else:
         encoded, xywh = None, _boxes(rows)
         check_boxes(xywh, truth.sizes[images], name, "$[{}].bbox")
         check_not_corners(xywh, images, truth, name, "$[{}].bbox")
         areas = xywh[:, 2] * xywh[:, 3]
     return Detections(images, labels, xywh, corners_of(xywh), areas, encoded, scores, name)
+
+
+def _mask_areas(rows: list[Any], masks: list[dict[str, Any]], name: str) -> NDArray[np.float64]:
+    """Those of the masks, or as in pycocotools' ``loadRes`` of the boxes, if the first row has one; (M,)."""
+    if not rows or rows[0].bbox is None:
+        return mask_areas(masks)
+    without = next((number for number, row in enumerate(rows) if row.bbox is None), None)
+    if without is not None:
+        raise ValueError(f"{name}: missing required field `bbox`, which the first row has - at `$[{without}]`")
+    sides = _boxes(rows)[:, 2:]
+    return sides[:, 0] * sides[:, 1]
 
 
 def _classes(rows: list[Any], known: NDArray[np.int64], name: str, class_agnostic: bool) -> NDArray[np.int64]:
