@@ -14,8 +14,9 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detmix.evaluation import NO_OBJECTS, evaluate_coco
+from detmix.evaluation import NO_OBJECTS, evaluate_coco, find_mistakes
 from detmix.evaluation.coco import METRICS
+from detmix.evaluation.reading import read_ground_truth
 
 BACKENDS = ("pycocotools", "faster-coco-eval")
 NAMES = {3: "cat", 7: "dog", 8: "bird"}
@@ -325,6 +326,27 @@ def test_masks_have_boxes_all_or_none_if_the_first_has_one():
     del predictions[2]["bbox"]
     with pytest.raises(ValueError, match=r"predictions: missing required field `bbox`, which the first .*`\$\[2\]`"):
         evaluate_coco(truth, predictions, "segm")
+
+
+@pytest.mark.parametrize("numbers", [[], [0], [1.5], [10, -1]])
+def test_refuses_what_is_no_number_of_detections(numbers):
+    with pytest.raises(ValueError, match=r"max_detections must be whole numbers of 1 or more, got \["):
+        evaluate_coco(*make_scene(0), max_detections=numbers)
+
+
+def test_refuses_to_measure_masks_of_what_was_read_without():
+    truth, predictions = make_scene(0)
+    boxes = read_ground_truth(truth)
+    for measure in (lambda: evaluate_coco(boxes, [], "segm"), lambda: find_mistakes(boxes, predictions, masks=True)):
+        with pytest.raises(ValueError, match="ground truth: masks are to be measured, and what was read has boxes on"):
+            measure()
+
+
+def test_proposals_need_a_category_in_the_ground_truth():
+    nothing = {"images": [{"id": 1}], "annotations": [], "categories": []}
+    row = {"image_id": 1, "bbox": [1, 1, 2, 2], "score": 0.1}
+    with pytest.raises(ValueError, match="the ground truth has no categories"):
+        evaluate_coco(nothing, [row], class_agnostic=True)
 
 
 def test_refuses_another_iou_type():

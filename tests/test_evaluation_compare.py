@@ -178,6 +178,13 @@ def test_images_are_counted_by_class_and_size():
     assert compare_voc(truth, first, second, resamples=2)["AP/cat"].images == wanted(cats)
 
 
+@pytest.mark.parametrize("empty", ["images", "categories"])
+@pytest.mark.parametrize("compare", [compare_coco, compare_voc])
+def test_no_images_or_no_categories_to_compare(compare, empty):
+    nothing = {"images": [{"id": 0}], "categories": [{"id": 1, "name": "cat"}], "annotations": [], empty: []}
+    assert compare(nothing, [], [], resamples=3) == {}
+
+
 def test_nothing_to_compare():
     nothing = {"images": [{"id": 0}], "categories": [{"id": 1, "name": "cat"}], "annotations": []}
     assert compare_coco(nothing, [], [], resamples=3) == compare_voc(nothing, [], [], resamples=3) == {}

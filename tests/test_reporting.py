@@ -238,13 +238,14 @@ def test_plots_are_written_beside_what_is_there(tmp_path, files, layout):
         (Options("voc", class_agnostic=True), "--class-agnostic belongs to the rules of COCO"),
         (Options("coco", iou=0.5), "--iou belongs to the rules of VOC, and --rules is coco"),
         (Options("coco", use_07_metric=True), "--use-07-metric belongs to the rules of VOC"),
-        (Options("voc", iou=2), r"iou must lie in \(0, 1\], got 2"),
-        (Options(max_detections=[0]), r"max_detections must be numbers of 1 or more, got \[0\]"),
+        (Options("voc", iou=2), r"--iou must lie in \(0, 1\], got 2"),
+        (Options(max_detections=[0]), r"max_detections must be whole numbers of 1 or more, got \[0\]"),
         (Options(min_score=float("nan")), r"--min-score must lie in \[0, 1\], got nan"),
         (Options(min_score=2), r"--min-score must lie in \[0, 1\], got 2"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, files, options, message):
+    files["coco"].annotations.unlink()  # nothing is read before
     with pytest.raises(ValueError, match=message):
         evaluate_files(
             files["coco"], files["results"], options, json_file=tmp_path / "numbers.json", plots=tmp_path / "plots"
@@ -255,6 +256,8 @@ def test_options_that_do_not_fit_are_refused(tmp_path, files, options, message):
 def test_what_cannot_be_compared_or_written_is_refused_before_the_work(tmp_path, files):
     with pytest.raises(ValueError, match="--compare does not go together with --class-agnostic"):
         evaluate_files(files["coco"], files["kit"], Options(class_agnostic=True), other=files["kit"])
+    with pytest.raises(ValueError, match="--resamples must be 1 or more, got 0"):
+        evaluate_files(files["coco"], tmp_path / "nowhere.json", Options(), other=files["kit"], resamples=0)
     with pytest.raises(ValueError, match="--json must be a file, got .*kit, a folder"):
         evaluate_files(files["coco"], tmp_path / "nowhere.json", Options(), json_file=files["kit"])
     with pytest.raises(ValueError, match="--plots must be a folder, got .*results.json, a file"):

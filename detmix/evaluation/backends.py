@@ -99,6 +99,8 @@ def counts_of(evaluation: Any) -> Counts:
 def rankings_of(evaluation: Any) -> dict[str, list[Ranking]]:
     """The ranked detections that a ``COCOeval`` has matched, by the letter of the area range, a list of K each."""
     images, ranges = len(evaluation.params.imgIds), len(evaluation.params.areaRng)
+    if not evaluation.evalImgs:
+        return {size: [] for size in SIZES}
     cells = np.array(evaluation.evalImgs, dtype=object).reshape(-1, ranges, images)
     return {size: [_ranking(of_class[place]) for of_class in cells] for size, place in SIZES.items()}
 

@@ -95,13 +95,22 @@ def evaluate_coco(
     """
     if iou_type not in get_args(IouType):
         raise ValueError(f"iou_type must be 'bbox' or 'segm', got {iou_type!r}")
-    if not max_detections or min(max_detections) < 1:
-        raise ValueError(f"max_detections must be numbers of 1 or more, got {list(max_detections)}")
+    check_max_detections(max_detections)
     limits = sorted(set(max_detections))
     truth = read_ground_truth(ground_truth, masks=iou_type == "segm")
     found = read_predictions(predictions, truth, masks=iou_type == "segm", class_agnostic=class_agnostic)
     counts = count(truth, found, iou_type, backend, class_agnostic=class_agnostic, max_detections=limits)
     return collect(counts, truth, limits, class_agnostic)
+
+
+def check_max_detections(numbers: Sequence[int]) -> None:
+    """Refuse what are no numbers of detections.
+
+    Raises:
+        ValueError: there is none, or one is not whole or below 1.
+    """
+    if not numbers or any(number != int(number) or number < 1 for number in numbers):
+        raise ValueError(f"max_detections must be whole numbers of 1 or more, got {list(numbers)}")
 
 
 def collect(

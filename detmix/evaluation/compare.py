@@ -163,6 +163,8 @@ def _measure_coco(
 ) -> Draws:
     """The measures of draws."""
     draws: Draws = {}
+    if not names:
+        return draws
     for size, of_classes in rankings.items():
         averages = [ranking.averages(weights, recalls) for ranking in of_classes]
         precision, recall = (np.stack(parts) for parts in zip(*averages, strict=True))  # (K, B, T)
@@ -182,6 +184,8 @@ def _measure_voc(rankings: Mapping[str, Ranking], recalls: NDArray[np.float64] |
 def _images_coco(rankings: dict[str, list[Ranking]], names: Sequence[str]) -> dict[str, int]:
     """How many images have objects that bear on each measure."""
     images: dict[str, int] = {}
+    if not rankings[""]:
+        return images
     for size, of_classes in reversed(rankings.items()):  # the whole range last: of the classes it counts
         images |= _images_of(f"AP{size}", dict(zip(names, of_classes, strict=True)))
     return images | dict.fromkeys(("AP50", "AP75", "AR100"), images["AP"])
@@ -191,7 +195,7 @@ def _images_of(mean: str, rankings: Mapping[str, Ranking]) -> dict[str, int]:
     """How many images have objects of any class, and of each."""
     there = {name: ranking.objects > 0 for name, ranking in rankings.items()}
     counts = {f"AP/{name}": int(np.count_nonzero(of_class)) for name, of_class in there.items()}
-    return counts | {mean: int(np.count_nonzero(np.any(list(there.values()), axis=0)))}
+    return counts | {mean: int(np.count_nonzero(np.any(list(there.values()), axis=0))) if there else 0}
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -212,6 +216,8 @@ def _differences(
     seed: int,
     on_step: OnStep | None,
 ) -> dict[str, Difference]:
+    if not images:
+        return {}
     rng = np.random.default_rng(seed)
     spread: dict[str, list[NDArray[np.float64]]] = {}
     for start in range(0, resamples, _AT_ONCE):

@@ -27,7 +27,7 @@ from .checks import check_boxes, check_ids, check_scores
 from .corners import check_not_corners
 from .masks import encode_masks, mask_areas, mask_boxes
 from .numbering import numbering_of
-from .records import Detections, GroundTruth, Id, Objects, corners_of
+from .records import Detections, GroundTruth, Id, Objects, Rows, corners_of
 
 Source: TypeAlias = str | os.PathLike[str]
 TruthSource: TypeAlias = Source | dict[str, Any] | GroundTruth
@@ -101,6 +101,7 @@ def read_ground_truth(source: TruthSource, *, masks: bool = False) -> GroundTrut
             size, or looks like xyxy.
     """
     if isinstance(source, GroundTruth):
+        _check_masks(source.objects, source.source, masks)
         return source
     name, content = _decode(source, _MaskTruth if masks else _BoxTruth, "ground truth")
     images = sorted(content.images, key=lambda i: i.id)
@@ -152,6 +153,7 @@ def read_predictions(
             the objects.
     """
     if isinstance(source, Detections):
+        _check_masks(source, source.source, masks)
         return source
     name, rows = _decode(source, list[_MaskPrediction] if masks else list[_BoxPrediction], "predictions")
     ids = numbering_of(truth, Path(source) if isinstance(source, (str, os.PathLike)) else None)
@@ -187,6 +189,8 @@ def _classes(rows: list[Any], known: NDArray[np.int64], name: str, class_agnosti
     ids = [r.category_id for r in rows]
     if None in ids and not class_agnostic:
         raise ValueError(f"{name}: Object missing required field `category_id` - at `$[{ids.index(None)}]`")
+    if None in ids and not len(known):
+        raise ValueError(f"{name}: the ground truth has no categories, so results have none to be of")
     if None in ids:
         ids = [known[0] if i is None else i for i in ids]
     return check_ids(_array(ids), known, name, "$[{}].category_id")
@@ -238,6 +242,11 @@ def _check_unique(content: Any, name: str) -> None:
             first, second = [row for row, other in enumerate(values) if other == value][:2]
             place = f"`$.{section}[{second}].{key}`, first at `$.{section}[{first}].{key}`"
             raise ValueError(f"{name}: {key} {value!r} appears twice - at {place}")
+
+
+def _check_masks(rows: Rows, name: str, wanted: bool) -> None:
+    if wanted and rows.masks is None:
+        raise ValueError(f"{name}: masks are to be measured, and what was read has boxes only")
 
 
 def _check_sizes(sizes: NDArray[np.int64], image_ids: NDArray[np.int64], name: str) -> None:

@@ -83,7 +83,7 @@ def evaluate_files(
             Nothing has been written then.
         ImportError: the backend is not installed.
     """
-    options.check(comparing=other is not None)
+    options.check(comparing=other is not None, resamples=resamples)
     _check_outputs(json_file, plots)
     paths = [predictions] if other is None else [predictions, other]
     evaluation = _evaluate(source, paths, options, resamples)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from ..evaluation import Curve, Difference, compare_coco, compare_voc, evaluate_coco, evaluate_voc
 from ..evaluation.backends import MAX_DETECTIONS, Backend, IouType
+from ..evaluation.coco import check_max_detections
 from ..evaluation.records import Detections, GroundTruth
 
 Rules = Literal["coco", "voc"]
@@ -40,11 +41,11 @@ class Options:
     use_07_metric: bool = False
     min_score: float = 0.5
 
-    def check(self, *, comparing: bool) -> None:
+    def check(self, *, comparing: bool, resamples: int = 1) -> None:
         """Refuse what does not go together.
 
         Raises:
-            ValueError: an option is of the other rules, is no number, or cannot be compared.
+            ValueError: an option is of the other rules, is no number, is out of range, or cannot be compared.
         """
         wrong, owner = (_OF_COCO, "COCO") if self.rules == "voc" else (_OF_VOC, "VOC")
         for name in wrong:
@@ -52,6 +53,12 @@ class Options:
                 raise ValueError(f"{_flag(name)} belongs to the rules of {owner}, and --rules is {self.rules}")
         if not 0 <= self.min_score <= 1:
             raise ValueError(f"--min-score must lie in [0, 1], got {self.min_score}")
+        if not 0 < self.match_iou <= 1:
+            raise ValueError(f"--iou must lie in (0, 1], got {self.match_iou}")
+        if self.max_detections is not None:
+            check_max_detections(self.max_detections)
+        if resamples < 1:
+            raise ValueError(f"--resamples must be 1 or more, got {resamples}")
         for name in ("class_agnostic", "max_detections"):
             if comparing and getattr(self, name):
                 raise ValueError(f"--compare does not go together with {_flag(name)}")
