@@ -146,7 +146,9 @@ def test_proposals(tmp_path, files):
     assert "confusion" not in content
     text = text_of(evaluate_files(files["coco"], files["results"], options))
     assert "all classes taken for one" in text
-    assert "the same with 20 detections" in text
+    assert "with 5 detections per image" in text
+    assert "AR20 of small objects" in text
+    assert not any(words in text for words in ("the same", "AR100", "and class"))
 
 
 @pytest.mark.parametrize("layout", ["coco", "voc"])
@@ -229,6 +231,10 @@ def test_plots_are_written_beside_what_is_there(tmp_path, files, layout):
     (plots / "mine.txt").write_text("kept")
     evaluate_files(files[layout], files["results"], Options(layout), plots=plots, other=files["kit"], resamples=5)
     assert {path.name for path in plots.iterdir()} == names | {"comparison.png", "mine.txt"}
+    evaluate_files(files[layout], files["results"], Options(layout), plots=plots)
+    assert {path.name for path in plots.iterdir()} == names | {
+        "mine.txt"
+    }  # no comparison that is of another evaluation
 
 
 @pytest.mark.parametrize(

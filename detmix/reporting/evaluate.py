@@ -28,6 +28,7 @@ from .measured import Measured, Options, compare, measure
 from .sources import CocoFile, VocFolder, open_predictions
 from .tables import class_table, comparison_table, confusion_table, images_table, metrics_table
 
+_PLOTS = ("precision_recall", "average_precision", "confusion", "comparison")
 _PACKAGES = ("detmix", "pycocotools", "numpy")
 
 
@@ -72,7 +73,7 @@ def evaluate_files(
         resamples: draws of images for the intervals of a comparison.
         json_file: written if given: all numbers.
         plots: folder for PNG files, if given: ``precision_recall``, ``average_precision``, ``confusion`` and, of two
-            sets of predictions, ``comparison``.
+            sets of predictions, ``comparison``. One of these that this evaluation has not is removed.
 
     Returns:
         Tables for the terminal.
@@ -136,6 +137,10 @@ def _write(
             write_whole(path, partial(Path.write_bytes, data=content))
         except OSError as error:
             raise OSError(f"{path} cannot be written: {error}") from error
+    if plots is not None:
+        for name in _PLOTS:  # of an earlier evaluation, which would seem to be of this one
+            if plots / f"{name}.png" not in files:
+                (plots / f"{name}.png").unlink(missing_ok=True)
 
 
 def _figures(evaluation: _Evaluation) -> Iterator[tuple[str, Figure]]:

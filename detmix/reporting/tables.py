@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..evaluation import NO_OBJECTS, Difference, Mistakes
+from ..evaluation.backends import MAX_DETECTIONS
 from ..evaluation.coco import METRICS
 from ..terminal import table_of
 from .measured import Measured, Options
@@ -127,7 +128,15 @@ def _meaning(name: str, options: Options) -> str:
             "mean precision at eleven recalls (2007)" if options.use_07_metric else "area below the curve (from 2010)"
         )
         return f"average precision at IoU {options.match_iou:g}, {area}, mean over the classes"
-    return METRICS.get(name, f"the same with {name[2:]} detections per image and class")
+    return _coco_meaning(name, options.max_detections or MAX_DETECTIONS, options.class_agnostic)
+
+
+def _coco_meaning(name: str, counts: Sequence[int], class_agnostic: bool) -> str:
+    if name[2:].isdigit() and name.startswith("AR"):
+        many = f"{name[2:]} detection{'' if name == 'AR1' else 's'} per image{'' if class_agnostic else ' and class'}"
+        return f"share of the objects found, mean over the IoUs, with {many}"
+    words = METRICS[name].replace("AR100", f"AR{max(counts)}")
+    return words.replace(" and classes", "") if class_agnostic else words
 
 
 def _number(value: float) -> str:
