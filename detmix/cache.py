@@ -41,6 +41,7 @@ class PartnerCache:
         self._state: list[int] = []
         self._ring: list[Loaded] = []
         self._oldest = 0
+        self._checked_by: int | None = None
 
     def __len__(self) -> int:
         return len(self._ring)
@@ -77,11 +78,13 @@ class PartnerCache:
             samples: nobody may write to them from now on.
 
         Raises:
-            ValueError: nothing is held yet, and ``capacity`` samples of the first one's size do not fit in memory.
+            ValueError: nothing was held yet in this process, and ``capacity`` samples of the first one's size do not
+                fit in memory.
         """
         self._keep(state)
-        if not self._ring:
+        if self._checked_by != os.getpid():  # once: later on, what other workers hold is not available any more
             _require_memory(self.capacity, bytes_held(samples[0].sample))
+            self._checked_by = os.getpid()
         for loaded in samples:
             if len(self._ring) < self.capacity:
                 self._ring.append(loaded)

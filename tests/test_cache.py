@@ -1,6 +1,7 @@
 import copy
 import pickle
 from collections import Counter
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
@@ -228,6 +229,15 @@ def test_a_cache_larger_than_memory_is_refused_with_both_figures(worker, wanted,
     dataset = MixupDataset(ListDataset([make_sample(1, seed=i, size=(500, 800)) for i in range(4)]), cache=4)
     with pytest.raises(ValueError, match=f"cache=4 samples of 1.2 MB, as large as the first,{wanted} fits"):
         dataset[0]
+
+
+def test_what_the_workers_of_a_loader_hold_is_not_asked_for_again_in_the_next_epoch(monkeypatch):
+    caches, samples = [PartnerCache(4) for _ in range(2)], [Loaded(i, (torch.zeros(1000), {})) for i in range(4)]
+    monkeypatch.setattr("detmix.cache.get_worker_info", lambda: SimpleNamespace(num_workers=2))
+    monkeypatch.setattr("detmix.cache.available_memory", lambda: 40_000 - sum(cache.nbytes for cache in caches))
+    for epoch, loaded, cache in product(range(3), samples, caches):
+        cache.add([epoch], loaded)
+    assert [cache.nbytes for cache in caches] == [16_000, 16_000]
 
 
 @pytest.mark.parametrize(
