@@ -219,6 +219,17 @@ def test_classes_without_a_file_are_named(files):
     assert "has no file for dog: taken for nothing found" in " ".join(text.split())
 
 
+def test_nothing_wrong_is_said_in_words(tmp_path, files):
+    truth = json.loads((tmp_path / "truth.json").read_text())
+    rows = [{**{k: row[k] for k in ("image_id", "category_id", "bbox")}, "score": 0.9} for row in truth["annotations"]]
+    files["results"].write_text(json.dumps(rows))
+    text = text_of(evaluate_files(files["coco"], files["results"], Options()))
+    assert "No object was taken for another class." in text
+    assert "No image has a mistake." in text
+    assert "Confused most often" not in text
+    assert "Images with the most mistakes" not in text
+
+
 @pytest.mark.parametrize("layout", ["coco", "voc"])
 def test_plots_are_written_beside_what_is_there(tmp_path, files, layout):
     plots = tmp_path / "plots"

@@ -55,14 +55,16 @@ def confusion_table(mistakes: Mistakes) -> Group:
             table.add_row(*names, str(between[row, column]), f"{share:.0%}")
     right, objects, missed = np.trace(counts), counts[:-1].sum(), counts[:-1, -1].sum()
     return _noted(
-        table,
+        table if between.any() else " No object was taken for another class.\n",
         f"Of {objects} objects {right} found, {between.sum()} confused, {missed} missed; {counts[-1].sum()} false "
         f"detections (score {mistakes.min_score:g} or more, IoU {mistakes.iou:g} or more).",
     )
 
 
-def images_table(mistakes: Mistakes) -> Table:
-    """The images with the most mistakes."""
+def images_table(mistakes: Mistakes) -> Table | str:
+    """The images with the most mistakes, or that there are none."""
+    if not mistakes.worst(1):
+        return " No image has a mistake.\n"
     table = table_of("Images with the most mistakes", ["image"], ["found", "confused", "missed", "false"])
     for image in mistakes.worst(_SHOWN):
         numbers = (image.found, image.confused, image.missed, image.false)
@@ -147,6 +149,6 @@ def _unmeasured(values: Iterable[float]) -> str:
     return f"{_UNMEASURED} means: no such objects." if NO_OBJECTS in values else ""
 
 
-def _noted(table: Table, *notes: str) -> Group:
+def _noted(table: Table | str, *notes: str) -> Group:
     """A table with notes below it, as wide as the terminal."""
     return Group(table, *(f" {note}\n" for note in notes if note))
