@@ -222,6 +222,13 @@ def test_a_proposal_needs_no_class():
         (changed("annotations", category_id=4), r"unknown category_id 4 - at `\$.annotations\[0\].category_id`"),
         (changed("annotations", 1, bbox=None), r"missing required field `bbox` - at `\$.annotations\[1\]`"),
         (changed("annotations", bbox=[0, 0, 1, -1]), r"width and height of 0 or more.* at `\$.annotations\[0\].bbox`"),
+        (
+            changed("annotations", area=-1),
+            r"area must be finite and 0 or more, got -1.0 - at `\$.annotations\[0\].area`",
+        ),
+        (changed("annotations", area=math.inf), r"area must be finite .* at `\$.annotations\[0\].area`"),
+        (changed("annotations", iscrowd=7), r"Expected `int` <= 1 - at `\$.annotations\[0\].iscrowd`"),
+        (changed("annotations", bbox=[0, 0, 1e308, 1]), r"bbox must be in pixels.* at `\$.annotations\[0\].bbox`"),
         (changed("annotations", id=0), r"id 0 appears twice - at `\$.annotations\[1\].id`, first at"),
         (changed("categories", name="cat"), r"name 'cat' appears twice - at `\$.categories\[1\].name`"),
         (changed("categories", id=3), r"id 3 appears twice - at `\$.categories\[1\].id`"),

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 _OVERHANG = 1.1  # of the image's side: a box that reaches this far past its image was not meant so
 
+_LARGEST = 2.0**53  # beyond, doubles do not tell pixels apart
+
 
 def check_ids(ids: NDArray[np.int64], known: NDArray[np.int64], name: str, place: str) -> NDArray[np.int64]:
     """Where each id stands among the known ones.
@@ -64,6 +66,15 @@ def check_finite(values: NDArray[np.float64], name: str, key: str, place: str, c
     _refuse(~finite, values, f"{name}: {key} must be finite", place, cause)
 
 
+def check_areas(areas: NDArray[np.float64], name: str, place: str) -> None:
+    """Refuse (M,) areas that are infinite or below 0; NaN stands for one that is not given.
+
+    Raises:
+        ValueError: with the row.
+    """
+    _refuse((areas < 0) | np.isinf(areas), areas, f"{name}: area must be finite and 0 or more", place)
+
+
 def check_boxes(xywh: NDArray[np.float64], sizes: NDArray[np.int64], name: str, place: str) -> None:
     """Refuse boxes that are not finite, of negative size, or not xywh in pixels to all appearance.
 
@@ -77,6 +88,7 @@ def check_boxes(xywh: NDArray[np.float64], sizes: NDArray[np.int64], name: str, 
         ValueError: with the row, and the likely cause.
     """
     check_finite(xywh, name, "bbox", place)
+    _refuse((np.abs(xywh) > _LARGEST).any(axis=1), xywh, f"{name}: bbox must be in pixels, of 2**53 at most", place)
     negative = (xywh[:, 2:] < 0).any(axis=1)
     _refuse(negative, xywh, f"{name}: bbox must have a width and height of 0 or more", place)
     known = (sizes > 0).all(1)

@@ -16,14 +16,14 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
-from .checks import check_boxes, check_ids, check_scores
+from .checks import check_areas, check_boxes, check_ids, check_scores
 from .corners import check_not_corners
 from .masks import encode_masks, mask_areas, mask_boxes
 from .numbering import numbering_of
@@ -53,7 +53,7 @@ class _Annotation(Struct, gc=False, kw_only=True):
     category_id: Id
     bbox: _Box
     area: float | None = None
-    iscrowd: bool | int = 0
+    iscrowd: bool | Annotated[int, Meta(ge=0, le=1)] = 0
     difficult: bool | int = 0
 
 
@@ -120,6 +120,7 @@ def read_ground_truth(source: TruthSource, *, masks: bool = False) -> GroundTrut
         encoded = encode_masks([r.segmentation for r in rows], sizes[places], name, "$.annotations[{}].segmentation")
     natural = xywh[:, 2] * xywh[:, 3] if encoded is None else mask_areas(encoded)
     areas = np.array([np.nan if r.area is None else r.area for r in rows], dtype=np.float64)
+    check_areas(areas, name, "$.annotations[{}].area")
     objects = Objects(
         images=places,
         labels=labels,

@@ -163,7 +163,7 @@ def _png(figure: Figure) -> bytes:
 def _content(evaluation: _Evaluation, source: CocoFile | VocFolder, options: Options) -> dict[str, Any]:
     """What the JSON file holds."""
     return {
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": {name: version(name) for name in dict.fromkeys((*_PACKAGES, options.backend or "pycocotools"))},
         "ground_truth": {key: _plain(value) for key, value in asdict(source).items()},
         "predictions": str(evaluation.paths[0]),
         "options": asdict(options),
