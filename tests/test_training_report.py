@@ -289,6 +289,17 @@ def test_confusion_has_a_row_for_each_class_and_one_for_what_was_made_up(tmp_pat
     assert [n for n, cell in enumerate(cells) if "same" in cell["class"]] == [0, 4]
 
 
+def test_classes_with_nothing_to_tell_are_left_out_of_the_confusion(tmp_path):
+    counts = [[5, 0, 1, 2], [0, 0, 0, 0], [0, 0, 0, 0], [3, 0, 0, 0]]  # neither objects nor detections of owl
+    page = write(tmp_path, **NOTHING | {"mistakes": make_mistakes(("cat", "owl", "dog"), counts)})
+    assert numbers_of(page, "object")[:3] == ["taken for cat", "taken for dog", "missed"]
+    assert "owl" not in page.text("th")
+    assert [cell["style"] for cell in page.all("td")[:3]] == ["--share: 62%", "--share: 12%", "--share: 25%"]
+    many = write(tmp_path, **NOTHING | {"mistakes": make_mistakes(map(str, range(13)), np.diag(np.full(14, 5)))})
+    assert "No object was taken for another class." in many.text("p")
+    assert not many.all("table")
+
+
 def test_many_classes_have_their_largest_confusions_listed(tmp_path):
     names = [f"class {n}" for n in range(13)]
     confusion = np.diag(np.full(14, 50))

@@ -158,14 +158,19 @@ def _told(name: str, curve: Curve) -> str:
 
 
 def _confusion(mistakes: Mistakes | None) -> list[tuple[str, list[tuple[int, float]]]]:
-    """Rows of the table: objects of a class, how many and what share were taken for each; none if too many."""
+    """Rows of the table: objects of a class, how many and what share were taken for each; none if too many.
+
+    Classes without objects and detections are left out.
+    """
     if mistakes is None or len(mistakes.class_names) > _CLASSES_IN_TABLE:
         return []
-    names = [*mistakes.class_names, "nothing there"]
-    totals = mistakes.confusion.sum(1).clip(min=1)
-    shares = mistakes.confusion / totals[:, None]
-    pairs = zip(names, mistakes.confusion.tolist(), shares.tolist(), strict=True)
-    return [(name, list(zip(counts, row, strict=True))) for name, counts, row in pairs]
+    there = np.flatnonzero(mistakes.confusion[:-1].sum(1) + mistakes.confusion[:, :-1].sum(0))
+    kept = np.append(there, -1)
+    names = [*(mistakes.class_names[place] for place in there), "nothing there"]
+    counts = mistakes.confusion[kept][:, kept]
+    shares = counts / counts.sum(1).clip(min=1)[:, None]
+    pairs = zip(names, counts.tolist(), shares.tolist(), strict=True)
+    return [(name, list(zip(cells, row, strict=True))) for name, cells, row in pairs]
 
 
 def _confusions(mistakes: Mistakes | None) -> list[tuple[str, str, int]]:
