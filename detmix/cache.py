@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ class Loaded:
 
 
 class PartnerCache:
-    """A ring of samples: a new one takes the place of the oldest.
+    """A ring of samples, each held once: a new one takes the place of its older copy, else of the oldest.
 
     Each process has its own. What it holds belongs to one state of the mixing, such as an epoch; it is empty in a new
     state, after a fork, and in a copy or an unpickled one.
@@ -40,7 +41,7 @@ class PartnerCache:
         self.capacity = capacity
         self._state: list[int] = []
         self._ring: list[Loaded] = []
-        self._oldest = 0
+        self._places: OrderedDict[int, int] = OrderedDict()  # by index of the sample, the oldest first
         self._checked_by: int | None = None
 
     def __len__(self) -> int:
@@ -86,15 +87,18 @@ class PartnerCache:
             _require_memory(self.capacity, bytes_held(samples[0].sample))
             self._checked_by = os.getpid()
         for loaded in samples:
-            if len(self._ring) < self.capacity:
-                self._ring.append(loaded)
-            else:
-                self._ring[self._oldest] = loaded
-                self._oldest = (self._oldest + 1) % self.capacity
+            place = self._place_for(loaded.index)
+            self._ring[place : place + 1] = [loaded]
+            self._places[loaded.index] = place
+
+    def _place_for(self, index: int) -> int:
+        if index in self._places:
+            return self._places.pop(index)
+        return len(self._ring) if len(self._ring) < self.capacity else self._places.popitem(last=False)[1]
 
     def clear(self) -> None:
         """Hold nothing any more."""
-        self._state, self._ring, self._oldest = [], [], 0
+        self._state, self._ring, self._places = [], [], OrderedDict()
 
     def _keep(self, state: list[int]) -> None:
         if self._state != [os.getpid(), *state]:

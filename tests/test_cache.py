@@ -62,7 +62,8 @@ def test_a_partner_is_one_of_the_last_that_were_loaded_and_never_the_sample_itse
         eligible = [one for one in held if one != index]
         assert partner == dataset.draw(index).partner if not eligible else partner in eligible
         oldest += len(held) == cache and partner == held[0]
-        held = [*held, *([partner] if not eligible else []), index][-cache:]
+        for loaded in (index,) if eligible else (partner, index):
+            held = [*(one for one in held if one != loaded), loaded][-cache:]
     assert oldest > 200 / cache / 2
 
 
@@ -72,6 +73,17 @@ def test_partners_are_drawn_equally_often_from_what_is_held():
     drawn = Counter(cache.draw([0], lambda index: index != 5, generator_at(0, 0, i, CACHES)).index for i in range(4000))
     assert set(drawn) == {3, 4, 6, 7}
     assert max(abs(count - 1000) for count in drawn.values()) < 5 * np.sqrt(4000 * 0.25 * 0.75)
+
+
+def test_a_sample_that_is_loaded_again_is_held_once_and_as_it_was_loaded_last():
+    cache = PartnerCache(3)
+    for number, index in enumerate([0, 1, 0, 2, 0, 0]):
+        cache.add([0], Loaded(index, (number, {})))
+    drawn = Counter(cache.draw([0], lambda _: True, generator_at(0, 0, i, CACHES)).sample[0] for i in range(3000))
+    assert set(drawn) == {1, 3, 5}
+    assert max(abs(count - 1000) for count in drawn.values()) < 5 * np.sqrt(3000 * 2 / 9)
+    cache.add([0], Loaded(3, (6, {})))
+    assert sorted(loaded.index for loaded in cache._ring) == [0, 2, 3]  # of 0, 1 and 2, 1 was loaded first
 
 
 def test_what_is_rare_is_found_among_many():
