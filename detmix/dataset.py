@@ -60,7 +60,8 @@ class MixupDataset(Switched, Dataset[Sample]):
     without workers. So the same samples come from the same number of workers, batch size and order, and others from
     another, or if an epoch is taken up in its middle. A sample that is loaded takes the place of the oldest one
     held, or of its own older copy: none is held twice. Where none that is held may be the partner, as at the start of
-    each epoch, the one that ``draw`` tells is loaded, and held too. Samples are held as the wrapped data set gave them, its random transforms included.
+    each epoch, the one that ``draw`` tells is loaded, and held too. Samples are held as the wrapped data set
+    gave them, its random transforms included.
 
     Data sets of this class can be nested: what is mixed is mixed again, and shares multiply. Each level draws
     for itself, and ``set_epoch`` and ``enable`` reach all levels, through wrappers that keep what they wrap as
