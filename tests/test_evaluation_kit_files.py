@@ -87,12 +87,17 @@ def test_numbers_are_those_of_the_same_detections_as_coco_results(tmp_path, use_
     ("text", "message"),
     [
         (LINE + "000002 0.5 1 1 10", r"got 5 fields, '000002 0.5 1 1 10' - at line 2; the file ends there, was it cut"),
-        ("000002,0.5,1,1,10,10\n\n" + LINE, r"must be <image> <score> .*, got 1 fields, '000002,0.5.* - at line 1$"),
+        (
+            "000002,0.5,1,1,10,10\n\n" + LINE,
+            r"must be <image> <score> .*, got 1 fields, '000002,0.5.* - at line 1; .*not commas$",
+        ),
         (LINE + "\n000002 high 1 1 9 9\n", r"got '000002 high 1 1 9 9' - at line 3"),
         (LINE + "000002 nan 1 1 9 9", r"numbers must be finite, got \[nan, 1.0, .* - at line 2"),
         (LINE + "000002 0.5 1 inf 9 9", r"numbers must be finite, got \[0.5, 1.0, inf, .* - at line 2"),
         (LINE + "000003 0.5 1 1 9 9", r"has no image '000003' - at line 2; 1 of 2 lines are of unknown ones$"),
-        ("000002.png 0.5 1 1 9 9", r"'000002.png' - at line 1; 1 of 1 .*: are the detections of another image set\?"),
+        ("000002.png 0.5 1 1 9 9", r"'000002.png' - at line 1; 1 of 1 .*: names go without suffix$"),
+        ("000003 0.5 1 1 9 9", r"'000003' - at line 1; 1 of 1 .*: are the detections of another image set\?"),
+        ("000002 1_0 1 1 9 9", r"got '000002 1_0 1 1 9 9' - at line 1$"),
         (
             LINE + "000002 0.5 50 50 20 30\n" * 3,
             r"not be below xmin and ymin, got \[50.0, 50.0, 20.0, 30.0\] - at line 2; 3 of 4 lines are such; "

@@ -269,6 +269,11 @@ def test_results_and_annotations_that_were_swapped_are_recognised(tmp_path):
         read_ground_truth([ROW])
 
 
+def test_results_in_an_object_are_recognised():
+    with pytest.raises(ValueError, match="results a list that stands alone, in no object"):
+        found({"results": [ROW]})
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.json"):
         read_ground_truth(tmp_path / "nowhere.json")

@@ -122,16 +122,14 @@ def _read(path: Path, images: dict[str, int], truth: str) -> NDArray[np.float64]
     unknown = [number for number, fields in lines.items() if fields[0] not in images]
     if unknown:
         share = f"{len(unknown)} of {len(lines)} lines are of unknown ones"
-        cause = ": are the detections of another image set?" if len(unknown) == len(lines) else ""
         name = lines[unknown[0]][0]
+        cause = ": are the detections of another image set?" if len(unknown) == len(lines) else ""
+        cause = ": names go without suffix" if PurePosixPath(name).stem in images else cause
         raise ValueError(f"{path}: {truth} has no image {name!r} - at line {unknown[0]}; {share}{cause}")
-    try:
-        values = np.array([fields[1:] for fields in lines.values()], dtype=np.float64).reshape(-1, 5)
-    except ValueError:
-        number = next(number for number, fields in lines.items() if not all(map(_is_number, fields[1:])))
-        raise ValueError(
-            f"{path}: a line must be {_FORM}, got {' '.join(lines[number])!r} - at line {number}"
-        ) from None
+    wrong = next((number for number, fields in lines.items() if not all(map(_is_number, fields[1:]))), None)
+    if wrong is not None:
+        raise ValueError(f"{path}: a line must be {_FORM}, got {' '.join(lines[wrong])!r} - at line {wrong}")
+    values = np.array([fields[1:] for fields in lines.values()], dtype=np.float64).reshape(-1, 5)
     _check(path, list(lines), values)
     return np.column_stack([[images[fields[0]] for fields in lines.values()], values]).reshape(-1, 6)
 
@@ -146,6 +144,7 @@ def _lines(path: Path) -> dict[int, list[str]]:
     for number, fields in lines.items():
         if len(fields) != 6:
             cause = "; the file ends there, was it cut short while it was written?" if number == len(content) else ""
+            cause = "; fields are parted by spaces, not commas" if "," in content[number - 1] else cause
             got = f"{len(fields)} fields, {' '.join(fields)[:80]!r}"
             raise ValueError(f"{path}: a line must be {_FORM}, got {got} - at line {number}{cause}")
     return lines
@@ -178,4 +177,4 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text

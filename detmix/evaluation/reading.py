@@ -208,7 +208,11 @@ def _decode(source: Any, form: Any, name: str) -> tuple[str, Any]:
             # again by a reader that takes the NaN which a diverged run writes, so that its row can be named
             return name, msgspec.convert(_lenient(data, name, error), form)
     except (msgspec.ValidationError, UnicodeEncodeError, RecursionError) as error:
-        swapped = "; annotations are an object and results a list: were the two swapped?" if _whole(error) else ""
+        swapped = (
+            "; annotations are an object and results a list that stands alone, in no object: were the two swapped?"
+            if _whole(error)
+            else ""
+        )
         raise ValueError(f"{name}: {error}{swapped}") from None
 
 
