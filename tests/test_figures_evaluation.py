@@ -72,6 +72,12 @@ def test_confusions_are_shaded_by_their_share_and_counted(tmp_path):
     assert render(figure, tmp_path) > (0, 0)
 
 
+def test_classes_without_objects_and_detections_are_left_out():
+    (axis,) = confusion_figure(make_mistakes([[6, 0, 2], [0, 0, 0], [5, 0, 0]])).axes
+    assert labels_of(axis.get_yticklabels()) == ["class $0", "false detections"]
+    assert cells_of(axis) == {(0, 0): 6, (0, 1): 2, (1, 0): 5}
+
+
 def test_beyond_twenty_classes_those_confused_most_are_shown_and_the_others_summed(tmp_path):
     rng = np.random.default_rng(0)
     counts = np.diag(rng.integers(1, 50, 31))
