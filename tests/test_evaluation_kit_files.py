@@ -130,9 +130,17 @@ def test_bad_file_names_are_named(tmp_path, name, image_set, message):
         read(tmp_path, LINE, name, image_set)
 
 
+def test_files_of_other_sets_in_the_folder_are_left_out(tmp_path):
+    files = {"comp4_det_val_cat.txt": LINE, "comp4_det_test_cat.txt": LINE + LINE, "comp4_det_test_dog.txt": LINE}
+    found, missing = read_kit_files(write(tmp_path, files), TRUTH, "val")
+    assert (len(found), missing) == (1, ["big_cat", "dog"])
+
+
 def test_two_files_of_a_class_are_named(tmp_path):
     files = dict.fromkeys(("comp3_det_val_cat.txt", "comp4_det_val_cat.txt"), LINE)
-    with pytest.raises(ValueError, match=r"comp3_det_val_cat\.txt and comp4_det_val_cat\.txt are of one class; are th"):
+    with pytest.raises(
+        ValueError, match=r"comp3_det_val_cat\.txt and comp4_det_val_cat\.txt are of one class; pass the"
+    ):
         read_kit_files(write(tmp_path, files), TRUTH, "val")
 
 

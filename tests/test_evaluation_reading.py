@@ -184,6 +184,12 @@ def test_labels_in_the_place_of_category_ids_are_recognised():
         found([{**ROW, "category_id": 0}], truth)  # of which none is known
 
 
+def test_an_id_in_a_gap_is_no_numbering():
+    gaps = {**TRUTH, "categories": [{"id": k, "name": str(k)} for k in range(1, 91) if k != 12], "annotations": []}
+    with pytest.raises(ValueError, match=r"unknown category_id 12 (?!.*numbered)"):
+        found([{**ROW, "category_id": 12}], gaps)
+
+
 @pytest.mark.parametrize("of_truth", [False, True])
 def test_corners_in_the_place_of_sizes_are_recognised(of_truth):
     rng = np.random.default_rng(0)

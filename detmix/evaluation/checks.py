@@ -34,7 +34,7 @@ def check_ids(ids: NDArray[np.int64], known: NDArray[np.int64], name: str, place
 
 
 def _id_cause(ids: NDArray[np.int64], known: NDArray[np.int64]) -> str:
-    if len(known) and ids.min() >= 0 and ids.max() <= len(known):
+    if len(known) and ids.min() in (0, 1) and ids.max() <= len(known):
         return ": are they numbered 0, 1, 2 ... rather than by the ids of the ground truth?"
     if not np.isin(ids, known).any():
         return ", and none of a known one: is this file of another data set?"

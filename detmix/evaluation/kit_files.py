@@ -87,7 +87,7 @@ def _images(truth: GroundTruth) -> dict[str, int]:
 
 def _files_of_classes(source: Path, names: Sequence[str], image_set: str | None) -> dict[int, Path]:
     """The file of each class that has one, by label."""
-    paths = [source] if source.is_file() else sorted(source.glob(_FILES))
+    paths = [source] if source.is_file() else _of_set(sorted(source.glob(_FILES)), image_set)
     if not paths:
         raise FileNotFoundError(f"{source}: no such file, and no folder with files {_FILES}")
     files: dict[int, Path] = {}
@@ -95,9 +95,15 @@ def _files_of_classes(source: Path, names: Sequence[str], image_set: str | None)
         label = names.index(_class_of(path, names, image_set))
         if label in files:
             both = f"{files[label].name} and {path.name} are of one class"
-            raise ValueError(f"{source}: {both}; are there two sets of predictions in this folder?")
+            raise ValueError(f"{source}: {both}; pass the file of one class, or put each competition in its own folder")
         files[label] = path
     return files
+
+
+def _of_set(paths: list[Path], image_set: str | None) -> list[Path]:
+    """The files of the image set, where there are some; other sets may have theirs beside them."""
+    own = [path for path in paths if re.match(rf"comp[34]_det_{re.escape(image_set)}_", path.name)] if image_set else []
+    return own or paths
 
 
 def _class_of(path: Path, names: Sequence[str], image_set: str | None) -> str:
