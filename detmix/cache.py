@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from .memory import available_memory, bytes_held
+from .memory import Held, available_memory
 
 _TRIES = 32  # places that are looked at before all are
 _MB = 1_000_000
@@ -42,6 +42,8 @@ class PartnerCache:
         self._state: list[int] = []
         self._ring: list[Loaded] = []
         self._places: OrderedDict[int, int] = OrderedDict()  # by index of the sample, the oldest first
+        self._memory = Held()
+        self._limit: int | None = None  # of bytes held
         self._checked_by: int | None = None
 
     def __len__(self) -> int:
@@ -50,7 +52,7 @@ class PartnerCache:
     @property
     def nbytes(self) -> int:
         """Bytes that the samples take which this process holds."""
-        return sum(bytes_held(loaded.sample) for loaded in self._ring)
+        return self._memory.nbytes
 
     def draw(self, state: list[int], fits: Callable[[int], bool], generator: np.random.Generator) -> Loaded | None:
         """One of the samples, each that fits equally likely; None if none does.
@@ -79,26 +81,40 @@ class PartnerCache:
             samples: nobody may write to them from now on.
 
         Raises:
-            ValueError: nothing was held yet in this process, and ``capacity`` samples of the first one's size do not
-                fit in memory.
+            ValueError: two are held for the first time in this process, and ``capacity`` samples of the second one's
+                size do not fit in memory; or, later, what is held exceeds this process's part of what was available
+                then.
         """
         self._keep(state)
-        if self._checked_by != os.getpid():  # once: later on, what other workers hold is not available any more
-            _require_memory(self.capacity, bytes_held(samples[0].sample))
-            self._checked_by = os.getpid()
         for loaded in samples:
             place = self._place_for(loaded.index)
             self._ring[place : place + 1] = [loaded]
             self._places[loaded.index] = place
+            self._check(loaded.index, self._memory.add(loaded.index, loaded.sample))
 
     def _place_for(self, index: int) -> int:
-        if index in self._places:
-            return self._places.pop(index)
-        return len(self._ring) if len(self._ring) < self.capacity else self._places.popitem(last=False)[1]
+        if index not in self._places and len(self._ring) < self.capacity:
+            return len(self._ring)
+        leaving = index if index in self._places else next(iter(self._places))
+        self._memory.remove(leaving)
+        return self._places.pop(leaving)
+
+    def _check(self, index: int, size: int) -> None:
+        """Measure what is available once: later on it lacks what the other workers hold."""
+        if len(self._ring) == 2 and self._checked_by != os.getpid():
+            part = _part_of_memory(self.capacity, size)
+            self._limit = None if part is None else self.nbytes + part
+            self._checked_by = os.getpid()
+        elif self._checked_by == os.getpid() and self._limit is not None and self.nbytes > self._limit:
+            raise ValueError(
+                f"cache={self.capacity}: with sample {index} of {size / _MB:.3g} MB the {len(self)} samples held take "
+                f"{self.nbytes / _MB:,.0f} MB, and this process's part of memory is {self._limit / _MB:,.0f} MB: "
+                "lower cache or the number of workers"
+            )
 
     def clear(self) -> None:
         """Hold nothing any more."""
-        self._state, self._ring, self._places = [], [], OrderedDict()
+        self._state, self._ring, self._places, self._memory = [], [], OrderedDict(), Held()
 
     def _keep(self, state: list[int]) -> None:
         if self._state != [os.getpid(), *state]:
@@ -109,15 +125,20 @@ class PartnerCache:
         return type(self), (self.capacity,)
 
 
-def _require_memory(count: int, size: int) -> None:
-    """Refuse a cache that cannot fit, before the system kills the process that fills it."""
+def _part_of_memory(count: int, size: int) -> int | None:
+    """Bytes that this process may take beside the two samples that it holds; None if nobody knows.
+
+    Refuses a cache that cannot fit, before the system kills the process that fills it.
+    """
     worker = get_worker_info()
     processes = 1 if worker is None else worker.num_workers
     available = available_memory()
-    if available is not None and count * size * processes > available:
+    more = (count - 2) * size * processes
+    if available is not None and more > available:
         holders = "" if worker is None else f" in each of {processes} workers"
         raise ValueError(
-            f"cache={count} samples of {size / _MB:.3g} MB, as large as the first,{holders} take "
-            f"{count * size * processes / _MB:,.0f} MB, and {available / _MB:,.0f} MB of memory are available: "
-            f"at most cache={available // (size * processes)} fits"
+            f"cache={count}: beside the first two, {count - 2} samples of {size / _MB:.3g} MB, as large as the second,"
+            f"{holders} take {more / _MB:,.0f} MB, and {available / _MB:,.0f} MB of memory are available: "
+            f"at most cache={2 + available // (size * processes)} fits"
         )
+    return None if available is None else available // processes

@@ -118,8 +118,10 @@ class MixupDataset(Switched, Dataset[Sample]):
                 tell; one that mixes cannot, since its labels depend on the epoch.
             ValueError: alpha is negative, p or min_weight outside [0, 1], mix or partner unknown, a choice of
                 partners or a cache given for cutout, cache negative, the data set is empty, or no sample of it has a
-                partner. The first sample raises it if ``cache`` samples of its size do not fit in the memory that is
-                available, all workers together.
+                partner. A sample raises it, too, where the cache does not fit in memory, all workers of this loader
+                on this host together, other loaders, ranks and levels of mixing not: the second that a process
+                holds, if ``cache`` of its size do not fit in what is available, or a later one, if what is held
+                comes to more than the process's part of that.
         """
         super().__init__()
         check_alpha(alpha)

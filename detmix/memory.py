@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,50 @@ from torch import Tensor
 _UNLIMITED = 1 << 60  # version 1 of cgroups writes a number of this size for "no limit"
 
 
-def bytes_held(sample: Any) -> int:
-    """Bytes that the images and tensors of a sample keep in memory, however small a part of it they show.
+class Held:
+    """The memory that samples keep, however small a part of it they show; what several share counts once.
 
-    Args:
-        sample: a tensor, numpy array or PIL image; or tuples, lists and dicts of such, anything else counting nothing.
+    Counted are tensors, numpy arrays and PIL images, also within tuples, lists and dicts. Of memory that belongs to
+    something else, such as ``bytes``, a file, or the numpy array below a tensor, only the part shown is seen.
     """
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        self._pieces: dict[int, dict[int, int]] = {}
+        self._users: Counter[int] = Counter()
+
+    def add(self, key: int, sample: Any) -> int:
+        """Count a sample under a key that is free; returns the bytes by which what is held has grown."""
+        pieces = self._pieces[key] = dict(_pieces(sample))
+        grown = sum(size for address, size in pieces.items() if address not in self._users)
+        self._users.update(pieces.keys())
+        self.nbytes += grown
+        return grown
+
+    def remove(self, key: int) -> None:
+        """Count the sample of a key no more."""
+        for address, size in self._pieces.pop(key).items():
+            self._users[address] -= 1
+            if not self._users[address]:
+                del self._users[address]
+                self.nbytes -= size
+
+
+def _pieces(sample: Any) -> Iterator[tuple[int, int]]:
+    """Address and bytes of each piece of memory."""
     if isinstance(sample, Tensor):
-        return sample.untyped_storage().nbytes()
-    if isinstance(sample, np.ndarray):
-        return bytes_held(sample.base) if isinstance(sample.base, np.ndarray) else sample.nbytes
-    if isinstance(sample, PILImage.Image):
-        return sample.width * sample.height * len(sample.getbands())
-    if isinstance(sample, dict):
-        return sum(map(bytes_held, sample.values()))
-    return sum(map(bytes_held, sample)) if isinstance(sample, (tuple, list)) else 0
+        storage = sample.untyped_storage()
+        yield storage.data_ptr(), storage.nbytes()
+    elif isinstance(sample, np.ndarray):
+        if isinstance(sample.base, (np.ndarray, Tensor)):
+            yield from _pieces(sample.base)
+        else:
+            yield sample.ctypes.data, sample.nbytes
+    elif isinstance(sample, PILImage.Image):
+        yield id(sample), sample.width * sample.height * len(sample.getbands())
+    elif isinstance(sample, (dict, tuple, list)):
+        for part in sample.values() if isinstance(sample, dict) else sample:
+            yield from _pieces(part)
 
 
 def available_memory(root: Path = Path("/")) -> int | None:

@@ -231,16 +231,33 @@ def test_no_more_is_held_than_there_is(monkeypatch):
 @pytest.mark.parametrize(
     ("worker", "wanted"),
     [
-        (None, " take 5 MB, and 4 MB of memory are available: at most cache=3"),
-        (SimpleNamespace(num_workers=2), " in each of 2 workers take 10 MB, and 4 MB .* at most cache=1"),
+        (None, " take 2 MB, and 2 MB of memory are available: at most cache=3"),
+        (SimpleNamespace(num_workers=2), " in each of 2 workers take 5 MB, and 2 MB .* at most cache=2"),
     ],
 )
 def test_a_cache_larger_than_memory_is_refused_with_both_figures(worker, wanted, monkeypatch):
-    monkeypatch.setattr("detmix.cache.available_memory", lambda: 4_000_000)
+    monkeypatch.setattr("detmix.cache.available_memory", lambda: 2_000_000)
     monkeypatch.setattr("detmix.cache.get_worker_info", lambda: worker)
     dataset = MixupDataset(ListDataset([make_sample(1, seed=i, size=(500, 800)) for i in range(4)]), cache=4)
-    with pytest.raises(ValueError, match=f"cache=4 samples of 1.2 MB, as large as the first,{wanted} fits"):
+    with pytest.raises(ValueError, match=f"2 samples of 1.2 MB, as large as the second,{wanted} fits"):
         dataset[0]
+
+
+def test_larger_samples_that_come_later_are_bounded(monkeypatch):
+    monkeypatch.setattr("detmix.cache.available_memory", lambda: 4_000_000)
+    cache = PartnerCache(8)
+    cache.add([0], *(Loaded(i, (torch.zeros(250), {})) for i in range(8)))
+    cache.add([0], *(Loaded(8 + i, (torch.zeros(250_000), {})) for i in range(3)))
+    with pytest.raises(ValueError, match=r"sample 11 of 1 MB the 8 samples held take 4 MB, .* part of memory is 4 MB"):
+        cache.add([0], Loaded(11, (torch.zeros(250_000), {})))
+
+
+def test_images_of_one_tensor_take_no_memory_of_their_own(monkeypatch):
+    monkeypatch.setattr("detmix.cache.available_memory", lambda: 10_000)
+    images = torch.zeros(20, 1000)
+    cache = PartnerCache(10)
+    cache.add([0], *(Loaded(i, (images[i], {})) for i in range(20)))
+    assert cache.nbytes == 80_000
 
 
 def test_what_the_workers_of_a_loader_hold_is_not_asked_for_again_in_the_next_epoch(monkeypatch):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detmix.memory import available_memory, bytes_held
+from detmix.memory import Held, available_memory
 
 GB = 10**9
 
@@ -75,8 +75,22 @@ def test_this_machine_has_memory():
         (np.zeros((4, 5, 3), np.uint8)[1:], 60),
         (Image.new("RGB", (5, 4)), 60),
         ((torch.zeros(2), {"boxes": torch.zeros(1, 4), "image_id": 7, "name": "cat"}), 24),
+        (torch.zeros(10)[:2].numpy()[1:], 40),
+        ([torch.zeros(10)] * 2, 40),
         (None, 0),
     ],
 )
 def test_bytes_are_those_that_stay_in_memory(sample, expected):
-    assert bytes_held(sample) == expected
+    held = Held()
+    assert held.add(0, sample) == held.nbytes == expected
+    held.remove(0)
+    assert held.nbytes == 0
+
+
+def test_what_samples_share_is_counted_once_and_until_the_last_of_them_goes():
+    held, images = Held(), torch.zeros(5, 10)
+    assert [held.add(i, (images[i], {"boxes": torch.zeros(4)})) for i in range(3)] == [216, 16, 16]
+    assert held.add(3, images.numpy()[3:]) == 0
+    for key, left in ((0, 232), (1, 216), (2, 200), (3, 0)):
+        held.remove(key)
+        assert held.nbytes == left
