@@ -1,6 +1,7 @@
 """The soak finds what it looks for: memory that grows, and mixing that breaks a promise."""
 
-import time
+import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_an_input_that_is_written_to_and_a_draw_that_is_not_repeated_are_found(m
 
 
 class Samples(Dataset):
-    """Ten samples a second, each of which may leave some megabytes behind; the tests around it have taken thousands."""
+    """Samples each of which may leave some megabytes behind; the tests around it have taken thousands."""
 
     def __init__(self, leak):
         self.leak, self.left = leak, []
@@ -86,7 +87,6 @@ class Samples(Dataset):
         return 1000
 
     def __getitem__(self, index):
-        time.sleep(0.1)
         self.left += [torch.ones(self.leak << 18)]
         return torch.zeros(3, 8, 8), {}
 
@@ -103,7 +103,9 @@ class Data:
 
 
 @pytest.mark.parametrize(("leak", "level"), [(16, False), (0, True)])
-def test_a_worker_that_keeps_what_it_loaded_is_found(leak, level):
+def test_a_worker_that_keeps_what_it_loaded_is_found(monkeypatch, leak, level):
+    clock = SimpleNamespace(monotonic=map((0.1).__mul__, itertools.count()).__next__)  # ten batches a second
+    monkeypatch.setattr("tests.soak.time", clock)
     assert soak("samples", Data(leak), 3.2) == level
 
 
