@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from .browser import NAMES, Browser, find_browser
 
@@ -15,6 +16,10 @@ os.environ["DETMIX_CACHE_DIR"] = "off"
 
 # the process from which others are forked by "forkserver" imports these once
 multiprocessing.set_forkserver_preload(["detmix.training", "detmix.figures", "tensorboard"])
+
+# what a machine is busy with is no fault of the code
+settings.register_profile("detmix", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("detmix")
 
 ROOT = Path(__file__).resolve().parent.parent
 
