@@ -15,10 +15,9 @@ from detmix.training.trained import open_run
 from .conftest import ROOT
 from .hostile import changed, damaged, ending
 
-plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
-nests = st.recursive(
-    plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
-)
+words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
+plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words
+nests = st.recursive(plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3))
 
 
 @settings(max_examples=100, deadline=None)
@@ -46,6 +45,7 @@ ENDLESS = {
     "a bomb of text": (f"x: &x {'a' * 9999}\nname: [{', '.join(['*x'] * 101)}]", "may have 1000000 characters"),
     "itself": ("name: &a [*a]", r"\*a stands within what it stands for"),
     "brackets": ("name: " + "[" * 100_000, "exceeded maximum nesting depth"),
+    "no text": ('data: "\\0"', "may not hold the character NUL"),
     "dashes": ("name:\n" + "- " * 100_000, "nested 50 deep; this one exceeds that"),
 }
 

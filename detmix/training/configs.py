@@ -21,7 +21,7 @@ def load_config(text: str) -> Any:
 
     Raises:
         yaml.YAMLError: it is not YAML, or of more than a million characters with its aliases written out, or nested
-            more than fifty deep.
+            more than fifty deep, or holds the character NUL.
     """
     _require_bounded(text)
     return get_loader("yaml")(text)
@@ -37,6 +37,8 @@ def _require_bounded(text: str) -> None:
                 raise yaml.YAMLError(f"*{event.anchor} stands within what it stands for")
             size += sizes.get(event.anchor, 0)
         elif isinstance(event, yaml.ScalarEvent):
+            if "\0" in event.value:  # jsonargparse asks whether a file of that name exists, and no name can hold it
+                raise yaml.YAMLError("a config may not hold the character NUL")
             size += len(event.value) + 1
             sizes[event.anchor] = len(event.value) + 1
         elif isinstance(event, yaml.CollectionStartEvent):
