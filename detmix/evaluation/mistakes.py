@@ -69,6 +69,12 @@ class Mistakes:
     iou: float
     min_score: float
 
+    def occurring(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+        """Names of the C classes with objects or detections, and the confusion of these, (C + 1, C + 1)."""
+        there = np.flatnonzero(self.confusion[:-1].sum(axis=1) + self.confusion[:, :-1].sum(axis=0))
+        kept = np.append(there, -1)
+        return tuple(self.class_names[place] for place in there), self.confusion[kept][:, kept]
+
     def worst(self, count: int = 10) -> list[ImageMistakes]:
         """The images with the most mistakes (confused, missed and false ones), those with any; the first of equals."""
         ranked = sorted(self.images, key=lambda image: -_mistakes(image))

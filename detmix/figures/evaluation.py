@@ -114,9 +114,8 @@ def _rows(labels: Sequence[str], title: str | None) -> tuple[Figure, Axes]:
 
 def _readable(mistakes: Mistakes) -> tuple[list[str], NDArray[np.int64]]:
     """Names and counts of at most 20 classes with objects or detections; the last then stands for those left out."""
-    there = np.flatnonzero(mistakes.confusion[:-1].sum(axis=1) + mistakes.confusion[:, :-1].sum(axis=0))
-    kept = np.append(there, -1)
-    names, counts = [mistakes.class_names[place] for place in there], mistakes.confusion[kept][:, kept]
+    occurring, counts = mistakes.occurring()
+    names = list(occurring)
     if len(names) <= _MOST_CLASSES:
         return names, counts
     between = counts[:-1, :-1] * (1 - np.eye(len(names), dtype=np.int64))

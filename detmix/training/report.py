@@ -164,12 +164,9 @@ def _confusion(mistakes: Mistakes | None) -> list[tuple[str, list[tuple[int, flo
     """
     if mistakes is None or len(mistakes.class_names) > _CLASSES_IN_TABLE:
         return []
-    there = np.flatnonzero(mistakes.confusion[:-1].sum(1) + mistakes.confusion[:, :-1].sum(0))
-    kept = np.append(there, -1)
-    names = [*(mistakes.class_names[place] for place in there), "nothing there"]
-    counts = mistakes.confusion[kept][:, kept]
+    classes, counts = mistakes.occurring()
     shares = counts / counts.sum(1).clip(min=1)[:, None]
-    pairs = zip(names, counts.tolist(), shares.tolist(), strict=True)
+    pairs = zip((*classes, "nothing there"), counts.tolist(), shares.tolist(), strict=True)
     return [(name, list(zip(cells, row, strict=True))) for name, cells, row in pairs]
 
 
