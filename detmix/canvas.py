@@ -126,6 +126,11 @@ def _to_pil(pixels: np.ndarray, mode: str) -> PILImage.Image:
 def _blend_tensors(image_a: Tensor, image_b: Tensor, lam: float) -> Tensor:
     if image_a.dtype == torch.uint8 and image_a.device.type == "cpu":
         return torch.from_numpy(_blend_planar(image_a.numpy(), image_b.numpy(), lam))
+    return _blend_floats(image_a, image_b, lam)
+
+
+def _blend_floats(image_a: Tensor, image_b: Tensor, lam: float) -> Tensor:
+    """Blend (C, H, W) tensors on any device, uint8 by way of float32."""
     dtype = image_a.dtype if image_a.is_floating_point() else torch.float32
     canvas = image_a.new_zeros((len(image_a), *canvas_size(image_a, image_b)), dtype=dtype)
     for image, share in ((image_a, lam), (image_b, 1.0 - lam)):
@@ -205,6 +210,8 @@ def require_supported(image: Image) -> None:
     if image.ndim != 3 and not (isinstance(image, np.ndarray) and image.ndim == 2):
         wanted = "(C, H, W)" if isinstance(image, Tensor) else "(H, W, C) or (H, W)"
         raise ValueError(f"an image must have shape {wanted}, got {tuple(image.shape)}")
+    if 0 in image.shape:
+        raise ValueError(f"an image must have at least one pixel and one channel, got shape {tuple(image.shape)}")
     if isinstance(image, Tensor):
         supported = image.dtype == torch.uint8 or image.is_floating_point()
     else:

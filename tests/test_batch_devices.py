@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from detmix.batch import MixupBatch
 
@@ -31,6 +33,25 @@ def test_off_the_cpu_no_value_is_ever_read(dtype, stacked):
         assert [target["boxes"].shape for target in targets] == shapes
         mixer.step -= 1
         batch = mixer(*batch)
+
+
+class Largest(TorchDispatchMode):
+    """Watches how many bytes the largest tensor has that is made."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.nbytes = max([self.nbytes, *(x.nbytes for x in tree_leaves(made) if isinstance(x, torch.Tensor))])
+        return made
+
+
+def test_off_the_cpu_no_floats_of_a_whole_batch_are_made():
+    images, targets = make_lists(8, dtype=torch.uint8, size=(200, 240))
+    images, targets = on_meta((torch.stack(images), targets))
+    with Largest() as largest:
+        MixupBatch()(images, targets)
+    assert largest.nbytes == images.nbytes
 
 
 @pytest.mark.gpu

@@ -6,8 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detmix.canvas import _blend_onto, blend
+from detmix import mix_pair
+from detmix.canvas import _blend_floats, _blend_onto, blend
 
+from .factories import make_sample
 from .test_mixing import naive_blend
 
 SIZES = st.tuples(st.integers(1, 24), st.integers(1, 24))
@@ -67,6 +69,23 @@ def test_every_pixel_of_the_canvas_is_written(size_a, size_b, lam):
     canvas = np.full((*map(max, size_a, size_b), 3), 255, np.uint8)
     _blend_onto(canvas, a, b, lam)
     assert canvas.max() <= 1
+
+
+@given(SIZES, SIZES, st.floats(0, 1))
+def test_uint8_is_rounded_to_nearest_on_an_accelerator_too(size_a, size_b, lam):
+    a, b = noise(size_a), noise(size_b, seed=1)
+    blended = _blend_floats(a, b, lam)  # its way, here on the CPU
+    assert blended.dtype == torch.uint8
+    assert np.abs(blended.numpy() - naive_blend(a, b, lam)).max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 8), (3, 0, 8), (3, 8, 0)])
+@pytest.mark.parametrize("kind", [torch.zeros, np.zeros])
+def test_an_image_without_pixels_or_channels_is_refused(kind, shape):
+    image = kind(shape, dtype=torch.uint8 if kind is torch.zeros else np.uint8)
+    _, target = make_sample(0, seed=0)
+    with pytest.raises(ValueError, match="at least one pixel and one channel"):
+        mix_pair(image, target, image, target, lam=0.3)
 
 
 def test_gaps_are_rounded_to_nearest_too():
