@@ -1,13 +1,14 @@
 import json
+import tarfile
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch.utils.data import DataLoader
 
 from detmix import MixupDataset, collate
-from detmix.data import DetectionDataset, read_coco
+from detmix.data import DetectionDataset, HuggingFaceStream, WebDatasetStream, read_coco
 from detmix.data.reduction import reduce_target
 from detmix.targets import check_target
 
@@ -54,6 +55,38 @@ def test_boxes_areas_and_masks_match_the_picture(reduce_to, annotations):
         assert torch.equal(target["masks"][row].bool(), shown)
 
 
+@pytest.mark.parametrize("stated", [True, False])
+@pytest.mark.parametrize("orientation", [1, 6])  # 6 is turned by EXIF; its sides of 72x104 divide
+def test_streams_are_reduced_as_data_sets_are(orientation, stated, tmp_path):
+    pytest.importorskip("webdataset")
+    datasets = pytest.importorskip("datasets")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (104, 72), (90, 20, 160)).save(tmp_path / "image.jpg", exif=exif)
+    size = {"width": 104, "height": 72} if orientation == 1 else {"width": 72, "height": 104}
+    objects = [{"id": 1, "image_id": 5, "category_id": 3, "bbox": [8, 16, 40, 24], "area": 800, "iscrowd": 0}]
+    content = {"images": [{"id": 5, "file_name": "image.jpg", **size}], "annotations": objects}
+    (tmp_path / "annotations.json").write_text(json.dumps(content | {"categories": [{"id": 3, "name": "red"}]}))
+    [(image, target)] = DetectionDataset(read_coco(tmp_path / "annotations.json", tmp_path), reduce_to=18)
+    assert sorted(image.shape[1:]) == [18, 26]
+
+    row = {"image_id": 5, "objects": {"bbox": [[8, 16, 40, 24]], "category": ["red"], "area": [800]}}
+    row |= size if stated else {}
+    with tarfile.open(tmp_path / "shard.tar", "w") as shard:
+        (tmp_path / "row.json").write_text(json.dumps(row))
+        shard.add(tmp_path / "image.jpg", "5.jpg")
+        shard.add(tmp_path / "row.json", "5.json")
+    rows = datasets.Dataset.from_list([row | {"image": str(tmp_path / "image.jpg")}])
+    for stream in (
+        WebDatasetStream(tmp_path / "shard.tar", classes=["red"], reduce_to=18),
+        HuggingFaceStream(rows.to_iterable_dataset(), classes=["red"], box_format="xywh", reduce_to=18),
+    ):
+        [(streamed, streamed_target)] = stream
+        assert torch.equal(streamed, image)
+        assert streamed_target.keys() == target.keys()
+        assert all(torch.equal(torch.as_tensor(streamed_target[k]), torch.as_tensor(target[k])) for k in target)
+
+
 def test_a_target_reduced_by_hand():
     masks = torch.zeros(1, 5, 9, dtype=torch.uint8)
     masks[0, 2, 6] = masks[0, 4, 8] = masks[0, 1, 1] = 1
@@ -92,3 +125,5 @@ def test_ground_truth_and_targets_without_images_are_as_annotated(annotations):
 def test_a_size_below_a_pixel_is_refused(annotations):
     with pytest.raises(ValueError, match="reduce_to must be 1 or more pixels, or None, got 0"):
         DetectionDataset(annotations, reduce_to=0)
+    with pytest.raises(ValueError, match="reduce_to must be 1 or more pixels, or None, got 0"):
+        WebDatasetStream("train.tar", classes=["red"], reduce_to=0)

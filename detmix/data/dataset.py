@@ -17,7 +17,7 @@ from ..canvas import image_size
 from ..targets import Target
 from .annotations import Annotations
 from .images import read_image
-from .reduction import reduce_target
+from .reduction import check_reduce_to, reduce_target
 
 Transform = Callable[[Any, Target], tuple[Any, Target]]
 OnError = Literal["raise", "skip"]
@@ -62,8 +62,7 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
     ) -> None:
         if on_error not in get_args(OnError):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-        if reduce_to is not None and reduce_to < 1:
-            raise ValueError(f"reduce_to must be 1 or more pixels, or None, got {reduce_to}")
+        check_reduce_to(reduce_to)
         self.annotations = annotations
         self.transform = transform
         self.on_error: OnError = on_error

@@ -37,6 +37,7 @@ class HuggingFaceStream(SampleStream):
         boxes: str = "bbox",
         labels: str = "category",
         on_invalid: OnInvalid = "drop",
+        reduce_to: int | None = None,
         transform: Callable[[Any, Target], Sample] | None = None,
     ) -> None:
         """Wrap a data set.
@@ -52,6 +53,7 @@ class HuggingFaceStream(SampleStream):
             boxes: key of their boxes.
             labels: key of their classes.
             on_invalid: as for ``WebDatasetStream``.
+            reduce_to: as for ``WebDatasetStream``; an image that Pillow has opened already keeps its size.
             transform: called with image and target, returns both.
 
         Raises:
@@ -65,7 +67,7 @@ class HuggingFaceStream(SampleStream):
         if classes is None and not names:
             raise ValueError(f"{objects}.{labels} is no ClassLabel, so classes must be given: names or ids, in order")
         chosen = names if classes is None else tuple(classes)
-        super().__init__(Layout(chosen, box_format, objects, boxes, labels, names, on_invalid), transform)
+        super().__init__(Layout(chosen, box_format, objects, boxes, labels, names, on_invalid), transform, reduce_to)
         self.dataset = dataset
         self.image = image
 

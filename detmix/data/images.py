@@ -146,6 +146,12 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return _upright_size(image)
 
 
+def content_size(data: bytes, *, name: str | Path) -> tuple[int, int]:
+    """The same of the content of an image file, which errors call by a name."""
+    with _naming(name), Image.open(BytesIO(data)) as image:
+        return _upright_size(image)
+
+
 @contextmanager
 def _naming(name: str | Path) -> Iterator[None]:
     try:

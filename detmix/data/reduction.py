@@ -12,6 +12,12 @@ from ..targets import Target
 from .images import PARTS
 
 
+def check_reduce_to(pixels: int | None) -> None:
+    """Raise ValueError unless it is None or a number of pixels that a side can have."""
+    if pixels is not None and pixels < 1:
+        raise ValueError(f"reduce_to must be 1 or more pixels, or None, got {pixels}")
+
+
 def reduce_target(target: Target, size: tuple[int, int], reduced: tuple[int, int]) -> Target:
     """The target of an image that ``read_image`` may have reduced.
 

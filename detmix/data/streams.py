@@ -14,9 +14,11 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset
 
+from ..canvas import image_size
 from ..switch import this_process
 from ..targets import Target
-from .images import convert_image, decode_image
+from .images import content_size, convert_image, decode_image
+from .reduction import check_reduce_to, reduce_target
 from .samples import Layout, read_target
 
 Sample = tuple[Any, Target]
@@ -31,9 +33,13 @@ class SampleStream(IterableDataset[Sample]):
 
     shares_itself_out = True
 
-    def __init__(self, layout: Layout, transform: Callable[[Any, Target], Sample] | None) -> None:
+    def __init__(
+        self, layout: Layout, transform: Callable[[Any, Target], Sample] | None, reduce_to: int | None
+    ) -> None:
         super().__init__()
+        check_reduce_to(reduce_to)
         self.layout = layout
+        self.reduce_to = reduce_to
         self.transform = transform
         self._epoch = torch.tensor([0]).share_memory_()
         self._process = this_process()
@@ -62,14 +68,18 @@ class SampleStream(IterableDataset[Sample]):
 
     def _sample(self, row: Mapping[str, Any], picture: Any, name: str) -> Sample:
         """A sample of a row; ``picture`` is the content of an image file, or what Pillow has opened."""
+        size = _stated_size(row)
         if isinstance(picture, bytes):
-            image = decode_image(picture, _stated_size(row), name=name)
+            if size is None and self.reduce_to is not None:
+                size = content_size(picture, name=name)
+            image = decode_image(picture, size, name=name, reduce_to=self.reduce_to)
         elif isinstance(picture, Image.Image):
-            image = convert_image(picture, _stated_size(row), name=name)
+            image = convert_image(picture, size, name=name)
         else:
             wanted = "the bytes of a file, a path or an image of Pillow"
             raise ValueError(f"{name}: the image must be {wanted}, got {type(picture).__name__}")
-        target = read_target(row, self.layout, (image.shape[1], image.shape[2]), name)
+        size = size or image_size(image)
+        target = reduce_target(read_target(row, self.layout, size, name), size, image_size(image))
         return (image, target) if self.transform is None else self.transform(image, target)
 
     def __getstate__(self) -> dict[str, Any]:

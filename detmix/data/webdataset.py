@@ -56,6 +56,7 @@ class WebDatasetStream(SampleStream):
         share: Share = "shards",
         shuffle: int = 0,
         on_invalid: OnInvalid = "drop",
+        reduce_to: int | None = None,
         transform: Callable[[Any, Target], Sample] | None = None,
         seed: int = 0,
     ) -> None:
@@ -74,6 +75,8 @@ class WebDatasetStream(SampleStream):
                 shards is then random too. 0 leaves the order of the files.
             on_invalid: ``"drop"`` drops a box without width or height and clips one past the edge, with a warning in
                 the log; ``"raise"`` makes either an error.
+            reduce_to: as for ``DetectionDataset``: JPEG files are decoded at a part of their size, and boxes and
+                areas scaled with them.
             transform: called with image and target, returns both.
             seed: of the order; an integer.
 
@@ -84,7 +87,8 @@ class WebDatasetStream(SampleStream):
                 named here.
             TypeError: shuffle or seed is not an integer.
         """
-        super().__init__(Layout(tuple(classes), box_format, objects, boxes, labels, on_invalid=on_invalid), transform)
+        layout = Layout(tuple(classes), box_format, objects, boxes, labels, on_invalid=on_invalid)
+        super().__init__(layout, transform, reduce_to)
         if share not in get_args(Share):
             raise ValueError(f"share must be one of {', '.join(get_args(Share))}, got {share!r}")
         if operator.index(shuffle) < 0:
