@@ -2,11 +2,12 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 MINUTES ?= 10
+JOBS ?= 2
 
 .PHONY: help demo test soak lint format clean
 help:
 	@echo "make demo    train the quickstart and name its report (about 3 minutes on two CPU cores)"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests, JOBS=$(JOBS) files at a time, each on one core and in up to 3 GiB"
 	@echo "make soak    load data for MINUTES=$(MINUTES) while memory is watched, and check 10,000 random settings of the mixing"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
@@ -16,7 +17,7 @@ demo: .venv/installed
 	$(PY) tools/train.py fit --config configs/quickstart.yaml
 
 test: .venv/installed
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile
 
 soak: .venv/installed
 	$(PY) -m tests.soak --minutes $(MINUTES)
