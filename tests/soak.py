@@ -3,10 +3,11 @@
     python -m tests.soak --minutes 10 --settings 10000
 
 The loader is the trainer's, with two workers, mixing and a cache, over made-up shapes and over BCCD where it is at
-``data/bccd``, half of the time each. Every second the memory of each process is read: what is its own and what it
-shares with the others (``RssAnon`` and ``RssShmem`` of Linux; files that it has mapped come and go with the system).
-The first fifth of the time is warm-up. The rest is cut into ten windows, and the median of none may differ from that of
-the first by more than 2 %.
+``data/bccd``, half of the time each; and longer where the machine is so busy that there were not ten epochs by then.
+Every second the memory of each process is read: what is its own and what it shares with the others (``RssAnon`` and
+``RssShmem`` of Linux; files that it has mapped come and go with the system). The first fifth of the samples is warm-up.
+The rest is cut into ten windows of as many samples; each must have readings, and the median of none may differ from
+that of the first by more than 2 %.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from .random_mixing import check_setting
 
 TOLERANCE = 0.02
 WINDOWS = 10
+EPOCHS = 10  # at least; the first epoch or two fill caches and the heap, on a slow machine as on a fast one
+WARM_UP = 0.2  # of the samples
 BCCD = Path("data/bccd")
 
 
@@ -38,6 +41,7 @@ class Reading(NamedTuple):
     """Memory at one moment, in MB: of this process, then of its workers."""
 
     seconds: float  # since the loading began
+    samples: int  # loaded by then
     memory: tuple[float, ...]
 
 
@@ -51,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_settings(chosen.settings, bar_of(bars, "mixing", "settings"))
     Console().print(f"{chosen.settings} random settings of the mixing: everything held.")
     sets = data_sets()
-    level = [soak(name, data, 60 * chosen.minutes / len(sets)) for name, data in sets.items()]
-    sys.exit(None if all(level) else f"memory is not level within {TOLERANCE:.0%}")
+    faults = [soak(name, data, 60 * chosen.minutes / len(sets)) for name, data in sets.items()]
+    sys.exit("\n".join(filter(None, faults)) or None)
 
 
 def check_settings(count: int, done: Callable[[int, int], None]) -> None:
@@ -76,43 +80,48 @@ def data_sets() -> dict[str, DetectionData]:
     return sets
 
 
-def soak(name: str, data: DetectionData, seconds: float) -> bool:
-    """Load for a time, show what came of the memory, and say whether it was level."""
-    samples, readings, loader = 0, [], data.train_dataloader()
+def soak(name: str, data: DetectionData, seconds: float) -> str:
+    """Load for a time, show what came of the memory, and say what is wrong with it; nothing where it was level."""
+    readings, loader = [], data.train_dataloader()
     with progress_bars() as bars:
         done = bar_of(bars, name, "seconds")
-        for loaded, reading in load(loader, lambda epoch: data.start_epoch(epoch, None), seconds):
-            samples = loaded
+        for reading in load(loader, lambda epoch: data.start_epoch(epoch, None), seconds):
             readings.append(reading)
             done(int(reading.seconds), int(seconds))
-    windows = by_window(readings, seconds)
-    table = table_of(f"{name}: {samples} samples in {seconds:.0f} s", ["process"], ["first MB", "last MB", "apart"])
-    for number, medians in enumerate(windows):
+    if any(len(reading.memory) != 1 + loader.num_workers for reading in readings):
+        return f"{name}: not all workers were seen"
+    windows = by_window(readings)
+    if not all(windows):
+        return f"{name}: too little was seen, {len(readings)} readings, to fill {WINDOWS} windows: try more --minutes"
+    medians = list(zip(*map(medians_of, windows), strict=True))
+    last = readings[-1]
+    table = table_of(
+        f"{name}: {last.samples} samples in {last.seconds:.0f} s", ["process"], ["first MB", "last MB", "apart"]
+    )
+    for number, row in enumerate(medians):
         process = f"worker {number}" if number else "main"
-        table.add_row(process, f"{medians[0]:.1f}", f"{medians[-1]:.1f}", f"{apart(medians):.2%}")
+        table.add_row(process, f"{row[0]:.1f}", f"{row[-1]:.1f}", f"{apart(row):.2%}")
     Console().print(table)
-    return all(apart(medians) <= TOLERANCE for medians in windows)
+    level = all(apart(row) <= TOLERANCE for row in medians)
+    return "" if level else f"{name}: memory is not level within {TOLERANCE:.0%}"
 
 
-def load(loader: DataLoader, start_epoch: Callable[[int], None], seconds: float) -> Iterator[tuple[int, Reading]]:
-    """Load epoch after epoch; each second, how many samples there were and how much memory is taken."""
-    began, samples, epoch, reading = time.monotonic(), 0, 0, None
-    while reading is None or reading.seconds < seconds:
+def load(loader: DataLoader, start_epoch: Callable[[int], None], seconds: float) -> Iterator[Reading]:
+    """Load whole epochs until the time is up, but enough of them; read the memory each second."""
+    others = multiprocessing.active_children()
+    began, due, samples, epoch = time.monotonic(), 0.0, 0, 0
+    while epoch < EPOCHS or time.monotonic() - began < seconds:
         start_epoch(epoch)
         for images, _ in loader:
             samples += len(images)
             now = time.monotonic() - began
-            if reading is None or now - reading.seconds >= 1:
-                reading = Reading(now, tuple(map(memory_of, processes())))
-                yield samples, reading
-            if now >= seconds:
-                return
+            if now >= due:
+                workers = sorted(child.pid for child in multiprocessing.active_children() if child not in others)
+                yield Reading(now, samples, tuple(map(memory_of, (os.getpid(), *workers))))
+                due = now + 1
         epoch += 1
-
-
-def processes() -> list[int]:
-    """The ids of this process and of its workers, in a lasting order."""
-    return [os.getpid(), *sorted(child.pid for child in multiprocessing.active_children())]
+        if not samples:
+            raise ValueError("there are no samples to load")
 
 
 def memory_of(process: int) -> float:
@@ -121,16 +130,21 @@ def memory_of(process: int) -> float:
     return sum(int(line[1]) for line in lines if line[0] in ("RssAnon:", "RssShmem:")) / 1024
 
 
-def by_window(readings: Sequence[Reading], seconds: float) -> list[list[float]]:
-    """For each process, the median of its memory in each window after the warm-up."""
-    start = seconds / 5
+def by_window(readings: Sequence[Reading]) -> list[list[Reading]]:
+    """The readings after the warm-up, in windows of as many samples."""
     windows: list[list[Reading]] = [[] for _ in range(WINDOWS)]
+    end = readings[-1].samples
+    begin = WARM_UP * end
     for reading in readings:
-        if reading.seconds >= start:
-            windows[min(int(WINDOWS * (reading.seconds - start) / (seconds - start)), WINDOWS - 1)].append(reading)
-    filled = [window for window in windows if window]
-    count = len(readings[-1].memory)
-    return [[statistics.median(r.memory[process] for r in window) for window in filled] for process in range(count)]
+        if reading.samples >= begin:
+            window = int(WINDOWS * (reading.samples - begin) / (end - begin))
+            windows[min(window, WINDOWS - 1)].append(reading)
+    return windows
+
+
+def medians_of(window: Sequence[Reading]) -> list[float]:
+    """The median of the memory of each process."""
+    return [statistics.median(memory) for memory in zip(*(reading.memory for reading in window), strict=True)]
 
 
 def apart(medians: Sequence[float]) -> float:
