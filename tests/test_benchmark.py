@@ -1,8 +1,8 @@
 import json
 import sys
 import tempfile
-import time
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,10 +40,17 @@ def test_compare_waits_before_each_clock_is_read():
     assert len(waits) == 2 * 2 * 3
 
 
-def test_longer_work_has_the_larger_ratio():
-    row = compare("slow", lambda: time.sleep(0.02), "fast", lambda: time.sleep(0.005), repeats=3)
-    assert row.ratio[1] > 1.5
-    assert row.value == pytest.approx(20, rel=0.9)
+def test_work_of_four_times_the_time_has_the_ratio_four(monkeypatch):
+    now = [0.0]
+
+    def work(seconds):
+        now[0] += seconds
+
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr("detmix.benchmark.comparison.time", clock)
+    row = compare("slow", lambda: work(0.02), "fast", lambda: work(0.005), repeats=3)
+    assert row.ratio == pytest.approx((4, 4, 4))
+    assert (row.value, row.reference) == pytest.approx((20, 5))  # ms
 
 
 def test_table_shows_rows_notes_and_machine():
