@@ -84,11 +84,13 @@ def fail(folder, *arguments):
     return output.read_text()
 
 
-def require_way_on(folder, text, step):
-    """The last checkpoint is there, whole and of numbers, nothing half-written is, and the text says how to go on."""
+def require_way_on(folder, text, *steps):
+    """The last checkpoint, of one of the steps, is whole and of numbers; nothing half-written is there; and the text
+    says how to go on."""
     folder = folder / "run" / "checkpoints"
     checkpoint = read_checkpoint(folder / "last.ckpt")
-    assert checkpoint["global_step"] == step
+    step = checkpoint["global_step"]
+    assert step in steps
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
     assert {path.name for path in folder.iterdir()} <= {"last.ckpt", "best.ckpt"}
     assert f"{folder / 'last.ckpt'} holds the run up to step {step}. Go on from there with\n  python tools/" in text
@@ -99,7 +101,6 @@ def require_way_on(folder, text, step):
     ("what", "step", "more", "error", "said"),
     [
         ("exhaust_memory", 3, [], "OutOfMemoryError: ", "lower --data.batch_size"),
-        ("kill_worker", 3, ["--data.num_workers=1"], "RuntimeError: ", "lower --data.num_workers"),
         ("fill_disk", 3, [], "OSError: ", "next.ckpt: the checkpoint could not be written"),
         ("break_parameter", 4, [], "FloatingPointError: ", "no checkpoint is written of them"),
     ],
@@ -109,6 +110,14 @@ def test_a_fault_leaves_the_last_checkpoint_and_the_command_that_goes_on(tmp_pat
     assert error in text
     assert said in text
     require_way_on(tmp_path, text, 2)
+
+
+def test_a_worker_that_is_killed_leaves_them_after_the_batches_that_it_had_sent(tmp_path):
+    longer = "--data.shapes.train=41"  # steps enough that those batches are not all
+    text = fail(tmp_path, does("kill_worker", 3), ONE_EPOCH, "--data.num_workers=1", longer)
+    assert "RuntimeError: " in text
+    assert "lower --data.num_workers" in text
+    require_way_on(tmp_path, text, 2, 4, 6)
 
 
 @pytest.mark.gpu
