@@ -72,6 +72,15 @@ def test_no_predictions_are_valid(tmp_path, content):
     assert len(found(tmp_path / "found.json")) == len(found([])) == 0
 
 
+@pytest.mark.parametrize("value", [2**31, 2**63, 10**400, -1])
+@pytest.mark.parametrize("key", ["height", "width"])
+def test_a_size_that_no_image_has_is_named(key, value, tmp_path):
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(changed("images", 1, **{key: value})))
+    with pytest.raises(ValueError, match=rf"truth\.json: .* - at `\$\.images\[1\]\.{key}`"):
+        read_ground_truth(path)
+
+
 def test_masks_of_every_form_become_run_lengths():
     square = np.zeros((20, 30), dtype=np.uint8, order="F")
     square[2:8, 3:9] = 1

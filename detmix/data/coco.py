@@ -9,38 +9,37 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 import numpy as np
-from msgspec import Meta, Raw, Struct
+from msgspec import Raw, Struct
 from numpy.typing import NDArray
 
 from .annotations import Annotations
+from .bounds import Id, Pixels
 from .cleaning import Images, Objects, OnInvalid, Segmentations, build_annotations
 from .json_rows import read_rows
 
-_Id = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Coordinate = float | None  # null becomes NaN, which is refused with the row's number and values
-_Pixels = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
 
 class _Image(Struct, gc=False):
-    id: _Id
+    id: Id
     file_name: str
-    height: _Pixels
-    width: _Pixels
+    height: Pixels
+    width: Pixels
 
 
 class _Category(Struct, gc=False):
-    id: _Id
+    id: Id
     name: str
 
 
 class _Annotation(Struct, gc=False):
-    id: _Id
-    image_id: _Id
-    category_id: _Id
+    id: Id
+    image_id: Id
+    category_id: Id
     bbox: tuple[_Coordinate, _Coordinate, _Coordinate, _Coordinate]
     area: float | None = None
     iscrowd: int | bool = 0

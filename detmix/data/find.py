@@ -9,11 +9,13 @@ from pathlib import Path, PurePath
 
 import msgspec
 
+from .bounds import Id
+
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
 
 class _Image(msgspec.Struct):
-    id: int
+    id: Id
     file_name: str
 
 

@@ -16,7 +16,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .records import GroundTruth, Id
+from ..data.bounds import Id
+from .records import GroundTruth
 
 PREDICTIONS_FILE = "predictions.json"
 CLASSES_FILE = "classes.json"

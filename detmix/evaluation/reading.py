@@ -23,11 +23,12 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
+from ..data.bounds import Id, PixelsOrNone
 from .checks import check_areas, check_boxes, check_ids, check_scores
 from .corners import check_not_corners
 from .masks import encode_masks, mask_areas, mask_boxes
 from .numbering import numbering_of
-from .records import Detections, GroundTruth, Id, Objects, Rows, corners_of
+from .records import Detections, GroundTruth, Objects, Rows, corners_of
 
 Source: TypeAlias = str | os.PathLike[str]
 TruthSource: TypeAlias = Source | dict[str, Any] | GroundTruth
@@ -38,8 +39,8 @@ _Box = tuple[float, float, float, float]
 class _Image(Struct, gc=False):
     id: Id
     file_name: str = ""
-    height: int | None = None
-    width: int | None = None
+    height: PixelsOrNone = None
+    width: PixelsOrNone = None
 
 
 class _Category(Struct, gc=False):

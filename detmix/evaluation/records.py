@@ -7,13 +7,10 @@ T IoU thresholds.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
-
-Id = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]  # as files have it
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import nn
 
+from ..data.bounds import Id
 from ..evaluation.numbering import CLASSES_FILE as CLASSES_FILE
 from .configs import CONFIG_MODE
 from .data import DetectionData
@@ -53,7 +54,7 @@ class Trained:
 
 
 class _Category(msgspec.Struct):
-    id: int
+    id: Id
     name: str
 
 
