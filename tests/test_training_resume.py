@@ -26,6 +26,7 @@ from detmix.training import cli_main
 from detmix.training.files import read_history
 from detmix.training.random_state import random_state, set_random_state
 from detmix.training.resume import LastCheckpoint
+from detmix.training.signals import StopRequests
 
 from .conftest import undrawn_report
 
@@ -221,14 +222,15 @@ def test_the_log_has_each_row_once_and_tensorboard_each_number(uninterrupted, tm
 
 
 class Signals(L.Callback):
-    """Sends a signal to this process after a step, or within a validation."""
+    """Sends a signal to this process, twice as by a launcher that passes it on, after a step or within a validation."""
 
     def __init__(self, number: int, step: int, validating: bool = False) -> None:
         self.number, self.step, self.validating = number, step, validating
 
     def send(self, trainer):
         if trainer.global_step == self.step:
-            os.kill(os.getpid(), self.number)
+            signal.raise_signal(self.number)
+            signal.raise_signal(self.number)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if not self.validating:
@@ -265,6 +267,23 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_the_command_that_goes_on(
     [command] = [line.strip() for line in said.splitlines() if line.strip().startswith("python tools/train.py fit")]
     cli_main([word for word in shlex.split(command)[2:] if "Signals" not in word])
     assert differences(wanted, outcome(tmp_path / "run")) == []
+
+
+def test_one_request_may_come_by_many_signals_and_a_later_ctrl_c_ends_at_once(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    requests = StopRequests()
+    requests.listen()
+    try:
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+        now = 3600.0
+        signal.raise_signal(signal.SIGTERM)
+        assert requests.received == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        requests.restore()
 
 
 def begin(folder, *arguments):

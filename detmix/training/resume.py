@@ -136,12 +136,12 @@ class LastCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Say what is on disk, and how to go on from it."""
-        self._requests.restore()
         if not self._trained:
             with suppress(OSError):  # a full disk is not to hide what happened
                 self._put_in_place(trainer)
         if trainer.is_global_zero or isinstance(exception, Exception):
             _say(exception, "\n".join(filter(None, (advice(exception), self._way_on()))))
+        self._requests.restore()
 
     def _write(self, trainer: L.Trainer) -> None:
         require_finite(trainer.lightning_module)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 _GRACE = 30  # seconds that a worker outlives SIGTERM
+_ONE_REQUEST = 2.0  # seconds in which SIGINT is the one before, passed on by a launcher
 
 
 class StopRequests:
-    """Notes SIGINT and SIGTERM instead of ending at once; a second one does end the process at once.
+    """Notes SIGINT and SIGTERM instead of ending at once; a later SIGINT, of an impatient person, does end at once.
+
+    SIGTERM may come any number of times: a launcher passes it on to workers that a cluster has sent it to already.
 
     Attributes:
-        received: number of the signal that came; None as long as none has.
+        received: number of the signal that came first; None as long as none has.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._received_at = 0.0
         self._handlers: dict[int, Any] = {}
 
     def listen(self) -> None:
@@ -35,12 +40,13 @@ class StopRequests:
         self._handlers = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        name = signal.Signals(number).name
-        # not print: its buffer may be in use just now
-        os.write(2, f"\n{name}: stopping after this step; a second signal ends at once.\n".encode())
+        if self.received is None:
+            self.received, self._received_at = number, time.monotonic()
+            name = signal.Signals(number).name
+            # not print: its buffer may be in use just now
+            os.write(2, f"\n{name}: stopping after this step; Ctrl-C from now on ends at once.\n".encode())
+        elif number == signal.SIGINT and time.monotonic() - self._received_at > _ONE_REQUEST:
+            signal.default_int_handler(number, frame)
 
 
 def leave_signals_to_the_parent() -> None:
