@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from detmix.sweep import look_into, make_plan, plan_table, run_sweep
+from detmix.sweep.markdown import arms_compared
 from detmix.sweep.outcome import Outcome, outcome_of
 from detmix.sweep.queue import Queue
 from detmix.sweep.tables import seconds_left
@@ -61,7 +62,8 @@ def sweep(in_repository, tmp_path, monkeypatch):
     (tmp_path / "stand_in.py").write_text(STAND_IN)
 
     def run(seeds=2, **options):
-        plan = make_plan(Path("configs/quickstart.yaml"), grid=options.pop("grid", GRID), seeds=seeds)
+        of_plan = {"grid": options.pop("grid", GRID), "baseline": options.pop("baseline", None)}
+        plan = make_plan(Path("configs/quickstart.yaml"), seeds=seeds, **of_plan)
         train = [sys.executable, "-S", str(tmp_path / "stand_in.py")]
         run.shown = run_sweep(plan, tmp_path / "sweep", train=train, command="python tools/sweep.py", **options)
         return tmp_path / "sweep"
@@ -130,6 +132,16 @@ def test_what_is_finished_is_not_repeated_and_more_seeds_are_added(sweep):
     assert len(begun(folder)) == len(set(begun(folder))) == 9
 
 
+def test_another_baseline_is_compared_with_the_same_runs(sweep):
+    folder = sweep()
+    sweep(baseline="objective=pair")
+    assert len(begun(folder)) == 6
+    content = json.loads((folder / "sweep.json").read_text())
+    assert content["definition"]["baseline"] == "objective=pair"
+    assert "Against objective=pair, in AP50, objective=weighted hurt: -2.1" in (folder / "sweep.html").read_text()
+    assert arms_compared(content, "AP").levels[0].gain.mean == pytest.approx(-0.021)
+
+
 @pytest.mark.parametrize(
     ("fault", "kind"),
     [
@@ -180,6 +192,8 @@ def test_another_sweep_in_the_folder_is_refused_with_what_differs(sweep, tmp_pat
         ValueError, match=r"sweep holds another sweep: arms: objective=weighted is .* there, and missing"
     ):
         sweep(seeds=1, grid=["model.objective=pair,unweighted"])
+    with pytest.raises(ValueError, match="sweep holds another sweep: its arms come in another order"):
+        sweep(seeds=1, grid=["model.objective=pair,weighted,unweighted"])
     config = tmp_path / "quickstart.yaml"
     config.write_text((ROOT / "configs/quickstart.yaml").read_text().replace("lr: 0.002", "lr: 0.003"))
     other = make_plan(config, grid=GRID)

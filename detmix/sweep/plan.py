@@ -57,13 +57,13 @@ class Plan:
         return f"{list(self.arms).index(arm):02}-{words}-seed{seed}"
 
     def definition(self) -> dict[str, Any]:
-        """What must be equal in all processes that share the sweep, as JSON: everything but the number of seeds."""
+        """What the runs follow from, and so must be equal in all processes that share the sweep, as JSON.
+
+        The number of seeds and the baseline are not in it: more seeds add to a sweep, and any arm can be compared with.
+        """
         content = load_config(self.config.read_text())
         return json.loads(
-            json.dumps(
-                {"config": content, "settings of all arms": self.common, "arms": self.arms, "baseline": self.baseline},
-                default=str,
-            )
+            json.dumps({"config": content, "settings of all arms": self.common, "arms": self.arms}, default=str)
         )
 
 

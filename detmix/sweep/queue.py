@@ -183,10 +183,11 @@ def _open_study(folder: Path) -> optuna.Study:
 
 
 def _require_same(study: optuna.Study, folder: Path, plan: Plan) -> None:
-    there, here = study.user_attrs.get("definition"), plan.definition()
-    if there != here:
+    kept, here = study.user_attrs.get("definition", {}), plan.definition()
+    there = {key: kept[key] for key in here if key in kept}
+    if there != here or list(there["arms"]) != list(here["arms"]):  # folders of runs hold the place of their arm
         raise ValueError(
-            f"{folder} holds another sweep: {_difference(there or {}, here)}. Pass another --output, or the same "
+            f"{folder} holds another sweep: {_difference(there, here)}. Pass another --output, or the same "
             "config and arms to go on"
         )
 

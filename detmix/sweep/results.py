@@ -53,7 +53,7 @@ def _content(plan: Plan, states: States, comparisons: Sequence[Comparison], comm
     return {
         "command": command,
         "machine": machine(),
-        "definition": plan.definition(),
+        "definition": {**plan.definition(), "baseline": plan.baseline},
         "comparisons": [
             {**asdict(comparison), "in_words": comparison.in_words(), "levels": _levels(comparison)}
             for comparison in comparisons
