@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,18 @@ def run_apart(function: Callable[..., Any], *arguments: Any, output: Path, timeo
     Returns:
         The exit code: 1 after an exception, whose traceback is printed; minus its number after a signal.
     """
+    return end_of(start_apart(function, *arguments, output=output), timeout)
+
+
+def start_apart(function: Callable[..., Any], *arguments: Any, output: Path) -> ForkServerProcess:
+    """Begin to call it, and do not wait."""
     process = FORKSERVER.Process(target=_call, args=(function, arguments, output))
     process.start()
+    return process
+
+
+def end_of(process: ForkServerProcess, timeout: float = 300) -> int:
+    """Wait for its exit code."""
     process.join(timeout)
     process.kill()
     process.join()

@@ -1,21 +1,29 @@
-"""Trainings of two processes, started as docs/distributed.md says: to the end, until one dies, and on from there."""
+"""Trainings of two processes, started as docs/distributed.md says: to the end, until one dies or all are told to stop,
+and on from there."""
 
 import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import lightning as L
 import pytest
+import torch
 
 from detmix.training import cli_main
 from detmix.training.checkpoints import read_checkpoint
+from detmix.training.resume import LastCheckpoint
 
+from .conftest import undrawn_report
+from .processes import end_of, start_apart
 from .test_training import TINY, losses_in, mean_losses, predictions_in
 from .test_training_resume import differences, outcome
 
@@ -33,6 +41,10 @@ SETTINGS = [
     "--trainer.num_sanity_val_steps=0",
     "--checkpoint_every=1",
 ]
+
+# what the batch system tells each task of two on two hosts
+SLURM = {"SLURM_NTASKS": "2", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_JOB_ID": "1234"}
+SLURM |= {"SLURM_JOB_NAME": "bccd", "SLURM_NODELIST": "localhost"}
 
 # what is written to a file and run in the place of SLURM's command: one task on each of two hosts
 SRUN = f"""#!{sys.executable}
@@ -58,6 +70,20 @@ class Dies(L.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Terminates(L.Callback):
+    """Has processes send SIGTERM after a step, to themselves or to what started them, and wait until it is here."""
+
+    def __init__(self, step: int, ranks: list[int], launcher: bool = False) -> None:
+        self.step, self.ranks, self.launcher = step, ranks, launcher
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step and trainer.global_rank in self.ranks:
+            os.kill(os.getppid() if self.launcher else os.getpid(), signal.SIGTERM)
+            [last] = [callback for callback in trainer.callbacks if isinstance(callback, LastCheckpoint)]
+            while last._requests.received is None:
+                time.sleep(0.01)
+
+
 def recipe(first_word, **changes):
     """The block of the docs that begins with a word, with some of its words changed, and the settings behind it."""
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "distributed.md").read_text(), re.DOTALL)
@@ -70,9 +96,12 @@ def recipe(first_word, **changes):
 
 
 def free_port():
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return found.getsockname()[1]
+    """A port that nobody has, below those that the system gives away; tests beside this one begin elsewhere."""
+    for port in range(10_000 + os.getpid() % 20_000, 32_768):
+        with socket.socket() as found, suppress(OSError):
+            found.bind(("localhost", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def start(command, folder, cores, **variables):
@@ -87,6 +116,7 @@ def start(command, folder, cores, **variables):
             preexec_fn=lambda: os.sched_setaffinity(0, cores),
             stdout=output,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         ), Path(output.name)
 
 
@@ -95,7 +125,8 @@ def ends(started):
     try:
         return process.wait(timeout=400), output.read_text()
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what it has started, too
 
 
 def on_two_hosts(folder, *more):
@@ -114,10 +145,54 @@ def under_slurm(folder, *more):
     """The batch script on two hosts of one core each."""
     (folder / "srun").write_text(SRUN)
     (folder / "srun").chmod(0o755)
-    variables = {"SLURM_NTASKS": "2", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_JOB_ID": "1234"}
-    variables |= {"SLURM_JOB_NAME": "bccd", "SLURM_NODELIST": "localhost", "MASTER_PORT": str(free_port())}
     command = " ".join([recipe("#!/bin/bash"), *more])
-    return ends(start(command, folder, CORES, **variables))
+    return ends(start(command, folder, CORES, **SLURM, MASTER_PORT=str(free_port())))
+
+
+def on_one_host(folder, *more):
+    """torchrun with two processes on one host."""
+    changes = {
+        "host0:29500": f"localhost:{free_port()} --local_addr localhost",
+        "nnodes 2": "nnodes 1",
+        "nproc_per_node 4": "nproc_per_node 2",
+        "num_nodes 2": "num_nodes 1",
+        "devices 4": "devices 2",
+    }
+    patient = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300"}  # a busy machine may take longer than half a minute
+    command = " ".join([recipe("torchrun", **changes), *map(shlex.quote, more)])
+    return ends(start(command, folder, CORES, **patient))
+
+
+def take_part(variables, arguments):
+    """One process of a training, with the variables that its launcher would set."""
+    os.environ.update(variables, GLOO_SOCKET_IFNAME="lo", MASTER_ADDR="localhost")
+    os.chdir(ROOT)
+    torch.set_num_threads(1)
+    with undrawn_report():
+        cli_main(["fit", "--config", "configs/quickstart.yaml", *SETTINGS, "--trainer.strategy=ddp", *arguments])
+
+
+def as_by_torchrun(rank):
+    """Variables and settings of one of two processes on one host."""
+    count, rank = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    return {**count, **rank, "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "1"}, ["--trainer.devices=2"]
+
+
+def as_by_slurm(rank):
+    """Variables and settings of one of two processes on two hosts."""
+    own = {"SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank), "SLURM_LOCALID": "0"}
+    return {**SLURM, **own}, ["--trainer.devices=1", "--trainer.num_nodes=2"]
+
+
+def two_processes(started, folders, *more):
+    """Two processes without their launcher, which is cheaper; what each ends with."""
+    port, running = str(free_port()), []
+    for rank, folder in enumerate(folders):
+        variables, settings = started(rank)
+        arguments, output = [*settings, f"--runs={folder}", *more], folder / f"said{rank}.txt"
+        process = start_apart(take_part, {**variables, "MASTER_PORT": port}, arguments, output=output)
+        running.append((process, output))
+    return [(end_of(process), output.read_text()) for process, output in running]
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +232,47 @@ def test_a_process_that_dies_ends_the_run_and_the_other_launcher_goes_on_exactly
     for host in on_two_hosts(tmp_path):
         assert host[0] == 0, host[1]
     assert differences(outcome(uninterrupted), outcome(tmp_path / "quickstart")) == []
+
+
+def terminates(**arguments):
+    """Settings for SIGTERM at a step; otherwise no checkpoint is due there."""
+    callback = {"class_path": "tests.test_distributed_runs.Terminates", "init_args": arguments}
+    return f"--trainer.callbacks+={json.dumps(callback)}", "--checkpoint_every=100"
+
+
+def require_stopped(folder, said, step):
+    """The run says that it was told to stop, what is on disk, and how to go on; and that is on disk."""
+    last = folder / "quickstart" / "checkpoints" / "last.ckpt"
+    assert "SIGTERM: stopping after this step" in said
+    assert f"{last} holds the run up to step {step}. Go on from there with" in said
+    assert read_checkpoint(last)["global_step"] == step
+
+
+def test_sigterm_to_one_process_to_the_launcher_or_to_all_ends_in_a_checkpoint_that_goes_on_exactly(
+    uninterrupted, tmp_path
+):
+    folders = [tmp_path, tmp_path]
+    (code, first), (_, second) = two_processes(as_by_torchrun, folders, *terminates(step=1, ranks=[1]))
+    assert code == 128 + signal.SIGTERM, first
+    require_stopped(tmp_path, first + second, 1)
+    code, said = on_one_host(tmp_path, *terminates(step=2, ranks=[0], launcher=True))
+    assert code != 0
+    require_stopped(tmp_path, said, 2)
+    (code, first), _ = two_processes(as_by_slurm, folders, "--resume", *terminates(step=4, ranks=[0, 1]))
+    assert code == 128 + signal.SIGTERM, first
+    require_stopped(tmp_path, first, 4)
+    for code, said in two_processes(as_by_torchrun, folders, "--resume"):
+        assert code == 0, said
+    assert differences(outcome(uninterrupted), outcome(tmp_path / "quickstart")) == []
+
+
+def test_hosts_that_do_not_see_the_same_checkpoint_do_not_train_together(uninterrupted, tmp_path):
+    folders = [tmp_path / "first", tmp_path / "second"]
+    shutil.copytree(uninterrupted, folders[0] / "quickstart")
+    folders[1].mkdir()
+    for folder, (code, said) in zip(
+        folders, two_processes(as_by_slurm, folders, "--resume", "--trainer.max_epochs=3"), strict=True
+    ):
+        assert code == 1, said
+        last = folder / "quickstart" / "checkpoints" / "last.ckpt"
+        assert f"different steps, 6, 0 in the order of their ranks: all hosts must see {last}" in said
