@@ -116,7 +116,8 @@ class MixupBatch(Switched):
         """Set what is drawn.
 
         Args:
-            alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off.
+            alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off. The defaults are those of
+                ``MixupDataset``, for one rule in all; here they have not been measured.
             p: probability that the batch is mixed or, with per_sample, that an image is.
             mix: ``mixup`` blends as ``mix_pair``, ``cutmix`` replaces a region as ``cutmix_pair``.
             pairing: ``roll`` mixes each image with the one before it, the first with the last; ``shuffle``

@@ -123,7 +123,8 @@ class ManifoldMixup:
             model: a detector adapted by ``weight_losses``; not its wrapper (DistributedDataParallel, compile).
             layers: the layers to draw from, each as likely as the others.
             alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off. 2 is the value of Manifold
-                Mixup (Verma et al., arXiv:1806.05236); others have not been compared.
+                Mixup (Verma et al., arXiv:1806.05236). Which layers and which alpha help a detector has not been
+                measured by us; RESULTS.md has the command that does.
             p: probability that a step is mixed.
             pairing: ``roll`` mixes each image with the one before it, the first with the last; ``shuffle``
                 puts the images in a random circle first, so that every other one is equally likely.

@@ -66,7 +66,8 @@ class MixupIterable(Switched, IterableDataset[Sample]):
         Args:
             dataset: iterable of (image, target) that can be read again every epoch, such as an
                 ``IterableDataset``; see ``detmix.mix_pair`` for both.
-            alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off.
+            alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off. The defaults are those of
+                ``MixupDataset``, for one rule in all; here they have not been measured.
             p: probability that a sample is mixed at all.
             buffer_size: how many samples before its own a sample may be mixed with. Each reader holds
                 ``buffer_size + 1`` samples in memory.

@@ -14,7 +14,7 @@ from torchvision.models import mobilenet_v3_large
 from detmix.data import Shapes
 from detmix.detectors import losses_and_detections
 from detmix.evaluation import evaluate_coco, evaluate_voc
-from detmix.training import Throughput, build_detector, cli_main
+from detmix.training import DetectionData, MixupOptions, ShapesOptions, Throughput, build_detector, cli_main
 from detmix.training.cli import _has_bf16
 from detmix.training.files import read_history
 from detmix.training.run_report import report_run
@@ -246,6 +246,20 @@ def test_mixing_is_off_in_the_last_epochs(run, monkeypatch):
     assert fractions == {0: [1, 1], 1: [1, 1], 2: [0, 0], 3: [0, 0]}
 
 
+@pytest.mark.parametrize(
+    ("stated", "max_epochs", "mixed"),
+    [(0, 60, 60), (0.1, 60, 54), (0.3, 45, 31), (5, 45, 40), (0.1, 4, 4), (0, None, 9)],
+)
+def test_the_epochs_without_mixing_may_be_a_share_of_all(stated, max_epochs, mixed):
+    data = DetectionData("shapes", mixup=MixupOptions(no_mixup_epochs=stated), shapes=ShapesOptions(train=4, val=1))
+    data.check_schedule(max_epochs)
+    enabled = []
+    for epoch in range(max_epochs or 9):
+        data.start_epoch(epoch, max_epochs)
+        enabled.append(data.in_mixed_epoch)
+    assert enabled == [epoch < mixed for epoch in range(max_epochs or 9)]
+
+
 def test_without_mixing_the_run_has_a_name_of_its_own(run, tmp_path):
     run("fit", "--trainer.max_epochs=1", "--data.mixup=null")
     assert (tmp_path / "quickstart_nomix" / "report.html").exists()
@@ -310,8 +324,9 @@ def test_a_misspelt_key_in_a_config_is_named(run, capsys, tmp_path):
         ("--model.detector=maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn learns from masks"),
         ("--model.detector=ssd300_vgg16", "model.options has no max_size, min_size: ssd300_vgg16 resizes every image"),
         ("--model.options.min_sizee=64", "model.options has no min_sizee"),
-        ("--data.mixup.no_mixup_epochs=4", "must lie in 0 ... 3, below trainer.max_epochs=4, got 4"),
+        ("--data.mixup.no_mixup_epochs=4", "must lie in 0 ... 3, below trainer.max_epochs=4, or be a share of"),
         ("--data.mixup.no_mixup_epochs=-1", "must lie in 0 ... 3"),
+        ("--data.mixup.no_mixup_epochs=1.5", "must lie in 0 ... 3, below trainer.max_epochs=4, or be a share"),
         ("--ckpt_path=nothing.ckpt", "nothing.ckpt: no such checkpoint"),
     ],
 )

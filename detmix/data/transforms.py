@@ -217,7 +217,7 @@ class Mixup(A.DualTransform):
     this module must have been imported.
 
     Args:
-        alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off.
+        alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off. 1.5 as in ``MixupDataset``.
         min_weight: objects fainter than this are left out of a mixed image.
         metadata_key: the argument of the call that holds the partners: a dict with ``image``, ``bboxes``, the label
             fields and, if the image has them, ``masks``; or a sequence of such dicts, of which one is drawn.

@@ -34,7 +34,9 @@ class MixupOptions:
     """How training samples are mixed; see ``detmix.MixupDataset``.
 
     Attributes:
-        alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off.
+        alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off. 1.5 is the value of the Bag of
+            Freebies, and the only one measured in RESULTS.md, with p=1 and without mixing in the last tenth or ninth of
+            the epochs. What follows has not been compared by us.
         p: probability that a sample is mixed at all.
         mix: ``mixup`` blends two images, ``cutmix`` replaces a region of the one by the other's, ``cutout``
             by nothing.
@@ -44,7 +46,8 @@ class MixupOptions:
             0 loads the partner. Then samples depend on ``num_workers`` too, and a run that is resumed within an epoch
             ends that with other partners.
         min_weight: objects fainter than this are left out.
-        no_mixup_epochs: epochs at the end that train without mixing, that of batches and features included.
+        no_mixup_epochs: epochs at the end that train without mixing, that of batches and features included; a number
+            below 1 is a share of all epochs, so that 0.1 is the last tenth.
     """
 
     alpha: float = 1.5
@@ -53,7 +56,7 @@ class MixupOptions:
     partner: PartnerPolicy = "any"
     cache: int = 0
     min_weight: float = 0.0
-    no_mixup_epochs: int = 0
+    no_mixup_epochs: int | float = 0
 
 
 @dataclass
@@ -176,7 +179,7 @@ class DetectionData(L.LightningDataModule):
         return bool(self.train_set.enabled)
 
     @property
-    def _unmixed_epochs(self) -> int:
+    def _no_mixup_epochs(self) -> int | float:
         return self.mixup.no_mixup_epochs if self.mixup else 0
 
     def skipped_images(self) -> list[str]:
@@ -207,22 +210,22 @@ class DetectionData(L.LightningDataModule):
         """Refuse a ``no_mixup_epochs`` under which nothing would be mixed; for runs that mix something.
 
         Raises:
-            ValueError: it is not below ``max_epochs``, or that is unknown.
+            ValueError: it is not below ``max_epochs``, or that is unknown; or it is neither a share nor a whole number.
         """
-        unmixed = self._unmixed_epochs
-        if unmixed == 0:
+        stated = self._no_mixup_epochs
+        if stated == 0:
             return
         if max_epochs is None or max_epochs < 0:
             raise ValueError("mixup.no_mixup_epochs counts from the last epoch: set trainer.max_epochs")
-        if not 0 <= unmixed < max_epochs:
+        if not (0 <= stated < max_epochs and (stated < 1 or stated == int(stated))):
             raise ValueError(
-                f"mixup.no_mixup_epochs must lie in 0 ... {max_epochs - 1}, below trainer.max_epochs={max_epochs}, "
-                f"got {unmixed}. To train without mixing pass --data.mixup null"
+                f"mixup.no_mixup_epochs must lie in 0 ... {max_epochs - 1}, below trainer.max_epochs={max_epochs}, or "
+                f"be a share of them below 1, got {stated}. To train without mixing pass --data.mixup null"
             )
 
     def start_epoch(self, epoch: int, max_epochs: int | None) -> None:
         """Tell the training set which epoch it is; mixing is off in the last ``no_mixup_epochs``."""
-        unmixed = self._unmixed_epochs
+        unmixed = _epochs(self._no_mixup_epochs, max_epochs)
         self.seeded_set.set_epoch(epoch)
         self.seeded_set.enable(unmixed == 0 or max_epochs is None or epoch < max_epochs - unmixed)
 
@@ -367,6 +370,11 @@ def _start_worker(worker: int) -> None:
     """Workers stand beside each other: threads of their own would only take turns."""
     cv2.setNumThreads(0)
     leave_signals_to_the_parent()
+
+
+def _epochs(stated: int | float, max_epochs: int | None) -> int:
+    """A number of epochs that may be stated as a share of all."""
+    return round(stated * (max_epochs or 0)) if stated < 1 else int(stated)
 
 
 def _cores() -> int:

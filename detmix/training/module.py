@@ -36,7 +36,7 @@ class ManifoldOptions:
     Attributes:
         layers: the layers to draw from, anew in each step: ``input``; ``backbone`` or a module in it by its
             dotted name, such as ``backbone.body.layer2``; ``roi``, the box head's features, in two-stage detectors.
-        alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off.
+        alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off. 2 as in ``ManifoldMixup``.
         p: probability that a step is mixed.
         pairing: ``roll`` mixes each image with the one before it, the first with the last; ``shuffle`` with a
             random one.
