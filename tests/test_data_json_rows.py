@@ -72,6 +72,20 @@ def test_rows_come_a_window_at_a_time_in_any_layout(between, row):
     assert max(len(rows) for rows in pieces) * len(row) <= 2 * 2000
 
 
+def test_text_is_scanned_once_however_many_keys_are_passed_over():
+    members = ",".join(f'"k{i}":[{i}, 0]' for i in range(100_000))
+    text = f'{{"a":[{{}}],{members},"b":[{{}}]}}'.encode()
+    scan, scanned = json_rows._boundaries, []
+
+    def counted(part):
+        scanned.append(len(part))
+        return scan(part)
+
+    with patch.object(json_rows, "_boundaries", counted):
+        assert read(text, 1 << 14) == {"a": [{}], "b": [{}]}
+    assert sum(scanned) < 3 * len(text)
+
+
 class Row(Struct):
     id: int
 

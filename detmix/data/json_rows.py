@@ -75,6 +75,7 @@ class _Window:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.data, self.at, self.passed = file, b"", 0, 0
+        self.ends = np.empty(0, np.int64)  # of members of the object, as far as they are known: places in the file
 
     @property
     def position(self) -> int:
@@ -123,8 +124,12 @@ class _Window:
 
     def skip_value(self) -> None:
         """Pass over the value of a key."""
-        commas, closing = self.boundaries("a value that is not needed")
-        self.at += int(commas[0]) if len(commas) else closing
+        number = int(np.searchsorted(self.ends, self.position))
+        if number == len(self.ends):
+            commas, closing = self.boundaries("a value that is not needed")
+            self.ends = self.position + (commas if closing < 0 else np.append(commas, closing))
+            number = 0
+        self.at = int(self.ends[number]) - self.passed
 
     def boundaries(self, where: str) -> tuple[np.ndarray, int]:
         """The commas between the next values, and the bracket behind the last; how far ahead each is.
