@@ -82,7 +82,7 @@ def require_finite(module: nn.Module) -> None:
 
 def advice(error: BaseException) -> str:
     """What to do about an error, beyond what it says itself; an empty string where nothing is known."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
         return (
             "Out of memory on the device: lower --data.batch_size (--trainer.accumulate_grad_batches can make up for "
             "it) or the image size in --model.options."
