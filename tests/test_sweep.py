@@ -106,6 +106,9 @@ def test_every_arm_is_trained_with_every_seed_and_the_results_are_written(sweep)
     gains = [level["gain"]["mean"] for level in by_ap["levels"][1:]]
     assert gains == pytest.approx([0.021, -0.02])
     assert "objective=pair helped: +2.1 points (2 seeds, 95 % interval +0.8 to +3.4)" in by_ap["in_words"]
+    [pair] = by_ap["pairs"]
+    assert (pair["name"], pair["minus"]) == ("objective=unweighted", "objective=pair")
+    assert pair["gain"]["mean"] == pytest.approx(-0.041)
     assert {"processor", "torch"} <= content["machine"].keys()
     assert not list((folder / "running").iterdir())
 
@@ -115,6 +118,9 @@ def test_the_page_is_whole_and_needs_nothing_beside_it(sweep):
     page = Page(text)  # every element is closed where it was opened
     assert "objective=pair helped" in text
     assert "has not ended" not in text
+    assert "The others among themselves, row minus column" in text
+    assert "of the 6 that are shown" in text
+    assert "range of seeds" in text
     assert [image["src"].partition(",")[0] for image in page.all("img")] == 2 * ["data:image/png;base64"]
     assert "http" not in text.replace("http-equiv", "")
 

@@ -30,6 +30,7 @@ def content(arms, *, failed=()):
 
 def test_a_section_holds_command_tables_words_plot_and_cost():
     section = sweep_section(content({"plain": [0.5, 0.6], "pair": [0.52, 0.64]}, failed=["pair"]), "p.png")
+    assert "| AP50 | seeds | mean | spread | difference | 95 % interval | range of seeds |" in section
     assert "    python tools/sweep.py --config a.yaml\n" in section
     assert "| plain (baseline) | 2 | 55.0 | 7.1 | - | - | - |" in section
     # differences 2 and 4 points: mean 3, spread 1.414, times 12.706 / sqrt(2)
@@ -38,6 +39,23 @@ def test_a_section_holds_command_tables_words_plot_and_cost():
     assert "Nothing differs clearly from plain in AP50: the most is pair, +3.0 points" in section
     assert "![AP50 by arm, means in percent: plain 55.0; pair 58.0.](p.png)" in section
     assert "4 of 5 runs finished, 0:01:00 each (median), 0:04:00 in all. Z80, 1 cores, torch 9.9." in section
+
+
+def test_a_section_compares_the_arms_beside_the_baseline_too():
+    arms = {"plain": [0.5, 0.6], "unweighted": [0.52, 0.61], "weighted": [0.55, 0.64], "pair": [0.5, 0.66]}
+    lines = sweep_section(content(arms), "p.png").splitlines()
+    row = lines.index("| AP50, row minus column | unweighted | weighted |")
+    # differences 3 and 3 points; -2 and 5: mean 1.5, spread 4.95, times 12.706 / sqrt(2); -5 and 2
+    assert lines[row + 2] == "| weighted | +3.0 (+3.0 to +3.0) |  |"
+    assert lines[row + 3] == "| pair | +1.5 (-43.0 to +46.0) | -1.5 (-46.0 to +43.0) |"
+    assert any("of the 12 that are shown" in line for line in lines)
+
+
+def test_a_section_of_six_seeds_has_the_interval_by_bootstrap():
+    six = [0.5, 0.52, 0.51, 0.53, 0.5, 0.55]
+    section = sweep_section(content({"plain": six, "pair": [value + 0.01 for value in six]}), "p.png")
+    assert "95 % interval | by bootstrap |" in section
+    assert "| +1.0 | +1.0 to +1.0 | +1.0 to +1.0 |" in section
 
 
 def test_a_summary_has_a_row_for_each_arm_and_columns_for_each_sweep():

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..benchmark.comparison import describe
 from .outcome import FINISHED
-from .statistics import MEASURES, Comparison, Level, compare_levels
-from .tables import COLUMNS, duration, level_cells
+from .statistics import MEASURES, Comparison, compare_levels, luck
+from .tables import columns, duration, level_cells, level_rows, pair_table
 
 Content = Mapping[str, Any]  # of a sweep.json
 
@@ -26,16 +26,17 @@ def arms_compared(content: Content, measure: str) -> Comparison:
 
 
 def sweep_section(content: Content, picture: str) -> str:
-    """What a sweep found: its command, a table and a sentence for each measure, its plot, and what it took.
+    """What a sweep found: its command, tables and a sentence for each measure, its plot, and what it took.
 
     Args:
         content: of its ``sweep.json``.
         picture: path of its plot, as the page is to link it.
     """
     comparisons = [arms_compared(content, measure) for measure in MEASURES]
-    tables = [f"{_table(comparison)}\n\n{comparison.in_words()}" for comparison in comparisons]
-    parts = [f"    {content['command']}", *tables, f"![{picture_alt(comparisons[0])}]({picture})", _cost(content)]
-    return "\n\n".join(parts)
+    tables = [part for comparison in comparisons for part in _tables(comparison)]
+    drawn = f"![{picture_alt(comparisons[0])}]({picture})"
+    parts = [f"    {content['command']}", *tables, luck(comparisons), drawn, _cost(content)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def summary_table(contents: Mapping[str, Content], measure: str = "AP50") -> str:
@@ -73,20 +74,19 @@ def fill(text: str, name: str, block: str) -> str:
     return filled
 
 
-def _table(comparison: Comparison) -> str:
-    rows = [[_named(level, comparison), *level_cells(level)] for level in comparison.levels]
-    return _lines([comparison.measure, *COLUMNS], rows)
-
-
-def _named(level: Level, comparison: Comparison) -> str:
-    return level.name + (" (baseline)" if level.name == comparison.baseline else "")
+def _tables(comparison: Comparison) -> list[str]:
+    parts = [_lines([comparison.measure, *columns(comparison)], level_rows(comparison)), comparison.in_words()]
+    if comparison.pairs:
+        headings, rows = pair_table(comparison)
+        parts.append(_lines([f"{comparison.measure}, row minus column", *headings], rows))
+    return parts
 
 
 def _summary_cells(comparison: Comparison, arm: str) -> list[str]:
     level = next((level for level in comparison.levels if level.name == arm), None)
     if level is None:
         return ["", ""]
-    _, mean, spread, difference, interval, _ = level_cells(level)
+    _, mean, spread, difference, interval, _ = level_cells(level, comparison.resampled)
     return [f"{mean} ± {spread}", "" if level.gain is None else f"{difference} ({interval})"]
 
 

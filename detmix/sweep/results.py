@@ -21,8 +21,8 @@ from ..files import write_whole
 from .markdown import picture_alt
 from .outcome import FINISHED, Outcome
 from .plan import Pair, Plan
-from .statistics import Comparison, compare_arms
-from .tables import COLUMNS, duration, level_cells
+from .statistics import Comparison, compare_arms, luck
+from .tables import columns, duration, level_rows, pair_table
 
 States = Mapping[Pair, str | Outcome]
 
@@ -55,7 +55,12 @@ def _content(plan: Plan, states: States, comparisons: Sequence[Comparison], comm
         "machine": machine(),
         "definition": {**plan.definition(), "baseline": plan.baseline},
         "comparisons": [
-            {**asdict(comparison), "in_words": comparison.in_words(), "levels": _levels(comparison)}
+            {
+                **asdict(comparison),
+                "in_words": comparison.in_words(),
+                "levels": _levels(comparison),
+                "pairs": _pairs(comparison),
+            }
             for comparison in comparisons
         ],
         "runs": runs,
@@ -64,6 +69,13 @@ def _content(plan: Plan, states: States, comparisons: Sequence[Comparison], comm
 
 def _levels(comparison: Comparison) -> list[dict[str, Any]]:
     return [{**asdict(level), "mean": level.mean if level.values else None} for level in comparison.levels]
+
+
+def _pairs(comparison: Comparison) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "minus": other, "gain": gain and asdict(gain)}
+        for (name, other), gain in comparison.pairs.items()
+    ]
 
 
 def _run(state: str | Outcome) -> dict[str, Any]:
@@ -105,8 +117,10 @@ def _page(plan: Plan, states: States, comparisons: Sequence[Comparison], command
         complete=len(outcomes) == len(states),
         facts=facts,
         comparisons=[(one, _data_url(draw_comparison(one)), picture_alt(one)) for one in comparisons],
-        columns=COLUMNS,
-        cells=level_cells,
+        columns=columns,
+        level_rows=level_rows,
+        pair_table=pair_table,
+        luck=luck(comparisons),
         arms=plan.arms,
         outcomes=outcomes,
         duration=duration,

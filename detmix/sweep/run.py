@@ -14,7 +14,7 @@ from .outcome import Outcome
 from .plan import Plan
 from .queue import Queue
 from .results import write_results
-from .tables import in_a_line, progress_table, result_table
+from .tables import in_a_line, progress_table, result_tables
 from .workers import Workers
 
 _LOOK = 0.5  # seconds between two looks at the runs
@@ -64,8 +64,7 @@ def run_sweep(
         raise workers.errors[0]
     if requests.received is not None:
         raise Interrupted(f"Stopped. The same command goes on:\n{command}")
-    shown = [part for one in comparisons for part in (result_table(one), f"[bold]{one.in_words()}[/bold]")]
-    return Group(*shown, f"See {folder / 'sweep.html'}")
+    return Group(*result_tables(comparisons), f"See {folder / 'sweep.html'}")
 
 
 def _watch(workers: Workers, requests: StopRequests, command: str) -> None:

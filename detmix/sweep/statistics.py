@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import fmean, stdev
 from typing import TypeAlias
 
 import numpy as np
 import scipy.stats
+from numpy.typing import NDArray
 
 from .outcome import Outcome
 from .plan import Plan, short_names
@@ -19,6 +21,8 @@ Values: TypeAlias = dict[str, dict[int, float]]  # by level, then by seed
 MEASURES = ("AP50", "AP")
 CONFIDENCE = 0.95
 _RESAMPLES = 10_000
+_FEWEST = 6  # seeds; the means of fewer, resampled, have little but the range of what was seen
+_MOST = 8  # levels of which every pair is compared
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,8 @@ class Gain:
         differences: level minus baseline, by seed.
         mean: of the differences.
         t: 95 % interval of the mean by Student's t, which takes the differences as normal; None for one seed.
-        bootstrap: 95 % percentile interval of the mean of resampled differences, which assumes less, and with
-            three seeds is too narrow; None for one seed.
+        bootstrap: 95 % percentile interval of the mean of resampled differences, which assumes less; None for fewer
+            than six seeds, of which it is little but the range.
     """
 
     differences: dict[int, float]
@@ -42,6 +46,12 @@ class Gain:
     def clear(self) -> bool:
         """Whether zero lies outside the t interval."""
         return self.t is not None and (self.t[0] > 0 or self.t[1] < 0)
+
+    @property
+    def range(self) -> Interval | None:
+        """The least and the greatest difference; None for one seed."""
+        seen = self.differences.values()
+        return (min(seen), max(seen)) if len(seen) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,25 @@ class Comparison:
     baseline: str
     levels: tuple[Level, ...]
 
+    @property
+    def pairs(self) -> dict[tuple[str, str], Gain | None]:
+        """The others among themselves: each against each before it, by the names of both.
+
+        None where two share no seed; nothing where there are more than eight.
+        """
+        others = [level for level in self.levels if level.name != self.baseline]
+        if len(others) > _MOST:
+            return {}
+        return {
+            (later.name, earlier.name): _gain_over(later.values, earlier.values)
+            for earlier, later in combinations(others, 2)
+        }
+
+    @property
+    def resampled(self) -> bool:
+        """Whether all differences to the baseline have seeds enough for an interval by bootstrap."""
+        return all(level.gain.bootstrap is not None for level in self.levels if level.gain is not None)
+
     def in_words(self) -> str:
         """What helped, by how much, how sure."""
         gains = {level.name: level.gain for level in self.levels if level.gain is not None}
@@ -103,7 +132,7 @@ class Comparison:
             name, gain = max(gains.items(), key=lambda item: abs(item[1].mean))
             text = f"Nothing differs clearly from {self.baseline} in {self.measure}: the most is {name}, {_told(gain)}."
             rest = ""
-        return text + rest + _chance(gains)
+        return text + rest
 
 
 def compare_arms(plan: Plan, states: Mapping[tuple[str, int], str | Outcome]) -> list[Comparison]:
@@ -131,9 +160,7 @@ def compare_levels(factor: str, measure: str, values: Values, baseline: str) -> 
     """
     levels = []
     for name, by_seed in values.items():
-        of_baseline = {} if name == baseline else values[baseline]
-        differences = {seed: value - of_baseline[seed] for seed, value in by_seed.items() if seed in of_baseline}
-        levels.append(Level(name, by_seed, paired_gain(differences) if differences else None))
+        levels.append(Level(name, by_seed, None if name == baseline else _gain_over(by_seed, values[baseline])))
     return Comparison(factor, measure, baseline, tuple(levels))
 
 
@@ -144,9 +171,31 @@ def paired_gain(differences: Mapping[int, float]) -> Gain:
     if count == 1:
         return Gain(dict(differences), mean, None, None)
     half = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * array.std(ddof=1) / np.sqrt(count))
-    means = np.random.default_rng(0).choice(array, (_RESAMPLES, count)).mean(1)
+    return Gain(dict(differences), mean, (mean - half, mean + half), _bootstrap(array) if count >= _FEWEST else None)
+
+
+def luck(comparisons: Iterable[Comparison]) -> str:
+    """How often luck alone makes any of the differences in these comparisons look clear; empty if there is one."""
+    gains = [gain for one in comparisons for gain in (*(level.gain for level in one.levels), *one.pairs.values())]
+    count = sum(gain is not None and gain.t is not None for gain in gains)
+    if count < 2:
+        return ""
+    return (
+        f"Each 95 % interval is for itself: of the {count} that are shown, luck alone makes one or more exclude zero "
+        f"in up to {1 - CONFIDENCE**count:.0%} of such sweeps."
+    )
+
+
+def _gain_over(values: Mapping[int, float], reference: Mapping[int, float]) -> Gain | None:
+    """The gain on the seeds that both have; None where there is none."""
+    differences = {seed: value - reference[seed] for seed, value in values.items() if seed in reference}
+    return paired_gain(differences) if differences else None
+
+
+def _bootstrap(differences: NDArray[np.float64]) -> Interval:
+    means = np.random.default_rng(0).choice(differences, (_RESAMPLES, len(differences))).mean(1)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
-    return Gain(dict(differences), mean, (mean - half, mean + half), (low, high))
+    return low, high
 
 
 def _factor(plan: Plan, key: str, measure: str, values: Values) -> Comparison:
@@ -165,15 +214,3 @@ def _told(gain: Gain) -> str:
         return f"{points} on one seed, which says nothing about how sure that is"
     low, high = gain.t
     return f"{points} ({len(gain.differences)} seeds, 95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
-
-
-def _chance(gains: Mapping[str, Gain]) -> str:
-    """How often luck alone makes one of several comparisons look clear."""
-    count = sum(gain.t is not None for gain in gains.values())
-    if count < 2:
-        return ""
-    chance = 1 - CONFIDENCE**count
-    return (
-        f" Each interval is for itself: with {count} comparisons, luck alone makes one look clear in up to "
-        f"{chance:.0%} of such sweeps."
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from statistics import median
 
@@ -12,10 +12,7 @@ from rich.table import Table
 from ..terminal import table_of
 from .outcome import FINISHED, Outcome
 from .plan import Pair, Plan
-from .statistics import MEASURES, Comparison, Gain, Interval, Level, compare_arms
-
-COLUMNS = ("seeds", "mean", "spread", "difference", "95 % interval", "by bootstrap")
-"""Headings of ``level_cells``."""
+from .statistics import MEASURES, Comparison, Gain, Interval, Level, compare_arms, luck
 
 _COUNTED = ("waiting", "running", FINISHED, "failed")
 
@@ -42,19 +39,54 @@ def progress_table(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int) 
     return table
 
 
-def result_table(comparison: Comparison) -> Table:
-    """Means, spreads and differences to the baseline, in percent and points."""
-    table = table_of(f"{comparison.measure} in percent, by {comparison.factor}", [comparison.factor], COLUMNS)
-    for level in comparison.levels:
-        table.add_row(escape(level.name), *level_cells(level))
-    return table
+def result_tables(comparisons: Sequence[Comparison]) -> list[Table | str]:
+    """What came out: for each comparison its tables and its sentence, and last how much luck there may be in them."""
+    shown: list[Table | str] = []
+    for one in comparisons:
+        title = f"{one.measure} in percent, by {one.factor}"
+        shown.append(_filled(table_of(title, [one.factor], columns(one)), level_rows(one)))
+        shown.append(f"[bold]{escape(one.in_words())}[/bold]")
+        if one.pairs:
+            headings, rows = pair_table(one)
+            shown.append(_filled(table_of(f"{one.measure}, the others: row minus column", [""], headings), rows))
+    return [*shown, luck(comparisons)]
 
 
-def level_cells(level: Level) -> list[str]:
-    """The numbers of a level as text: seeds, mean, spread, difference and its two intervals."""
+def columns(comparison: Comparison) -> list[str]:
+    """Headings of ``level_rows``, without that of the names."""
+    last = "by bootstrap" if comparison.resampled else "range of seeds"
+    return ["seeds", "mean", "spread", "difference", "95 % interval", last]
+
+
+def level_rows(comparison: Comparison) -> list[list[str]]:
+    """Each level: its name and ``level_cells``."""
+    baseline = comparison.baseline
+    return [
+        [level.name + (" (baseline)" if level.name == baseline else ""), *level_cells(level, comparison.resampled)]
+        for level in comparison.levels
+    ]
+
+
+def level_cells(level: Level, resampled: bool) -> list[str]:
+    """The numbers of a level as text: seeds, mean, spread, difference, its interval by Student's t, and another.
+
+    Args:
+        level: whose numbers.
+        resampled: whether the last is the interval by bootstrap, and not the range of the differences.
+    """
     numbers = [f"{100 * number:.1f}" if number == number else "-" for number in (level.mean, level.spread)]
-    intervals = (level.gain.t, level.gain.bootstrap) if level.gain else (None, None)
+    gain = level.gain
+    intervals = (gain.t, gain.bootstrap if resampled else gain.range) if gain else (None, None)
     return [str(len(level.values)), *numbers, _signed(level.gain), *map(_interval, intervals)]
+
+
+def pair_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """The others among themselves, row minus column: headings without that of the names, and rows with theirs."""
+    pairs = comparison.pairs
+    headings = list(dict.fromkeys(earlier for _, earlier in pairs))
+    names = dict.fromkeys(later for later, _ in pairs)
+    cells = {pair: f"{_signed(gain)} ({_interval(gain.t)})" if gain else "-" for pair, gain in pairs.items()}
+    return headings, [[name, *(cells.get((name, heading), "") for heading in headings)] for name in names]
 
 
 def in_a_line(arm: str, seed: int, outcome: Outcome) -> str:
@@ -93,6 +125,12 @@ def _counts(states: Mapping[Pair, str | Outcome], arm: str) -> dict[str, int]:
             kind = state.kind if isinstance(state, Outcome) else state
             counts[kind if kind in counts else "failed"] += 1
     return counts
+
+
+def _filled(table: Table, rows: Sequence[Sequence[str]]) -> Table:
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
 
 
 def _name(plan: Plan, arm: str) -> str:
