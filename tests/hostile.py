@@ -81,6 +81,13 @@ def compress(file: Path) -> None:
             new.writestr(part.filename, old.read(part))
 
 
+def exchange(file: Path, name: str, data: bytes) -> None:
+    """Write an archive anew with other bytes in the part whose path ends so."""
+    with zipfile.ZipFile(io.BytesIO(file.read_bytes())) as old, zipfile.ZipFile(file, "w") as new:
+        for part in old.infolist():
+            new.writestr(part.filename, data if part.filename.endswith(name) else old.read(part))
+
+
 @contextmanager
 def ending(seconds: int) -> Iterator[None]:
     """Ends the whole process, with the place where it hangs, if the block does not end in time."""

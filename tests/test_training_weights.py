@@ -1,6 +1,8 @@
 import argparse
 import pickle
 import re
+from collections import Counter
+from pickle import UnpicklingError
 
 import pytest
 import torch
@@ -9,11 +11,13 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FasterRCNN
 from torchvision.ops import FrozenBatchNorm2d
 
+from detmix.training.checkpoints import read_checkpoint
 from detmix.training.models import every_detector_name, untrained_detector
-from detmix.training.weights import count_classes, detectors_with, lasting_shapes, read_weights
+from detmix.training.safe_load import load_plain
+from detmix.training.weights import count_classes, detectors_with, lasting_shapes, read_state, read_weights
 
 from .factories import make_assembled
-from .hostile import compress
+from .hostile import compress, exchange
 
 SMALL = "fasterrcnn_resnet18_small"
 MOBILE = ["fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_mobilenet_v3_large_fpn"]
@@ -128,10 +132,68 @@ def test_a_file_that_grows_when_it_is_read_is_refused(tmp_path, model):
     torch.save({"a": torch.zeros(1 << 20)}, file)
     compress(file)
     assert file.stat().st_size < 1 << 16
-    with pytest.raises(
-        ValueError, match=r"small\.pt: has \d+ bytes and claims to hold 4\d{6}: torch writes no such file"
-    ):
+    with pytest.raises(ValueError, match=r"small\.pt: .*: it has \d+ bytes and claims to hold 4\d{6}, and torch"):
         read_weights(file, model, 4)
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_parts_that_training_scripts_share_are_read(tmp_path, new_format):
+    ones, settings, twice = torch.ones(3), (0.9, 0.999), ["a"]
+    shared = {"best": ones, "score": ones, "groups": [{"betas": settings}, {"betas": settings}]}
+    milestones = Counter([16, 22])
+    torch.save({**shared, "milestones": milestones}, tmp_path / "a.pt", _use_new_zipfile_serialization=new_format)
+    content = load_plain(tmp_path / "a.pt")
+    assert torch.equal(content["score"], ones)
+    assert (content["groups"][1]["betas"], content["milestones"]) == (settings, milestones)
+    torch.save([twice, twice], tmp_path / "b.pt", _use_new_zipfile_serialization=new_format)
+    with pytest.raises(UnpicklingError, match="it holds a list or dict at two places"):
+        load_plain(tmp_path / "b.pt")
+
+
+def named(module, name):
+    return f"c{module}\n{name}\n".encode()
+
+
+MANY = b"J\0\0\0\x70"  # 1.9 thousand million
+TEXT = b"X\1\0\0\0a"
+# what torch reads under weights_only=True, in a pickle of a few bytes, and takes memory or time beyond all measure for
+BOMBS = {
+    "zeros": named("__builtin__", "bytearray") + MANY + b"\x85R",
+    "zeros in a list": b"](" + named("__builtin__", "bytearray") + MANY + b"\x85Re",
+    "twice as long each time": named("_codecs", "encode") + TEXT + b"X\3\0\0\0hex\x86R",
+    "a tensor by its length": named("torch", "FloatTensor") + MANY + b"\x85R",
+    "a storage by its length": named("torch.storage", "UntypedStorage") + MANY + b"\x85R",
+    "a copy of a dict": named("collections", "OrderedDict") + b"}\x85R",
+    "a copy of a dict, in another way": named("collections", "OrderedDict") + b"(}tR",
+    "a text that is counted": named("collections", "Counter") + TEXT + b"\x85R",
+    "a key that is hashed without end": b"}))\x86q\1h\1\x86q\2h\2\x86q\3h\3\x86K\1s",
+    "a list in itself": b"]q\1h\1a",
+    "a key that nests deep enough to crash": b"})" + b"\x85" * 1000 + b"K\1s",
+    "lists that nest": b"]" * 100 + b"a" * 99,
+}
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_pickle_that_would_take_all_memory_or_time_is_refused(tmp_path, bomb, new_format):
+    file = tmp_path / "bomb.pt"
+    torch.save([], file, _use_new_zipfile_serialization=new_format)
+    empty, pickled = b"\x80\2]q\0.", b"\x80\2" + BOMBS[bomb] + b"."
+    if new_format:
+        exchange(file, "data.pkl", pickled)
+    else:
+        file.write_bytes(file.read_bytes().replace(empty, pickled, 1))
+    with pytest.raises(UnpicklingError, match=r"not among what|is called as|at two places|more than 50 deep"):
+        load_plain(file)
+    for read in (read_state, read_checkpoint):
+        with pytest.raises(ValueError, match=r"bomb\.pt: .*all memory"):
+            read(file)
+
+
+def test_a_tensor_of_more_elements_than_there_are_numbers_is_refused(tmp_path):
+    torch.save({"a": torch.zeros(1).expand(1 << 40)}, tmp_path / "wide.pt")
+    with pytest.raises(ValueError, match=r"wide\.pt: .* a tensor has more elements than the file has numbers for it"):
+        read_state(tmp_path / "wide.pt")
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 cut short", b"\x80\x02(cos\nsystem"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,6 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
 from ..files import write_whole
+from .safe_load import load_plain
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -34,7 +34,7 @@ class CheckpointFiles(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
             free = shutil.disk_usage(Path(path).parent).free / 2**20
             raise OSError(
-                f"{path}: the checkpoint could not be written, {free:.0f} MiB are free there: {_first_line(error)}"
+                f"{path}: the checkpoint could not be written, {free:.0f} MiB are free there: {first_line(error)}"
             ) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def read_checkpoint(
     Args:
         path: the file.
         map_location: see ``torch.load``.
-        weights_only: refuse what is no tensor or plain value, since reading it could run code.
+        weights_only: refuse what is no tensor or plain value, since reading it could run code or take all memory.
         mmap: leave the values of the tensors on disk until they are looked at.
 
     Raises:
@@ -59,37 +59,21 @@ def read_checkpoint(
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
-    require_own_size(path)
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=weights_only, mmap=mmap)
+        if weights_only:
+            checkpoint = load_plain(path, map_location=map_location, mmap=mmap)
+        else:
+            checkpoint = torch.load(path, map_location=map_location, weights_only=False, mmap=mmap)
     except UnpicklingError as error:
         raise ValueError(
-            f"{path}: holds more than tensors and plain values, and reading that could run code from the file. If you "
-            f"trust it, pass --weights_only false. torch says: {_first_line(error)}"
+            f"{path}: holds more than tensors and plain values, and reading that could run code from the file or take "
+            f"all memory: {first_line(error)}. If you trust it, pass --weights_only false"
         ) from error
     except Exception as error:  # a damaged file makes torch raise almost anything
-        raise ValueError(f"{path}: truncated, or no checkpoint: {_first_line(error)}") from error
+        raise ValueError(f"{path}: truncated, or no checkpoint: {first_line(error)}") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "global_step", "epoch"} <= checkpoint.keys():
         raise ValueError(f"{path}: not a checkpoint of tools/train.py, such as it leaves in checkpoints/last.ckpt")
     return checkpoint
-
-
-def require_own_size(path: Path) -> None:
-    """Refuse an archive that would be larger in memory than it is on disk, as torch's own never are.
-
-    Raises:
-        ValueError: its parts are compressed or overlap.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            claimed = sum(part.file_size for part in archive.infolist())
-    except Exception:  # a damaged one makes zipfile raise almost anything; torch says so, or reads its older format
-        return
-    if claimed > path.stat().st_size:
-        raise ValueError(
-            f"{path}: has {path.stat().st_size} bytes and claims to hold {claimed}: torch writes no such file, and a "
-            "small one could so take all memory"
-        )
 
 
 def require_same_tensors(path: Path, given: Mapping[str, Any], module: nn.Module) -> None:
@@ -122,5 +106,6 @@ def difference(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     return "{} of {} tensors differ, {} first: wanted {}, got {}".format(len(other), len(wanted), other[0], *sides)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -5,7 +5,6 @@ Letter: K classes with background.
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,8 +12,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import difference, require_own_size, shapes_of
+from .checkpoints import difference, first_line, shapes_of
 from .models import every_detector_name, untrained_detector
+from .safe_load import load_plain
 
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 
@@ -53,16 +53,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of weights")
-    require_own_size(path)
     try:
-        with torch.serialization.safe_globals([Namespace]):  # torchvision's training keeps its arguments in one
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_plain(path)
     except OSError:
         raise
     except Exception as error:  # a damaged file makes torch raise almost anything
         raise ValueError(
-            f"{path}: not a file of weights, such as tools/train.py leaves in model.pt: damaged, or with objects "
-            "in it that are no data and could run code, which are not loaded"
+            f"{path}: not a file of weights, such as tools/train.py leaves in model.pt: damaged, or with objects in it "
+            f"that are no data and could run code or take all memory, which are not loaded: {first_line(error)}"
         ) from error
     state = _unwrapped(content)
     if not state or not all(isinstance(value, Tensor) for value in state.values()):

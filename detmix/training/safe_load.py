@@ -1,0 +1,164 @@
+"""Files of torch's, read without running code from them, and in hardly more memory than they have bytes.
+
+torch's own ``weights_only=True`` runs no code, but a few bytes may ask it for any amount of memory or time. So the
+pickle in a file is looked through first.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import zipfile
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_DEEPEST = 50  # containers around a value
+_LEGACY_PICKLES = 5  # in torch's format of before 2020: three of a header, the content, the keys of its tensors
+_TENSOR = "tensor"
+# what may be called, and with the names of which opcodes as arguments; None: with any. All that a state_dict, a
+# checkpoint of the trainer's and one of torchvision's reference training need
+_CALLS: dict[str, tuple[str, ...] | None] = {
+    "torch._utils _rebuild_tensor_v2": None,
+    "torch._utils _rebuild_parameter": None,
+    "collections OrderedDict": (),
+    "collections Counter": ("EMPTY_DICT",),
+    "argparse Namespace": (),
+}
+_INTO_THE_FIRST = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD"}  # opcodes that put the rest into the first
+
+
+class _Made(NamedTuple):
+    """What stands on the stack of a pickle: how it was made, how deep it nests, and how its parts were made."""
+
+    kind: str
+    depth: int = 0
+    parts: tuple[str, ...] = ()
+
+
+def load_plain(path: Path, *, map_location: Any = "cpu", mmap: bool = False) -> Any:
+    """Tensors and plain values from a file.
+
+    Args:
+        path: the file, of ``torch.save``.
+        map_location: see ``torch.load``.
+        mmap: leave the values of the tensors on disk until they are looked at.
+
+    Raises:
+        UnpicklingError: it holds more than tensors and plain values, or something that takes much more memory or time
+            than it has bytes.
+        Exception: a damaged file makes torch raise almost anything.
+    """
+    _require_own_size(path)
+    for pickled in _pickles(path):
+        _require_plain(pickled)
+    with torch.serialization.safe_globals([Namespace]):  # torchvision's training keeps its arguments in one
+        content = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+    if any(tensor.nbytes > tensor.untyped_storage().nbytes() for tensor in _tensors(content)):
+        raise UnpicklingError("a tensor has more elements than the file has numbers for it")
+    return content
+
+
+def _require_own_size(path: Path) -> None:
+    """Refuse an archive that would be larger in memory than it has bytes: its parts are compressed or overlap."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(part.file_size for part in archive.infolist())
+    except Exception:  # a damaged one makes zipfile raise almost anything; torch says so, or reads its older format
+        return
+    if claimed > path.stat().st_size:
+        raise UnpicklingError(
+            f"it has {path.stat().st_size} bytes and claims to hold {claimed}, and torch writes no such file"
+        )
+
+
+def _pickles(path: Path) -> Iterator[Any]:
+    """The pickles in a file as torch finds them, as bytes or as an open file at the place of one."""
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            yield torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")
+        else:
+            file.seek(0)
+            yield from (file for _ in range(_LEGACY_PICKLES))
+
+
+def _require_plain(pickled: Any) -> None:
+    """Follow a pickle without making what it describes, and refuse what is more than its own bytes.
+
+    Containers that are used twice are refused: hashing, copying or comparing what nests so takes time without end.
+    """
+    stack: list[_Made] = []
+    marks: list[int] = []
+    memo: dict[Any, _Made] = {}
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name == "MARK":
+            marks.append(len(stack))
+        elif "PUT" in opcode.name:
+            memo[argument] = stack[-1]
+        elif "GET" in opcode.name:
+            stack.append(_again(memo[argument]))
+        else:
+            taken = _pop(stack, marks, opcode)
+            if opcode.stack_after:
+                stack.append(_make(opcode.name, argument, taken))
+
+
+def _pop(stack: list[_Made], marks: list[int], opcode: Any) -> list[_Made]:
+    wanted = opcode.stack_before
+    if pickletools.markobject in wanted:
+        start = marks.pop() - wanted.index(pickletools.markobject)
+    else:
+        start = len(stack) - len(wanted)
+    taken = stack[start:]
+    del stack[start:]
+    return taken
+
+
+def _make(name: str, argument: Any, taken: list[_Made]) -> _Made:
+    if name == "GLOBAL":
+        return _Made(_known(argument))
+    into = name in _INTO_THE_FIRST
+    depth = max((made.depth + 1 for made in taken[into:]), default=0)
+    if into:
+        made = taken[0]._replace(depth=max(taken[0].depth, depth))
+    elif name in ("REDUCE", "NEWOBJ"):
+        made = _Made(_called(taken[0].kind, taken[1].parts), depth)
+    else:
+        made = _Made(name, depth, tuple(made.kind for made in taken))
+    if made.depth > _DEEPEST:
+        raise UnpicklingError(f"it nests more than {_DEEPEST} deep")
+    return made
+
+
+def _known(name: str) -> str:
+    """The name of something outside the pickle: of a call, or of a kind of storage, which is not called."""
+    if name not in _CALLS and not (name.startswith("torch ") and name.endswith("Storage")):
+        raise UnpicklingError(f"{name.replace(' ', '.')} is not among what weights and checkpoints need")
+    return name
+
+
+def _called(name: str, arguments: tuple[str, ...]) -> str:
+    wanted = _CALLS.get(name, ("nothing",))
+    if wanted not in (None, arguments):
+        raise UnpicklingError(f"{name.replace(' ', '.')} is called as no file of torch's does")
+    return _TENSOR if wanted is None else "REDUCE"
+
+
+def _again(made: _Made) -> _Made:
+    """What is used once more: a name, a text, a tensor, or a flat tuple, such as torch's settings of an optimizer."""
+    flat = made.kind.startswith("TUPLE") and made.depth <= 1
+    if not flat and made.kind not in (_TENSOR, "BINUNICODE", "SHORT_BINSTRING") and " " not in made.kind:
+        raise UnpicklingError("it holds a list or dict at two places")
+    return made
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, (dict, list, tuple)):
+        for value in content.values() if isinstance(content, dict) else content:
+            yield from _tensors(value)
