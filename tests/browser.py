@@ -25,7 +25,7 @@ read, write = (fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.arg
 os.dup2(read, 3), os.dup2(write, 4)
 os.execv(sys.argv[3], sys.argv[3:])
 """
-PATIENCE = 60  # seconds
+PATIENCE = 300  # seconds; what is silent for as long on a busy machine hangs
 PHONE, DESK, SHEET = 390, 1200, 718  # widths in CSS pixels; an A4 sheet within the margins of print
 LEAST_CONTRAST = 4.5  # of WCAG 2, level AA
 

@@ -134,7 +134,7 @@ def test_a_process_that_already_runs_sees_every_change(method):
         switched.set_epoch(epoch)
         switched.enable(enabled)
         asked.put(True)
-        assert told.get(timeout=60) == (epoch, enabled)
+        assert told.get(timeout=300) == (epoch, enabled)
     asked.put(None)
     process.join()
     assert process.exitcode == 0

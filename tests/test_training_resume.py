@@ -294,7 +294,7 @@ def begin(folder, *arguments):
     return process
 
 
-def wait_for(file, process, seconds=120):
+def wait_for(file, process, seconds=300):
     end = time.monotonic() + seconds
     while not file.exists():
         assert process.poll() is None, process.stderr.read()
@@ -314,7 +314,7 @@ def uninterrupted_with_workers(tmp_path_factory, repository):
 def test_signals_to_all_processes_of_a_run_with_workers(uninterrupted_with_workers, tmp_path, number, code):
     process = begin(tmp_path, "--data.num_workers=2")
     os.killpg(process.pid, number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == code, said
     assert ("holds the run up to step" in said) == (number == signal.SIGTERM)
     assert "Traceback" not in said
