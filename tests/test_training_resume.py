@@ -166,14 +166,22 @@ def test_a_run_that_was_killed_gives_what_it_would_have_given(uninterrupted, tmp
     assert differences(wanted, outcome(run)) == []
 
 
-def test_a_run_that_is_finished_is_left_alone(tmp_path, in_repository, capsys):
-    run = train(tmp_path, "--trainer.max_epochs=1")
+STOPS_EARLY = callback(
+    "lightning.pytorch.callbacks.EarlyStopping", monitor="val/AP", mode="max", stopping_threshold=-1.0
+)
+
+
+@pytest.mark.parametrize(("arguments", "more"), [(["--trainer.max_epochs=1"], 2), ([STOPS_EARLY], 3)])
+def test_a_run_that_is_finished_is_left_alone_until_it_may_do_more(tmp_path, in_repository, capsys, arguments, more):
+    run = train(tmp_path, *arguments)
     files = [run / name for name in ("model.pt", "report.html", "metrics.json", "checkpoints/last.ckpt")]
     before = [file.read_bytes() for file in files]
-    train(tmp_path, "--trainer.max_epochs=1", "--resume")
+    train(tmp_path, *arguments, "--resume")
     assert [file.read_bytes() for file in files] == before
     assert "finished run goes on with a higher number" in capsys.readouterr().out
     assert not (tmp_path / "run-1").exists()
+    train(tmp_path, *arguments, "--resume", f"--trainer.max_epochs={more}")
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2 * STEPS
 
 
 VARIANTS = {
@@ -189,7 +197,7 @@ VARIANTS = {
         "end5",
         [
             "--trainer.val_check_interval=4",
-            "--trainer.accumulate_grad_batches=2",
+            callback("lightning.pytorch.callbacks.GradientAccumulationScheduler", scheduling={"0": 2}),
             "--model.optimizer=sgd",
             "--model.objective=pair",
             "--model.manifold={layers: [input, backbone.body.layer2, roi]}",

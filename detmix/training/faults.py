@@ -14,10 +14,10 @@ _CALMER = "Try a lower --model.lr, a longer --model.warmup_steps or --trainer.gr
 
 
 class FiniteLoss(L.Callback):
-    """Ends the training when the loss is NaN or infinite, before such a step reaches a checkpoint.
+    """Ends the training when the loss or what it trains is NaN or infinite, before that reaches a checkpoint.
 
-    On a CPU before the step is taken. On a GPU the loss is looked at with every row of the log, at each checkpoint and
-    before each validation, since looking at it waits for the device.
+    On a CPU the loss is looked at before the step is taken. On a GPU it is looked at with every row of the log, at each
+    checkpoint and before each validation, since looking at it waits for the device.
     """
 
     def __init__(self) -> None:
@@ -50,6 +50,11 @@ class FiniteLoss(L.Callback):
         if not trainer.sanity_checking:
             self.look(trainer)
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Look at the losses up to the checkpoint, and at what it would keep."""
+        self.look(trainer)
+        require_finite(pl_module)
+
     def look(self, trainer: L.Trainer) -> None:
         """Raise if a loss since the last look was no number.
 
@@ -68,16 +73,17 @@ class FiniteLoss(L.Callback):
 
 
 def require_finite(module: nn.Module) -> None:
-    """Refuse to keep parameters that are no numbers.
+    """Refuse to keep parameters, or statistics of batch normalisation and other buffers, that are no numbers.
 
     Raises:
-        FloatingPointError: the first such parameter is named.
+        FloatingPointError: the first such tensor is named.
     """
-    for name, parameter in module.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise FloatingPointError(
-                f"{name} holds values that are not finite, and no checkpoint is written of them. {_CALMER}"
-            )
+    finite = {name: value.isfinite().all() for name, value in module.state_dict().items() if value.is_floating_point()}
+    if not torch.stack(list(finite.values())).all():  # on a GPU the only place that waits for it
+        name = next(name for name in finite if not finite[name])
+        raise FloatingPointError(
+            f"{name} holds values that are not finite, and no checkpoint is written of them. {_CALMER}"
+        )
 
 
 def advice(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -11,10 +12,11 @@ from typing import Any, NoReturn
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationScheduler, ModelCheckpoint, Timer
 
+from .callbacks import callbacks_of
 from .data import data_of
-from .faults import advice, require_finite
+from .faults import advice
 from .random_state import random_state, set_random_state
 from .signals import StopRequests
 
@@ -29,9 +31,9 @@ class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt``, from which a run goes on bit for bit, on a CPU; and writes it when the run is to stop.
 
     It is written every n steps, at the end of each epoch, before the step that a validation follows, and on SIGINT and
-    SIGTERM. To Lightning's checkpoint it adds the place in the epoch and the states of the random generators of all
-    processes. A new one takes the place of the old one when the rows that were logged up to it are on disk too; that
-    of the last epoch, when all other files of the run are.
+    SIGTERM. To Lightning's checkpoint it adds the place in the epoch, the states of the random generators of all
+    processes, and whether the run has ended early. A new one takes the place of the old one when the rows that were
+    logged up to it are on disk too; that of the last epoch, when all other files of the run are.
     """
 
     def __init__(self, folder: Path, *, every_n_steps: int, command: str) -> None:
@@ -56,6 +58,7 @@ class LastCheckpoint(Checkpoint):
         self._requests = StopRequests()
         self._stopping = False
         self._trained = False
+        self._ended_early = False
         self._restored: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -71,12 +74,16 @@ class LastCheckpoint(Checkpoint):
             "order": data_of(trainer).order(),
             "threads": torch.get_num_threads(),
             "random": states,
+            "ended_early": _limits(trainer) if self._ended_early else None,
         }
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take out what was added."""
+        """Take out what was added; a run that had ended early, and may do no more now than then, is to stop at once."""
         self._restored = checkpoint.get(_KEY)
         self._step = checkpoint["global_step"]
+        limits = self._restored and self._restored.pop("ended_early", None)
+        if limits and all(now <= then for now, then in zip(_limits(trainer), limits, strict=True)):
+            self._ended_early = trainer.should_stop = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Go on in the epoch and in the random states; listen to signals.
@@ -92,6 +99,9 @@ class LastCheckpoint(Checkpoint):
             if trainer.global_rank < len(states):
                 set_random_state(states[trainer.global_rank], trainer.strategy.root_device)
             self._restored = None
+        for callback in callbacks_of(trainer):
+            if isinstance(callback, GradientAccumulationScheduler):  # it would wait for the start of an epoch
+                callback.on_train_epoch_start(trainer)
         self._requests.listen()
 
     def on_train_batch_start(
@@ -119,6 +129,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write a checkpoint, unless the run counts steps: Lightning would then do this end of the epoch again."""
         if trainer.max_steps in (-1, trainer.global_step) or trainer.should_stop:
+            self._ended_early = trainer.should_stop and not _is_out_of_time(trainer)
             self._write(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -144,7 +155,6 @@ class LastCheckpoint(Checkpoint):
         self._requests.restore()
 
     def _write(self, trainer: L.Trainer) -> None:
-        require_finite(trainer.lightning_module)
         self._written = None
         trainer.save_checkpoint(self._next, weights_only=False)
         self._written = trainer.global_step
@@ -194,6 +204,17 @@ class BestCheckpoint(ModelCheckpoint):
         if scores and os.path.exists(path):
             moved = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
             super().load_state_dict({**state_dict, **moved, "best_k_models": {path: scores[0]}})
+
+
+def _limits(trainer: L.Trainer) -> list[float]:
+    """How many epochs and steps a run may take."""
+    return [math.inf if limit in (None, -1) else float(limit) for limit in (trainer.max_epochs, trainer.max_steps)]
+
+
+def _is_out_of_time(trainer: L.Trainer) -> bool:
+    """Whether max_time is over; that is looked at anew when the run goes on, and may have been raised."""
+    left = [callback.time_remaining() for callback in callbacks_of(trainer) if isinstance(callback, Timer)]
+    return any(seconds is not None and seconds <= 0 for seconds in left)
 
 
 def _require_same_step(trainer: L.Trainer, path: Path) -> None:
