@@ -30,6 +30,19 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def remove_temporary(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote have left in a folder and the folders in it.
+
+    Args:
+        folder: nobody is to be writing to it.
+    """
+    for path in list(folder.rglob(".*.tmp")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A new folder that gets into place when the block ends, and is gone if that ends with an exception.

@@ -7,14 +7,18 @@ import os
 import re
 import resource
 import shutil
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
 
 from detmix.training.checkpoints import read_checkpoint
+from detmix.training.faults import FiniteLoss
 from detmix.training.loader import TrainingLoader
+from detmix.training.skipped import SkippedImages
 
 from .hostile import compress
 from .processes import run_apart
@@ -42,6 +46,14 @@ def ask_for_memory(trainer):
 
 def kill_worker(trainer):
     multiprocessing.active_children()[0].kill()
+
+
+def kill_in_the_next_write(trainer):
+    def write_half(checkpoint, file):
+        file.write_bytes(bytes(1000))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save = write_half
 
 
 def fill_disk(trainer):
@@ -126,6 +138,19 @@ def test_a_worker_that_is_killed_leaves_them_after_the_batches_that_it_had_sent(
     require_way_on(tmp_path, text, 2, 4, 6)
 
 
+def test_what_a_kill_within_a_write_has_left_is_removed_when_the_run_goes_on(tmp_path, in_repository):
+    output = tmp_path / "said.txt"
+    code = run_apart(train, tmp_path, does("kill_in_the_next_write", 3), ONE_EPOCH, output=output)
+    assert code == -signal.SIGKILL, output.read_text()
+    run = tmp_path / "run"
+    [left] = run.rglob(".*")
+    assert left.parent == run / "checkpoints"
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 2
+    train(tmp_path, "--resume", ONE_EPOCH)
+    assert not list(run.rglob(".*"))
+    assert {path.name for path in left.parent.iterdir()} == {"last.ckpt", "best.ckpt"}
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_out_of_memory_on_a_gpu_leaves_them_too(tmp_path):
@@ -139,6 +164,19 @@ def test_a_loss_that_is_no_number_ends_the_run_before_its_step(tmp_path):
     text = fail(tmp_path, "--model.lr=1e30", "--checkpoint_every=1", ONE_EPOCH)
     assert re.search(r"FloatingPointError: .*step 1: .*train/loss.* nan.*images \[.*Try a lower --model.lr", text)
     require_way_on(tmp_path, text, 1)
+
+
+def test_no_checkpoint_is_written_of_a_loss_that_nobody_has_looked_at_or_of_broken_statistics():
+    trainer = SimpleNamespace(callback_metrics={}, current_epoch=0, global_step=3)
+    norm = torch.nn.BatchNorm2d(2)
+    watch = FiniteLoss()
+    watch.on_save_checkpoint(trainer, norm, {})
+    watch._finite = torch.tensor(False)  # as on a GPU between two rows of the log
+    with pytest.raises(FloatingPointError, match="the loss is not finite at epoch 0, step 3"):
+        watch.on_save_checkpoint(trainer, norm, {})
+    norm.running_var[1] = torch.inf
+    with pytest.raises(FloatingPointError, match="running_var holds values that are not finite"):
+        FiniteLoss().on_save_checkpoint(trainer, norm, {})
 
 
 @pytest.fixture
@@ -176,6 +214,20 @@ def test_where_images_are_skipped_the_run_goes_on_and_lists_them(tmp_path, in_re
     assert '<th scope="row">Skipped images</th><td>1 of 4</td>' in (run / "report.html").read_text()
     state = read_checkpoint(run / "checkpoints" / "last.ckpt")["callbacks"]["SkippedImages"]
     assert state == {"files": [str(image)]}
+
+
+def test_an_image_skipped_before_a_checkpoint_within_an_epoch_is_listed_after_it(tmp_path):
+    def run_with(images):
+        data = SimpleNamespace(on_error="skip", skipped_images=lambda: images, train_set=range(9))
+        return SimpleNamespace(datamodule=data, world_size=1, is_global_zero=True)
+
+    interrupted, resumed = SkippedImages(tmp_path), SkippedImages(tmp_path)
+    interrupted.setup(run_with(["a.jpg"]), None, "fit")
+    resumed.setup(run_with([]), None, "fit")
+    resumed.load_state_dict(interrupted.state_dict())
+    resumed.on_train_epoch_end(run_with([]), None)
+    assert (tmp_path / "skipped_images.txt").read_text() == "a.jpg\n"
+    assert resumed.files == ["a.jpg"]
 
 
 def test_a_validation_image_is_never_skipped(tmp_path, photographs):

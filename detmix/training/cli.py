@@ -17,11 +17,12 @@ from jsonargparse import ActionYesNo
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
+from ..files import remove_temporary
 from .artifacts import RunFiles
 from .callbacks import MixupSchedule, ProgressBar, Throughput, ValidateAtTheEnd, mixing_of
 from .checkpoints import CheckpointFiles, read_checkpoint
@@ -29,6 +30,7 @@ from .configs import CONFIG_MODE
 from .data import DetectionData
 from .faults import FiniteLoss
 from .files import forget_from, newest_version, set_aside
+from .log import RowLogger
 from .module import DetectionModule
 from .resume import BestCheckpoint, LastCheckpoint
 from .skipped import SkippedImages
@@ -212,7 +214,7 @@ class DetmixCLI(LightningCLI):
         if self._goes_on:
             version = newest_version(run_dir / "tensorboard")
             again = {"version": version, "purge_step": self._checkpoint["global_step"]}
-        return [CSVLogger(run_dir, name="csv"), TensorBoardLogger(run_dir, name="tensorboard", **again)]
+        return [RowLogger(run_dir, name="csv"), TensorBoardLogger(run_dir, name="tensorboard", **again)]
 
     def _config_text(self) -> str:
         """The resolved config, from which the run can be done again from its beginning."""
@@ -324,6 +326,7 @@ def _keep_earlier(run_dir: Path) -> None:
 
 @rank_zero_only
 def _forget_from(run_dir: Path, step: int) -> None:
+    remove_temporary(run_dir)
     forget_from(run_dir, step)
 
 

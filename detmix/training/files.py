@@ -35,9 +35,9 @@ def forget_from(run_dir: Path, step: int) -> None:
         step: first of the steps that are done again.
     """
     for file in _logs(run_dir):
-        names, rows = _read_rows(file)
+        names, rows = read_rows(file)
         kept = [row for row in rows if int(row["step"]) < step]
-        write_whole(file, partial(_write_rows, names=names, rows=kept))
+        write_whole(file, partial(write_rows, names=names, rows=kept))
 
 
 def read_history(run_dir: Path) -> list[dict[str, str]]:
@@ -49,12 +49,28 @@ def read_history(run_dir: Path) -> list[dict[str, str]]:
     Returns:
         One dict for each row; a quantity that was not logged in it is an empty string.
     """
-    return [row for file in _logs(run_dir) for row in _read_rows(file)[1]]
+    return [row for file in _logs(run_dir) for row in read_rows(file)[1]]
 
 
 def newest_version(folder: Path) -> int | None:
     """Number of the newest of a logger's folders ``version_0``, ``version_1`` ...; None where there are none."""
     return max((_number(path) for path in folder.glob("version_*")), default=None)
+
+
+def read_rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Names and rows of a log; a last line that was cut off when the process was killed is left out."""
+    text = file.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    reader = csv.DictReader(whole.splitlines())
+    return list(reader.fieldnames or []), list(reader)
+
+
+def write_rows(path: Path, names: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
+    """Write names and rows of a log; what a row lacks is left empty."""
+    with path.open("w", newline="") as lines:
+        writer = csv.DictWriter(lines, names)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _logs(run_dir: Path) -> list[Path]:
@@ -64,18 +80,3 @@ def _logs(run_dir: Path) -> list[Path]:
 
 def _number(folder: Path) -> int:
     return int(folder.name.split("_")[1])
-
-
-def _read_rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Names and rows of a log; a last line that was cut off when the process was killed is left out."""
-    text = file.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    reader = csv.DictReader(whole.splitlines())
-    return list(reader.fieldnames or []), list(reader)
-
-
-def _write_rows(path: Path, names: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
-    with path.open("w", newline="") as lines:
-        writer = csv.DictWriter(lines, names)
-        writer.writeheader()
-        writer.writerows(rows)
