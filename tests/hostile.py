@@ -74,6 +74,13 @@ def read_or_refused(read: Callable[[], Any], name: str) -> Any:
     return None
 
 
+class Owned:
+    """Leaves a file when it is made."""
+
+    def __init__(self, file: str) -> None:
+        Path(file).touch()
+
+
 def compress(file: Path) -> None:
     """Write the parts of an archive anew, compressed."""
     with zipfile.ZipFile(io.BytesIO(file.read_bytes())) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:

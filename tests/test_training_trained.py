@@ -4,6 +4,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+import yaml
 from torchvision.models import get_model, get_model_weights
 
 from detmix.training.models import coco_classes, untrained_detector
@@ -48,9 +49,49 @@ def test_a_run_brings_its_config_and_its_classes(run, weights, file):
     assert all(torch.equal(state[name], value) for name, value in weights.items())
 
 
-def test_without_its_classes_a_run_has_those_of_its_data_or_those_given(run):
-    assert open_trained(str(run / "model.pt")).class_names == tuple(CLASSES)
+def test_without_its_classes_a_run_has_those_given_or_those_of_the_data_of_a_config_that_was_named(run):
+    assert open_trained(str(run / "model.pt"), config=run / "config.yaml").class_names == tuple(CLASSES)
     assert open_trained(str(run / "model.pt"), classes=["x", "y", "z"]).class_names == ("x", "y", "z")
+    with pytest.raises(FileNotFoundError, match=r"classes\.json: .* Pass --classes; or --config .*config\.yaml"):
+        open_trained(str(run / "model.pt"))
+
+
+@pytest.mark.parametrize("file", ["model.pt", "checkpoints/last.ckpt"])
+def test_a_folder_of_weights_from_a_stranger_runs_nothing(run, file):
+    """The config that lies there is not named by the user, who may not know of it."""
+    touch = {"class_path": "pathlib.Path", "init_args": {"args": str(run)}}
+    runs = {"class_path": "tests.hostile.Owned", "init_args": {"file": str(run / "owned")}}
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["augment"] = [runs, touch]
+    config["model"]["manifold"] = runs
+    config["trainer"]["callbacks"] = [runs]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(FileNotFoundError, match="Pass --classes"):
+        open_trained(str(run / file))
+    open_trained(str(run / file), classes=CLASSES)
+    config["model"]["options"]["box_score_thresh"] = runs  # jsonargparse makes an object of it, whatever the type
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    trained = open_trained(str(run / file), classes=CLASSES)
+    assert trained.model.roi_heads.score_thresh == runs
+    assert not (run / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: [1]", r"Expected `object`, got `array` - at `\$\.model`"),
+        ("model: {options: 3}", r"Expected `object \| null`, got `int`"),
+        ("model: {weights: mine}", "Invalid enum value 'mine'"),
+        ("model: {detector: yolo}", "there is no detector 'yolo'"),
+        ("model: {" + "[" * 60, "nested 50 deep"),
+        ("\xff", "utf-8"),
+    ],
+)
+def test_a_config_beside_weights_that_is_none_is_named(run, text, message):
+    (run / "config.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=message) as refused:
+        open_trained(str(run / "model.pt"), classes=CLASSES)
+    assert "config.yaml" in str(refused.value) or "yolo" in text
 
 
 def test_the_config_may_lie_elsewhere_and_its_options_be_changed(run, tmp_path):

@@ -13,14 +13,16 @@ from typing import Any
 
 import msgspec
 import torch
+import yaml
 from jsonargparse import ArgumentParser
+from msgspec import UNSET, UnsetType
 from torch import nn
 
 from ..data.bounds import Id
 from ..evaluation.numbering import CLASSES_FILE as CLASSES_FILE
-from .configs import CONFIG_MODE
+from .configs import CONFIG_MODE, load_config
 from .data import DetectionData
-from .models import coco_classes, every_detector_name, pretrained_detector, untrained_detector
+from .models import Weights, coco_classes, every_detector_name, pretrained_detector, untrained_detector
 from .module import DetectionModule
 from .weights import count_classes, lasting_shapes, read_state, read_weights
 
@@ -58,6 +60,19 @@ class _Category(msgspec.Struct):
     name: str
 
 
+class _Model(msgspec.Struct):
+    """Those settings of ``DetectionModule`` that matter to trained weights."""
+
+    detector: str | UnsetType = UNSET
+    weights: Weights | None | UnsetType = UNSET
+    num_classes: int | None | UnsetType = UNSET
+    options: dict[str, Any] | None | UnsetType = UNSET
+
+
+class _Config(msgspec.Struct):
+    model: _Model = msgspec.field(default_factory=_Model)
+
+
 def open_trained(
     weights: str,
     *,
@@ -71,10 +86,12 @@ def open_trained(
     Args:
         weights: a file as for ``read_weights``; or, with ``detector``, torchvision's name of weights of its own,
             such as ``COCO_V1``.
-        config: of the run that trained it; ``config.yaml`` beside the weights, or one folder up, unless given.
+        config: of the run that trained it; ``config.yaml`` beside the weights, or one folder up, unless given. Only
+            plain values of its section ``model`` are read, and no ``class_path`` is followed.
         detector: for a model that was not trained here: torchvision's name of its builder.
-        classes: names of the labels from 1 on. A run states its own in ``classes.json`` beside its config, or its
-            data does; a file for COCO's 91 classes has COCO's.
+        classes: names of the labels from 1 on. A run states its own in ``classes.json`` beside its config; where that
+            is gone, the data of a config that was given is opened, as a program of yours. A file for COCO's 91 classes
+            has COCO's.
         options: keyword arguments for the builder, such as min_size and max_size, that differ from the config's or,
             with ``detector``, from torchvision's.
 
@@ -84,7 +101,7 @@ def open_trained(
         RuntimeError: weights could not be downloaded.
     """
     if detector is None:
-        return _of_run(Path(weights), config or _config_beside(Path(weights)), classes, options or {})
+        return _of_run(Path(weights), config, classes, options or {})
     if config is not None:
         raise ValueError(f"pass --config for a run's model or --detector for one trained elsewhere, not both: {config}")
     if Path(weights).exists() or not weights.isupper():
@@ -175,22 +192,45 @@ def _config_beside(weights: Path) -> Path:
     return found
 
 
-def _of_run(weights: Path, config: Path, classes: Sequence[str] | None, options: Mapping[str, Any]) -> Trained:
-    module: DetectionModule = _read_config(config, ("model",)).model
-    module.options = {**module.options, **options}
-    names, ids = _classes_of_run(config, classes)
-    module.build("test", names)
+def _of_run(weights: Path, given: Path | None, classes: Sequence[str] | None, options: Mapping[str, Any]) -> Trained:
+    config = given or _config_beside(weights)
+    stated = _stated_model(config)
+    names, ids = _classes_of_run(config, classes, may_build_data=given is not None)
+    stated["options"] = {**(stated.get("options") or {}), **options}
+    module = DetectionModule(**stated)
+    try:
+        module.build("test", names)
+    except TypeError as error:
+        raise ValueError(f"{config}: model.options: {error}") from error
     assert module.detector is not None
     module.detector.load_state_dict(read_weights(weights, module.detector, len(names) + 1))
     return Trained(module.detector, names, ids)
 
 
-def _classes_of_run(config: Path, given: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _stated_model(config: Path) -> dict[str, Any]:
+    """What a config says of the detector, as plain values: it may lie in a folder of weights from a stranger."""
+    if not config.is_file():
+        raise FileNotFoundError(f"{config}: no such config file")
+    try:
+        stated = msgspec.convert(load_config(config.read_text("utf-8")), _Config)
+    except (ValueError, yaml.YAMLError) as error:  # msgspec's are ValueErrors
+        raise ValueError(f"{config}: {error}") from error
+    return {name: value for name, value in msgspec.structs.asdict(stated.model).items() if value is not UNSET}
+
+
+def _classes_of_run(
+    config: Path, given: Sequence[str] | None, *, may_build_data: bool
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Names and ids, in the order of the labels: those given, those that the run stated, or those of its data."""
     file = config.with_name(CLASSES_FILE)
     if given is not None:
         return tuple(given), tuple(range(1, len(given) + 1))
     if not file.is_file():
+        if not may_build_data:
+            raise FileNotFoundError(
+                f"{file}: there is no such file, which says what the labels mean. Pass --classes; or --config {config} "
+                "to open the run's data, if you trust that file: its class_path may name any program"
+            )
         data = open_data(config)
         return data.class_names, data.category_ids
     try:
