@@ -1,5 +1,8 @@
 """Sweeps as Markdown: numbers worked out by hand, and the project's own pages."""
 
+import json
+import runpy
+import shutil
 import subprocess
 import sys
 
@@ -85,6 +88,67 @@ def test_marks_that_are_missing_or_there_twice_are_an_error(text):
 
 def test_the_pages_of_this_project_hold_what_its_sweeps_say():
     subprocess.run([sys.executable, ROOT / "tools" / "results.py", "--check"], check=True, cwd=ROOT)
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """Call the tool in a made-up repository whose pages have marks for the sweeps named; give all its files."""
+    (tmp_path / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "results.py", tmp_path / "tools")
+    (tmp_path / "README.md").write_text("<!-- results --><!-- end of results -->")
+
+    def run(*arguments, marks=()):
+        (tmp_path / "RESULTS.md").write_text(
+            "".join(f"<!-- sweep {name} --><!-- end of sweep {name} -->" for name in marks)
+        )
+        monkeypatch.setattr(sys, "argv", ["tools/results.py", *arguments])
+        runpy.run_path(str(tmp_path / "tools" / "results.py"), run_name="__main__")
+
+    return run
+
+
+def write_sweep(folder, **changed):
+    folder.mkdir()
+    sweep = content({"plain": [0.5, 0.6], "pair": [0.52, 0.64]})
+    sweep["runs"][0] |= {"host": "a_host", "lines": []} | changed
+    (folder / "sweep.json").write_text(json.dumps(sweep))
+    return str(folder)
+
+
+def test_a_finished_sweep_is_kept_without_hosts_and_put_between_its_marks(results, tmp_path):
+    results(write_sweep(tmp_path / "base_shapes_objective"), marks=["base_shapes_objective"])
+    kept = tmp_path / "docs/experiments/base_shapes_objective.json"
+    assert "a_host" not in kept.read_text()
+    assert kept.with_suffix(".png").is_file()
+    assert "| pair | 2 | 58.0 |" in (tmp_path / "RESULTS.md").read_text()
+    assert "| pair | 58.0 ± 8.5 |" in (tmp_path / "README.md").read_text()
+
+
+def test_a_sweep_without_marks_is_refused_before_anything_is_written(results, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        results(write_sweep(tmp_path / "new"))
+    assert "RESULTS.md: wanted the marks <!-- sweep new --> and <!-- end of sweep new -->" in capsys.readouterr().err
+    assert not (tmp_path / "docs").exists()
+
+
+@pytest.mark.parametrize("kind", ["waiting", "running"])
+def test_a_sweep_that_has_not_ended_is_refused_before_anything_is_written(kind, results, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        results(write_sweep(tmp_path / "new", kind=kind), marks=["new"])
+    assert "1 of 4 runs have not ended, the first is plain with seed 0" in capsys.readouterr().err
+    assert not (tmp_path / "docs").exists()
+
+
+def test_marks_of_a_sweep_that_is_gone_are_noticed(results, capsys):
+    with pytest.raises(SystemExit):
+        results("--check", marks=["gone"])
+    assert "RESULTS.md has marks of gone, and docs/experiments has no such sweep" in capsys.readouterr().err
+
+
+def test_a_check_of_a_new_sweep_writes_nothing(results, tmp_path):
+    with pytest.raises(SystemExit, match=r"out of date: RESULTS\.md"):
+        results(write_sweep(tmp_path / "new"), "--check", marks=["new"])
+    assert not (tmp_path / "docs").exists()
 
 
 def test_every_experiment_and_data_set_has_its_place_in_the_results():
