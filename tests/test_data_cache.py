@@ -218,6 +218,15 @@ def test_an_error_leaves_nothing_behind(tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+def test_a_size_that_no_image_has_is_named_with_a_cache_too(tmp_path):
+    some_folder(tmp_path, a=document(size="<size><width>1e12</width><height>9</height></size>"))
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match=r"a\.xml: size: <width> must lie in 0 \.\.\. 2147483647, got 1000000000000\.0"
+        ):
+            read_voc(tmp_path / "voc", cache_dir=tmp_path / "cache")
+
+
 def test_where_the_cache_lies(tmp_path, monkeypatch):
     assert cache.cache_folder(None) is None  # the tests say so
     assert cache.cache_folder(False) is None

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from detmix.data import DetectionDataset, coco, json_rows, read_coco
 from detmix.data.json_rows import read_rows
 
+from .hostile import ending
+
 
 def content(**changes):
     """Three images, the second without objects, two categories whose ids are neither dense nor in order."""
@@ -94,6 +96,12 @@ def test_class_names_set_the_order_of_the_labels(tmp_path):
     assert (found.class_names, found.category_ids) == (("dog", "car"), (18, 3))
     assert found.labels.tolist() == [2, 1, 2]
     assert read(tmp_path, content(), class_names=("car", "dog")).labels.tolist() == [1, 2, 1]
+
+
+def test_many_categories_are_read_in_a_moment(tmp_path):
+    categories = [{"id": number, "name": str(number)} for number in range(100_000)]
+    with ending(120):
+        assert len(read(tmp_path, content(categories=categories)).class_names) == 100_000
 
 
 @pytest.mark.parametrize("names", [("car",), ("car", "cat"), ("car", "dog", "cat"), ("car", "car", "dog")])

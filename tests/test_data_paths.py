@@ -74,5 +74,6 @@ def test_only_files_are_read(tmp_path):
     for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
         with pytest.raises(ValueError, match=rf"{path}: not a file, but a folder, a pipe or a device"):
             read_file(path)
-    with pytest.raises(FileNotFoundError):
-        read_file(tmp_path / "nothing")
+    for nothing in ("nothing", "file/nothing", "n" * 300):
+        with pytest.raises(FileNotFoundError, match=nothing):
+            read_file(tmp_path / nothing)

@@ -1,4 +1,5 @@
 import json
+import os
 import tarfile
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from detmix.data import DetectionDataset, WebDatasetStream, write_shards
 
 from .factories import write_coco_folder
+from .hostile import ending
 
 pytest.importorskip("webdataset")
 
@@ -58,6 +60,14 @@ def test_nothing_is_left_of_shards_that_could_not_be_finished(tmp_path):
     with pytest.raises(FileNotFoundError, match=found.file_name(3)):
         write_shards(found, tmp_path / "out", samples_per_shard=1)
     assert [path.name for path in tmp_path.iterdir()] == ["coco"]
+
+
+def test_a_pipe_in_the_place_of_an_image_is_not_waited_for(tmp_path):
+    found = write_coco_folder(tmp_path / "coco", 2)
+    found.image_path(1).unlink()
+    os.mkfifo(found.image_path(1))
+    with ending(60), pytest.raises(ValueError, match=rf"{found.file_name(1)}: not a file, but a folder, a pipe"):
+        write_shards(found, tmp_path / "out")
 
 
 def test_shards_are_not_mixed_with_others(tmp_path):

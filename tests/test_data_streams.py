@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from detmix import MixupIterable, collate
 from detmix.data import HuggingFaceStream, WebDatasetStream, read_image
 from detmix.switch import Reader
 
+from .hostile import ending
 from .test_stream import process_group
 
 pytest.importorskip("webdataset")
@@ -389,6 +391,13 @@ def test_rows_may_hold_files_and_lists_of_objects(tmp_path):
         assert target["boxes"].tolist() == [[1, 2, 3, 4]]
         assert target["labels"].tolist() == [1]
         assert "image_id" not in target
+
+
+def test_a_pipe_in_the_place_of_an_image_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", f"file://{tmp_path}/pipe", f"local://{tmp_path}/pipe"):
+        with ending(60), pytest.raises(OSError, match="not a file, but a folder, a pipe or a device"):
+            next(iter(wrapped([{"image": {"bytes": None, "path": str(path)}, **row(1)}])))
 
 
 def test_images_may_lie_at_a_url():

@@ -1,4 +1,5 @@
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from PIL import Image
 
 from detmix import check_target
 from detmix.data import DetectionDataset, read_voc
+
+from .hostile import ending
 
 BCCD = Path(__file__).parent.parent / "data" / "bccd"
 
@@ -143,6 +146,18 @@ WRONG = {
     ),
     "a word in difficult": (document(thing(difficult="very")), r"object\[1\]: <difficult> must be a finite number"),
     "NaN in a size": (document(size=SIZE.replace("80", "nan")), "size: <height> must be a finite number, got 'nan'"),
+    "a size past all images": (
+        document(size=SIZE.replace("80", "1e300")),
+        r"size: <height> must lie in 0 \.\.\. 2147483647, got 1e\+300",
+    ),
+    "a width that no array holds": (
+        document(size=SIZE.replace("100", "2147483648")),
+        r"size: <width> must lie in 0 \.\.\. 2147483647, got 2147483648\.0",
+    ),
+    "a size below nothing": (
+        document(size=SIZE.replace("80", "-1")),
+        r"size: <height> must lie in 0 \.\.\. 2147483647, got -1\.0",
+    ),
     "half a size": (document(size="<size><width>9</width></size>"), "size: the tag <height> is missing"),
     "unknown class": (
         document(thing(), thing("yak")),
@@ -182,10 +197,36 @@ def test_missing_files_are_named(tmp_path):
         read_one(tmp_path, document(size=""))
 
 
+def test_a_pipe_in_the_place_of_an_image_is_not_waited_for(tmp_path):
+    folder(tmp_path, {"a": document(size="")})
+    os.mkfifo(tmp_path / "JPEGImages" / "a.jpg")
+    with ending(60), pytest.raises(ValueError, match=r"a\.jpg: not a file, but a folder, a pipe or a device"):
+        read_voc(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a.xml/b"])
+def test_a_name_that_no_file_can_have_is_missing(name, tmp_path):
+    folder(tmp_path, {"a": document()}, lines=f"a\n{name}\n")
+    with pytest.raises(FileNotFoundError, match=rf"{name}\.xml: no such annotation file, and .*train\.txt lists it"):
+        read_voc(tmp_path)
+
+
+def test_a_suffix_that_no_file_can_have_is_missing(tmp_path):
+    folder(tmp_path, {"a": document(size="", name=f"<filename>a.{'x' * 300}</filename>")})
+    with pytest.raises(FileNotFoundError, match="too long: .*JPEGImages/a.xxx"):
+        read_voc(tmp_path)
+
+
 @pytest.mark.parametrize(("lines", "message"), [("\n", "there is no image"), ("a\nb\na", "unique, got 'a'")])
 def test_an_image_set_that_is_empty_or_repeats_itself_is_named(lines, message, tmp_path):
     with pytest.raises(ValueError, match=rf"train\.txt: .*{message}"):
         read_voc(folder(tmp_path, {"a": document(), "b": document()}, lines=lines))
+
+
+def test_a_name_that_repeats_is_found_among_many(tmp_path):
+    names = "\n".join(map(str, range(200_000)))
+    with ending(120), pytest.raises(ValueError, match="unique, got '199999' more than once"):
+        read_voc(folder(tmp_path, {}, lines=f"{names}\n199999"))
 
 
 @pytest.mark.skipif(not BCCD.is_dir(), reason="the blood cell images are not in data/bccd")

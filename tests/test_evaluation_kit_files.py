@@ -1,11 +1,14 @@
 """The kit's text files: what is in them, and what is wrong with them."""
 
+import os
+
 import numpy as np
 import pytest
 
 from detmix.evaluation import evaluate_voc, read_kit_files
 from detmix.evaluation.kit_files import is_kit_files
 from detmix.evaluation.reading import read_ground_truth
+from tests.hostile import ending
 from tests.test_evaluation_voc import make_predictions, make_truth
 
 TRUTH = read_ground_truth(
@@ -94,6 +97,7 @@ def test_numbers_are_those_of_the_same_detections_as_coco_results(tmp_path, use_
         (LINE + "\n000002 high 1 1 9 9\n", r"got '000002 high 1 1 9 9' - at line 3"),
         (LINE + "000002 nan 1 1 9 9", r"numbers must be finite, got \[nan, 1.0, .* - at line 2"),
         (LINE + "000002 0.5 1 inf 9 9", r"numbers must be finite, got \[0.5, 1.0, inf, .* - at line 2"),
+        (LINE + "000002 0.5 1 1 9 1e300", r"pixels, of 2\*\*53 at most, got \[1.0, 1.0, 9.0, 1e\+300\] - at line 2"),
         (LINE + "000003 0.5 1 1 9 9", r"has no image '000003' - at line 2; 1 of 2 lines are of unknown ones$"),
         ("000002.png 0.5 1 1 9 9", r"'000002.png' - at line 1; 1 of 1 .*: names go without suffix$"),
         ("000003 0.5 1 1 9 9", r"'000003' - at line 1; 1 of 1 .*: are the detections of another image set\?"),
@@ -153,6 +157,12 @@ def test_what_is_no_text_or_not_there_is_named(tmp_path):
             FileNotFoundError, match=r"nowhere.*: no such file, and no folder with files comp\[34\]_det_"
         ):
             read_kit_files(path, TRUTH)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "comp4_det_val_cat.txt")
+    with ending(60), pytest.raises(ValueError, match=r"cat\.txt: not a file, but a folder, a pipe or a device"):
+        read_kit_files(tmp_path, TRUTH)
 
 
 def test_images_must_differ_in_their_names(tmp_path):

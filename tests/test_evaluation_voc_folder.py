@@ -64,6 +64,11 @@ def test_classes_may_be_given(tmp_path):
             None,
             r"a\.xml: object\[2\]: xmax and ymax must not be below xmin and ymin, got \[5.0, 5.0, 4.0, 9.0\]",
         ),
+        (
+            document(thing(box=("-1e308", 1, "1e308", 9))),
+            None,
+            r"a\.xml: object\[1\]: the box must be in pixels, of 2\*\*53 at most, got \[-1e\+308, 1.0, 1e\+308, 9.0\]",
+        ),
         ("<annotation>", None, r"a\.xml: not a VOC annotation"),
     ],
 )

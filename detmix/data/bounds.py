@@ -1,4 +1,4 @@
-"""Integers of JSON files, as large as arrays of them can be."""
+"""Integers of files, as large as arrays of them can be."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Annotated, TypeAlias
 
 from msgspec import Meta
 
+LARGEST_SIDE = 2**31 - 1  # of an image: int32
+
 Id: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]  # int64
-Pixels: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]  # the side of an image, int32
-PixelsOrNone: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)] | None  # 0 and null where it is not known
+Pixels: TypeAlias = Annotated[int, Meta(ge=1, le=LARGEST_SIDE)]
+PixelsOrNone: TypeAlias = Annotated[int, Meta(ge=0, le=LARGEST_SIDE)] | None  # 0 and null where it is not known

@@ -6,6 +6,7 @@ Letters used below: I images, M objects of all images, K classes including backg
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -105,7 +106,7 @@ def build_annotations(
     folder = Folder(image_dir)
     for row, name in enumerate(images.file_names):
         folder.require(name, f"{source}: images[{row}].file_name")
-    repeated = sorted({name for name in class_names if list(class_names).count(name) > 1})
+    repeated = sorted(name for name, count in Counter(class_names).items() if count > 1)
     if repeated:
         raise ValueError(f"{source}: class names must be unique, got {repeated[0]!r} more than once")
     sizes = np.array(images.sizes, dtype=np.int32).reshape(-1, 2)

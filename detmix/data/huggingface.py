@@ -117,7 +117,10 @@ def _content(picture: Any, name: str) -> Any:
     try:
         if "://" not in str(picture):
             return read_file(Path(picture))
-        with load_library("fsspec").open(picture, "rb") as file:
+        opener = load_library("fsspec").open(picture, "rb")
+        if isinstance(opener.fs, load_library("fsspec.implementations.local").LocalFileSystem):
+            return read_file(Path(opener.path))
+        with opener as file:
             return file.read()
     except Exception as error:  # each of fsspec's file systems has its own
         raise OSError(f"{name}: {picture} cannot be read: {error}") from error

@@ -18,7 +18,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from .paths import read_file
+from .paths import read_file, require_file
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 _AS_STORED = (None, 1)  # EXIF orientations that leave an image alone
@@ -142,6 +142,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
         ValueError: the file is not an image.
     """
     path = Path(path)
+    require_file(path)
     with path.open("rb") as file, _naming(path), Image.open(file) as image:
         return _upright_size(image)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 from pathlib import Path
 
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)  # there is no such file, or there cannot be
 _SEPARATORS = re.compile(r"[/\\]")
 
 
@@ -37,13 +39,32 @@ class Folder:
             raise ValueError(f"{where}: must lie in {self.path}, without '..' in its path, got {name!r}")
 
 
-def read_file(path: Path) -> bytes:
-    """What a file holds.
+def file_status(path: str | Path) -> os.stat_result:
+    """What the system says of a file.
+
+    Raises:
+        FileNotFoundError: there is nothing, or can be nothing of such a name.
+    """
+    try:
+        return os.stat(path)
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
+        raise FileNotFoundError(error.errno, error.strerror, str(path)) from None
+
+
+def require_file(path: Path) -> None:
+    """Refuse what is no file with an end.
 
     Raises:
         FileNotFoundError: there is nothing.
-        ValueError: it is no file with an end, but a folder, or a pipe or device, which would be waited for.
+        ValueError: it is a folder, or a pipe or device, which would be waited for.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
+    if not stat.S_ISREG(file_status(path).st_mode):
         raise ValueError(f"{path}: not a file, but a folder, a pipe or a device")
+
+
+def read_file(path: Path) -> bytes:
+    """What a file holds; errors are those of ``require_file``."""
+    require_file(path)
     return path.read_bytes()

@@ -12,6 +12,7 @@ import msgspec
 
 from ..files import whole_folder
 from .annotations import Annotations
+from .paths import read_file
 
 
 def write_shards(annotations: Annotations, folder: str | Path, *, samples_per_shard: int = 1000) -> list[Path]:
@@ -56,7 +57,7 @@ def write_shards(annotations: Annotations, folder: str | Path, *, samples_per_sh
 def _members(annotations: Annotations, indices: range) -> Iterator[tuple[str, bytes]]:
     for index in indices:
         path = annotations.image_path(index)
-        yield f"{index:09d}{path.suffix.lower()}", path.read_bytes()
+        yield f"{index:09d}{path.suffix.lower()}", read_file(path)
         yield f"{index:09d}.json", msgspec.json.encode(_describe(annotations, index))
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
@@ -24,14 +24,15 @@ from numpy.typing import NDArray
 
 from . import cache
 from .annotations import Annotations
+from .bounds import LARGEST_SIDE, Pixels
 from .cache import CacheDir
 from .cleaning import Images, Objects, OnInvalid, build_annotations
 from .images import image_size
-from .paths import Folder, read_file
+from .paths import Folder, file_status, read_file
 
 _LOGGER = logging.getLogger("detmix.data")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-_LAYOUT = 1  # of the cache file; another number as soon as it holds something else, or the same read differently
+_LAYOUT = 2  # of the cache file; another number as soon as it holds something else, or the same read differently
 _YOUNG = 2_000_000_000  # nanoseconds; a file changed again this soon may keep its time, by which changes are told
 
 
@@ -48,7 +49,7 @@ class VocRecord(Struct, array_like=True, gc=False):
 
     name: str
     file_name: str
-    size: tuple[int, int] | None
+    size: tuple[Pixels, Pixels] | None
     objects: list[VocObject]
 
 
@@ -93,7 +94,8 @@ def read_voc(
         FileNotFoundError: the image set or the XML file of an image is missing.
         ValueError: the image set is empty, has a name twice or one that leads out of the folder; an XML file is
             malformed, has a document type declaration or lacks a tag; a class is not in ``class_names``; a coordinate
-            is not finite; a box is invalid and ``on_invalid="raise"``. The file is named, and the object.
+            is not finite, or a size not in 0 ... 2**31 - 1; a box is invalid and ``on_invalid="raise"``. The file is
+            named, and the object.
     """
     root = Path(root)
     set_file, records = read_voc_records(root, image_set, cache_dir=cache_dir)
@@ -171,9 +173,9 @@ def _read_image_set(root: Path, image_set: str) -> tuple[Path, list[str]]:
     annotations = Folder(root / "Annotations")
     for name in names:
         annotations.require(name, str(path))
-    if len(set(names)) < len(names):
-        repeated = next(name for i, name in enumerate(names) if name in names[:i])
-        raise ValueError(f"{path}: image names must be unique, got {repeated!r} more than once")
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{path}: image names must be unique, got {repeated[0]!r} more than once")
     return path, names
 
 
@@ -199,7 +201,7 @@ def _read_records(root: Path, names: list[str], set_file: Path, folder: Path | N
 
 def _stamp(root: Path, name: str, set_file: Path) -> tuple[int, int]:
     try:
-        found = os.stat(f"{root}/Annotations/{name}.xml")
+        found = file_status(f"{root}/Annotations/{name}.xml")
     except FileNotFoundError:
         message = f"{xml_path(root, name)}: no such annotation file, and {set_file} lists it"
         raise FileNotFoundError(message) from None
@@ -240,8 +242,15 @@ def _read_size(path: Path, annotation: Element) -> tuple[int, int] | None:
     size = annotation.find("size")
     if size is None:
         return None
-    height, width = (int(_number(f"{path}: size", size, tag)) for tag in ("height", "width"))
-    return (height, width) if height > 0 and width > 0 else None
+    height, width = (_side(f"{path}: size", size, tag) for tag in ("height", "width"))
+    return (height, width) if height and width else None
+
+
+def _side(where: str, size: Element, tag: str) -> int:
+    number = _number(where, size, tag)
+    if not 0 <= number <= LARGEST_SIDE:
+        raise ValueError(f"{where}: <{tag}> must lie in 0 ... {LARGEST_SIDE}, got {number}")
+    return int(number)
 
 
 def _read_object(where: str, element: Element) -> VocObject:

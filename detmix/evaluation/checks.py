@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 _OVERHANG = 1.1  # of the image's side: a box that reaches this far past its image was not meant so
 
-_LARGEST = 2.0**53  # beyond, doubles do not tell pixels apart
+LARGEST = 2.0**53  # beyond, doubles do not tell pixels apart
 
 
 def check_ids(ids: NDArray[np.int64], known: NDArray[np.int64], name: str, place: str) -> NDArray[np.int64]:
@@ -88,7 +88,7 @@ def check_boxes(xywh: NDArray[np.float64], sizes: NDArray[np.int64], name: str, 
         ValueError: with the row, and the likely cause.
     """
     check_finite(xywh, name, "bbox", place)
-    _refuse((np.abs(xywh) > _LARGEST).any(axis=1), xywh, f"{name}: bbox must be in pixels, of 2**53 at most", place)
+    _refuse((np.abs(xywh) > LARGEST).any(axis=1), xywh, f"{name}: bbox must be in pixels, of 2**53 at most", place)
     negative = (xywh[:, 2:] < 0).any(axis=1)
     _refuse(negative, xywh, f"{name}: bbox must have a width and height of 0 or more", place)
     known = (sizes > 0).all(1)

@@ -18,6 +18,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.paths import read_file
+from .checks import LARGEST
 from .records import Detections, GroundTruth, xywh_of
 
 VOC_CLASSES = tuple(
@@ -143,7 +145,7 @@ def _read(path: Path, images: dict[str, int], truth: str) -> NDArray[np.float64]
 def _lines(path: Path) -> dict[int, list[str]]:
     """The fields of each line that is not empty, by its number, from 1."""
     try:
-        content = path.read_text(encoding="utf-8").splitlines()
+        content = read_file(path).decode().splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a text file: {error}") from None
     lines = {number: line.split() for number, line in enumerate(content, start=1) if line.strip()}
@@ -163,6 +165,11 @@ def _check(path: Path, numbers: Sequence[int], values: NDArray[np.float64]) -> N
     if infinite.any():
         row = int(infinite.argmax())
         raise ValueError(f"{path}: numbers must be finite, got {values[row].tolist()} - at line {numbers[row]}")
+    beyond = (np.abs(corners) > LARGEST).any(axis=1)
+    if beyond.any():
+        row = int(beyond.argmax())
+        got = f"{corners[row].tolist()} - at line {numbers[row]}"
+        raise ValueError(f"{path}: boxes must be in pixels, of 2**53 at most, got {got}")
     reversed_ = (corners[:, 2:] < corners[:, :2]).any(axis=1)
     if reversed_.any():
         row = int(reversed_.argmax())

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.voc import VocRecord, read_voc_records, xml_path
+from .checks import LARGEST
 from .records import GroundTruth, Objects, xywh_of
 
 
@@ -26,7 +27,8 @@ def read_voc_folder(root: str | Path, image_set: str, class_names: Sequence[str]
     Raises:
         FileNotFoundError: the list is missing, or the XML file of an image in it.
         ValueError: the list is empty or has a name twice; an XML file is malformed; an object's class is not in
-            ``class_names``, or its box ends before it begins. The file is named, and the object, counted from 1.
+            ``class_names``, or its box ends before it begins or is beyond 2**53. The file is named, and the object,
+            counted from 1.
     """
     root = Path(root)
     set_file, records = read_voc_records(root, image_set)
@@ -68,10 +70,13 @@ def _check(root: Path, records: Sequence[VocRecord], names: Sequence[str]) -> No
     if len(set(names)) < len(names):
         repeated = next(name for place, name in enumerate(names) if name in names[:place])
         raise ValueError(f"class names must be unique, got {repeated!r} more than once")
+    known = set(names)
     for record in records:
         for number, item in enumerate(record.objects, start=1):
             place = f"{xml_path(root, record.name)}: object[{number}]"
-            if item.name not in names:
+            if item.name not in known:
                 raise ValueError(f"{place}: the class must be one of {', '.join(names)}, got {item.name!r}")
+            if max(map(abs, item.box)) > LARGEST:
+                raise ValueError(f"{place}: the box must be in pixels, of 2**53 at most, got {item.box}")
             if item.box[2] < item.box[0] or item.box[3] < item.box[1]:
                 raise ValueError(f"{place}: xmax and ymax must not be below xmin and ymin, got {item.box}")
