@@ -299,7 +299,7 @@ def named_in(row):
         yield bool(on_gpu), file, name, bool(dots)
 
 
-def tests_of(file):
+def functions_of(file):
     """The text of each test in a file, by name."""
     body = ast.parse(file.read_text()).body
     return {node.name: ast.unparse(node) for node in body if isinstance(node, ast.FunctionDef)}
@@ -314,7 +314,7 @@ def test_each_row_of_the_table_names_a_test_that_is_there_and_runs_without_a_gpu
         named = list(named_in(row.rsplit("|", 2)[1]))
         assert any(not on_gpu for on_gpu, *_ in named), row
         for on_gpu, file, name, begins in named:
-            tests = tests_of(folder / file)
+            tests = functions_of(folder / file)
             found = [test for test in tests if test == name or (begins and test.startswith(name))]
             assert len(found) == 1, f"{file}::{name} is the name of {len(found)} tests"
             assert bool(SKIPS.search(tests[found[0]])) == on_gpu, f"{file}::{name} may be skipped, or is said to be"

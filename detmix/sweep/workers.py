@@ -60,7 +60,7 @@ class Workers:
     def stop(self) -> None:
         """End the trainings with a checkpoint each; their runs are left for whoever takes them up again."""
         if self._stop.is_set():
-            return  # a second signal would end a training at once
+            return
         self._stop.set()
         for training in list(self._held.values()):
             training.terminate()
