@@ -71,14 +71,14 @@ class Dies(L.Callback):
 
 
 class Terminates(L.Callback):
-    """Has processes send SIGTERM after a step, to themselves or to what started them, and wait until it is here."""
+    """Has processes send SIGTERM to themselves after a step, or the first to what started it, and wait for it."""
 
     def __init__(self, step: int, ranks: list[int], launcher: bool = False) -> None:
         self.step, self.ranks, self.launcher = step, ranks, launcher
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if trainer.global_step == self.step and trainer.global_rank in self.ranks:
-            os.kill(os.getppid() if self.launcher else os.getpid(), signal.SIGTERM)
+            os.kill(os.getppid() if self.launcher and trainer.is_global_zero else os.getpid(), signal.SIGTERM)
             [last] = [callback for callback in trainer.callbacks if isinstance(callback, LastCheckpoint)]
             while last._requests.received is None:
                 time.sleep(0.01)
@@ -255,7 +255,7 @@ def test_sigterm_to_one_process_to_the_launcher_or_to_all_ends_in_a_checkpoint_t
     (code, first), (_, second) = two_processes(as_by_torchrun, folders, *terminates(step=1, ranks=[1]))
     assert code == 128 + signal.SIGTERM, first
     require_stopped(tmp_path, first + second, 1)
-    code, said = on_one_host(tmp_path, *terminates(step=2, ranks=[0], launcher=True))
+    code, said = on_one_host(tmp_path, *terminates(step=2, ranks=[0, 1], launcher=True))  # the second gets it twice
     assert code != 0
     require_stopped(tmp_path, said, 2)
     (code, first), _ = two_processes(as_by_slurm, folders, "--resume", *terminates(step=4, ranks=[0, 1]))
