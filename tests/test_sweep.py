@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import runpy
 import shutil
 import signal
 import socket
@@ -172,6 +173,23 @@ def test_a_failed_run_is_recorded_with_its_last_lines_and_the_others_go_on(fault
     sweep(retry=True)
     assert len(begun(folder)) == 8
     assert {row["state"] for row in rows(folder)} == {"finished"}
+
+
+def test_the_tool_prints_what_came_out_and_fails_if_a_run_has(in_repository, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("STAND_IN", str(tmp_path))
+    (tmp_path / "fault").write_text("FloatingPointError")
+    (tmp_path / "train.py").write_text(STAND_IN)
+    tool = shutil.copy("tools/sweep.py", tmp_path)
+    command = [tool, "--config=configs/quickstart.yaml", "--set", *GRID, "--seeds=1", f"--output={tmp_path / 'sweep'}"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(
+        SystemExit, match=r"1 of 3 runs failed; .*sweep\.html has their last lines, --retry repeats them"
+    ):
+        runpy.run_path(tool, run_name="__main__")
+    assert "objective=unweighted has 0 of 1 seeds, 1 diverged" in " ".join(capsys.readouterr().out.split())
+    (tmp_path / "fault").unlink()
+    monkeypatch.setattr(sys, "argv", [*command, "--retry"])
+    runpy.run_path(tool, run_name="__main__")
 
 
 def test_a_run_that_leaves_no_numbers_has_crashed(tmp_path):

@@ -46,6 +46,20 @@ def test_the_others_are_compared_among_themselves():
     assert compare_levels("arm", "AP", many, "0").pairs == {}
 
 
+def test_an_arm_that_lost_seeds_says_so():
+    values = {"plain": {0: 0.5, 1: 0.6, 2: 0.7}, "a": {0: 0.5, 2: 0.9}, "b": {}}
+    failed = {"plain": {}, "a": {1: "diverged"}, "b": {0: "diverged", 1: "killed", 2: "diverged"}}
+    comparison = compare_levels("arm", "AP50", values, "plain", failed)
+    assert [level.losses for level in comparison.levels] == [
+        "",
+        "2 of 3 seeds, 1 diverged",
+        "0 of 3 seeds, 2 diverged, 1 killed",
+    ]
+    assert comparison.in_words().endswith(
+        "What failed is not in these numbers: a has 2 of 3 seeds, 1 diverged; b has 0 of 3 seeds, 2 diverged, 1 killed."
+    )
+
+
 def test_luck_counts_all_differences_that_are_shown():
     values = {name: {0: 0.5, 1: 0.6} for name in ("plain", "a", "b", "c")} | {"one": {0: 0.5}}
     comparisons = [compare_levels("arm", measure, values, "plain") for measure in ("AP50", "AP")]
@@ -119,10 +133,12 @@ def test_a_factor_is_the_mean_over_the_others_of_seeds_that_all_have():
     plan = Plan(ROOT / "configs/quickstart.yaml", arms, 2, "0weighted", factors)
     states = {(arm, 0): outcome(0.1 * place, 0.2 * place) for place, arm in enumerate(arms)}
     states |= {("0weighted", 1): outcome(0.9, 0.9), ("0pair", 1): "running"}
+    states["1pair", 1] = Outcome("diverged", 1.0, {}, "host", [])
     comparisons = {(one.factor, one.measure): one for one in compare_arms(plan, states)}
     assert set(comparisons) == {(key, measure) for key in ("arm", *factors) for measure in ("AP", "AP50")}
     alpha = comparisons["data.mixup.alpha", "AP"]
     assert alpha.baseline == "alpha=0"
     assert [level.values for level in alpha.levels] == [{0: pytest.approx(0.05)}, {0: pytest.approx(0.25)}]
+    assert [level.losses for level in alpha.levels] == ["", "1 of 2 seeds, 1 diverged"]
     objective = comparisons["model.objective", "AP50"]
     assert [level.values[0] for level in objective.levels] == [pytest.approx(0.2), pytest.approx(0.4)]

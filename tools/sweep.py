@@ -15,7 +15,8 @@ Every combination of the --set values is an arm; or --arms names a YAML file wit
 Other options go to the trainer, in all arms. All settings are checked before the first run. Runs are done seed by
 seed. The same command goes on with a sweep that was stopped or killed; what is finished is not done again, and a higher
 --seeds adds to it. Typed on several hosts with the same --output in a shared folder, or once for each GPU with another
-CUDA_VISIBLE_DEVICES, it shares the runs among them. A run that fails is recorded, and the others go on.
+CUDA_VISIBLE_DEVICES, it shares the runs among them. A run that fails is recorded, the others go on, and the exit status
+is 1.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pathlib import Path
 from rich.console import Console
 
 from detmix.sweep import Interrupted, look_into, make_plan, plan_table, run_sweep
+from detmix.sweep.outcome import FINISHED
 
 TRAIN = [sys.executable, str(Path(__file__).with_name("train.py"))]
 
@@ -57,6 +59,12 @@ def main() -> None:
     except Interrupted as stop:
         sys.exit(str(stop))
     Console().print(shown)
+    ends = [state for state in look_into(folder, plan).values() if not isinstance(state, str)]
+    failed = sum(end.kind != FINISHED for end in ends)
+    if failed:
+        sys.exit(
+            f"{failed} of {len(ends)} runs failed; {folder / 'sweep.html'} has their last lines, --retry repeats them."
+        )
 
 
 def make_parser() -> ArgumentParser:

@@ -19,10 +19,13 @@ def arms_compared(content: Content, measure: str) -> Comparison:
     """The arms of a ``sweep.json`` against its baseline, from the numbers of its runs."""
     definition = content["definition"]
     values: dict[str, dict[int, float]] = {arm: {} for arm in definition["arms"]}
+    failed: dict[str, dict[int, str]] = {arm: {} for arm in definition["arms"]}
     for run in content["runs"]:
         if run["kind"] == FINISHED:
             values[run["arm"]][run["seed"]] = run["metrics"][measure]
-    return compare_levels("arm", measure, values, definition["baseline"])
+        elif "seconds" in run:  # it has ended
+            failed[run["arm"]][run["seed"]] = run["kind"]
+    return compare_levels("arm", measure, values, definition["baseline"], failed)
 
 
 def sweep_section(content: Content, picture: str) -> str:
@@ -87,7 +90,8 @@ def _summary_cells(comparison: Comparison, arm: str) -> list[str]:
     if level is None:
         return ["", ""]
     _, mean, spread, difference, interval, _ = level_cells(level, comparison.resampled)
-    return [f"{mean} ± {spread}", "" if level.gain is None else f"{difference} ({interval})"]
+    losses = f" ({level.losses})" if level.losses else ""
+    return [f"{mean} ± {spread}{losses}", "" if level.gain is None else f"{difference} ({interval})"]
 
 
 def _lines(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from statistics import fmean, stdev
 from typing import TypeAlias
@@ -12,11 +13,12 @@ import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
 
-from .outcome import Outcome
+from .outcome import FINISHED, Outcome
 from .plan import Plan, short_names
 
 Interval: TypeAlias = tuple[float, float]
 Values: TypeAlias = dict[str, dict[int, float]]  # by level, then by seed
+Failures: TypeAlias = dict[str, dict[int, str]]  # by level, then by seed: the kind of outcome
 
 MEASURES = ("AP50", "AP")
 CONFIDENCE = 0.95
@@ -62,11 +64,13 @@ class Level:
         name: what it is called.
         values: the measure by seed; of a factor's value the mean over the other factors.
         gain: against the baseline; None for that itself, and where they share no seed.
+        failed: what became of runs that failed, by seed; of a factor's value, one for each seed.
     """
 
     name: str
     values: dict[int, float]
     gain: Gain | None
+    failed: dict[int, str] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -77,6 +81,14 @@ class Level:
     def spread(self) -> float:
         """Standard deviation over the seeds, NaN below two."""
         return stdev(self.values.values()) if len(self.values) > 1 else float("nan")
+
+    @property
+    def losses(self) -> str:
+        """How many seeds are left and what became of the others: ``2 of 3 seeds, 1 diverged``; empty if none failed."""
+        if not self.failed:
+            return ""
+        kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(self.failed.values()).items())
+        return f"{len(self.values)} of {len(self.values) + len(self.failed)} seeds, {kinds}"
 
 
 @dataclass(frozen=True)
@@ -115,7 +127,11 @@ class Comparison:
         return all(level.gain.bootstrap is not None for level in self.levels if level.gain is not None)
 
     def in_words(self) -> str:
-        """What helped, by how much, how sure."""
+        """What helped, by how much, how sure, and whose runs have failed."""
+        losses = [f"{level.name} has {level.losses}" for level in self.levels if level.losses]
+        return self._found() + (f" What failed is not in these numbers: {'; '.join(losses)}." if losses else "")
+
+    def _found(self) -> str:
         gains = {level.name: level.gain for level in self.levels if level.gain is not None}
         if len(self.levels) == 1:
             return f"{self.baseline} is alone: there is nothing to compare."
@@ -140,16 +156,21 @@ def compare_arms(plan: Plan, states: Mapping[tuple[str, int], str | Outcome]) ->
     comparisons = []
     for measure in MEASURES:
         values: Values = {arm: {} for arm in plan.arms}
+        failed: Failures = {arm: {} for arm in plan.arms}
         for (arm, seed), state in states.items():
-            if isinstance(state, Outcome) and measure in state.metrics:
+            if isinstance(state, Outcome) and state.kind == FINISHED:
                 values[arm][seed] = state.metrics[measure]
-        comparisons.append(compare_levels("arm", measure, values, plan.baseline))
+            elif isinstance(state, Outcome):
+                failed[arm][seed] = state.kind
+        comparisons.append(compare_levels("arm", measure, values, plan.baseline, failed))
         if len(plan.factors) > 1:
-            comparisons += [_factor(plan, key, measure, values) for key in plan.factors]
+            comparisons += [_factor(plan, key, measure, values, failed) for key in plan.factors]
     return comparisons
 
 
-def compare_levels(factor: str, measure: str, values: Values, baseline: str) -> Comparison:
+def compare_levels(
+    factor: str, measure: str, values: Values, baseline: str, failed: Failures | None = None
+) -> Comparison:
     """Each level against the baseline.
 
     Args:
@@ -157,10 +178,12 @@ def compare_levels(factor: str, measure: str, values: Values, baseline: str) -> 
         measure: name of what the values are.
         values: by level, then by seed.
         baseline: name of a level.
+        failed: what became of runs that failed, by level, then by seed.
     """
     levels = []
     for name, by_seed in values.items():
-        levels.append(Level(name, by_seed, None if name == baseline else _gain_over(by_seed, values[baseline])))
+        gain = None if name == baseline else _gain_over(by_seed, values[baseline])
+        levels.append(Level(name, by_seed, gain, (failed or {}).get(name, {})))
     return Comparison(factor, measure, baseline, tuple(levels))
 
 
@@ -198,14 +221,16 @@ def _bootstrap(differences: NDArray[np.float64]) -> Interval:
     return low, high
 
 
-def _factor(plan: Plan, key: str, measure: str, values: Values) -> Comparison:
+def _factor(plan: Plan, key: str, measure: str, values: Values, failed: Failures) -> Comparison:
     """The values of one factor; a seed counts where all other factors' combinations have finished it."""
-    short, levels = short_names(plan.factors)[key], {}
+    short, levels, lost = short_names(plan.factors)[key], {}, {}
     for text in plan.factors[key]:
-        parts = [values[arm] for arm, settings in plan.arms.items() if settings[key] == text]
+        arms = [arm for arm, settings in plan.arms.items() if settings[key] == text]
+        parts = [values[arm] for arm in arms]
         shared = [seed for seed in parts[0] if all(seed in part for part in parts)]
         levels[f"{short}={text}"] = {seed: fmean(part[seed] for part in parts) for seed in shared}
-    return compare_levels(key, measure, levels, f"{short}={plan.arms[plan.baseline][key]}")
+        lost[f"{short}={text}"] = {seed: kind for arm in arms for seed, kind in failed[arm].items()}
+    return compare_levels(key, measure, levels, f"{short}={plan.arms[plan.baseline][key]}", lost)
 
 
 def _told(gain: Gain) -> str:

@@ -77,7 +77,7 @@ def level_cells(level: Level, resampled: bool) -> list[str]:
     numbers = [f"{100 * number:.1f}" if number == number else "-" for number in (level.mean, level.spread)]
     gain = level.gain
     intervals = (gain.t, gain.bootstrap if resampled else gain.range) if gain else (None, None)
-    return [str(len(level.values)), *numbers, _signed(level.gain), *map(_interval, intervals)]
+    return [level.losses or str(len(level.values)), *numbers, _signed(level.gain), *map(_interval, intervals)]
 
 
 def pair_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
