@@ -17,8 +17,13 @@ os.environ["DETMIX_CACHE_DIR"] = "off"
 # the process from which others are forked by "forkserver" imports these once
 multiprocessing.set_forkserver_preload(["detmix.training", "detmix.figures", "tensorboard"])
 
-# what a machine is busy with is no fault of the code
-settings.register_profile("detmix", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# what a machine is busy with is no fault of the code; nor does a change fail by examples that others would not have met
+settings.register_profile(
+    "detmix",
+    deadline=None,
+    derandomize=os.environ.get("EXAMPLES") != "fresh",
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("detmix")
 
 ROOT = Path(__file__).resolve().parent.parent
