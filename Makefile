@@ -2,12 +2,11 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 MINUTES ?= 10
-JOBS ?= 2
 
 .PHONY: help demo test soak lint format clean
 help:
 	@echo "make demo    train the quickstart and name its report (about 3 minutes on two CPU cores)"
-	@echo "make test    run the tests, JOBS=$(JOBS) files at a time, each on one core and in up to 3 GiB"
+	@echo "make test    run the tests"
 	@echo "make soak    load data for MINUTES=$(MINUTES) while memory is watched, and check 10,000 random settings of the mixing"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
@@ -17,7 +16,7 @@ demo: .venv/installed
 	$(PY) tools/train.py fit --config configs/quickstart.yaml
 
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(PY) -m pytest
 
 soak: .venv/installed
 	$(PY) -m tests.soak --minutes $(MINUTES)

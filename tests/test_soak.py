@@ -108,7 +108,7 @@ def set_clock(monkeypatch, step):
     monkeypatch.setattr("tests.soak.time", clock)
 
 
-@pytest.mark.parametrize(("leak", "said"), [(8, "samples: memory is not level within 2%"), (0, "")])
+@pytest.mark.parametrize(("leak", "said"), [(64, "samples: memory is not level within 2%"), (0, "")])
 def test_a_worker_that_keeps_what_it_loaded_is_found(monkeypatch, leak, said):
     set_clock(monkeypatch, 1.0)
     assert soak("samples", Data(leak, persistent_workers=True), 1) == said
