@@ -23,6 +23,7 @@ TWO_STEPS = [
     "--trainer.limit_train_batches=2",
     "--trainer.limit_val_batches=2",  # not 1: where it is taken for a float, which depends on imports, that is all
     "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",  # it warns that it does not know bf16
     "--trainer.devices=1",
     "--data.mixup.no_mixup_epochs=0",
     "--data.num_workers=0",
