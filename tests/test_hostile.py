@@ -276,11 +276,12 @@ def header(kind, size):
 
 def read_small_files(folder, megabytes):
     """Read files that say that they hold much, in as much memory as this process has, and some more."""
+    headers = {kind: header(kind, (60_000, 60_000)) for kind in ("png", "bmp")}
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + (megabytes << 20),) * 2)
-    for kind in ("png", "bmp"):
+    for kind, content in headers.items():
         file = folder / f"a.{kind}"
-        file.write_bytes(header(kind, (60_000, 60_000)))
+        file.write_bytes(content)
         read_or_refused(lambda file=file: read_image(file), str(file))
     file = folder / "a.json"
     for truth, found in (
@@ -299,4 +300,4 @@ def test_small_files_that_claim_much_take_little_memory(tmp_path):
     said = tmp_path / "said.txt"
     assert run_apart(read_small_files, tmp_path, 256, output=said) == 0, said.read_text()
     assert run_apart(read_small_files, tmp_path, 1, output=said) == 1  # the limit is one
-    assert "Error" in said.read_text()  # MemoryError, or what a codec makes of it
+    assert "MemoryError" in said.read_text() or "memory" in said.read_text()
