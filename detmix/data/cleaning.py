@@ -6,8 +6,7 @@ Letters used below: I images, M objects of all images, K classes including backg
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -106,9 +105,7 @@ def build_annotations(
     folder = Folder(image_dir)
     for row, name in enumerate(images.file_names):
         folder.require(name, f"{source}: images[{row}].file_name")
-    repeated = sorted(name for name, count in Counter(class_names).items() if count > 1)
-    if repeated:
-        raise ValueError(f"{source}: class names must be unique, got {repeated[0]!r} more than once")
+    require_unique(sorted(class_names), f"{source}: class names")
     sizes = np.array(images.sizes, dtype=np.int32).reshape(-1, 2)
     clipped = clip(objects, sizes, where, one_based=one_based)
     report(source, where, objects.boxes, clipped, on_invalid)
@@ -133,6 +130,15 @@ def build_annotations(
         segmentations=None if objects.segmentations is None else objects.segmentations.text,
         segmentation_spans=None if objects.segmentations is None else objects.segmentations.spans[kept],
     )
+
+
+def require_unique(names: Iterable[str], what: str) -> None:
+    """Raise ValueError if a name comes a second time; it is named."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{what} must be unique, got {name!r} more than once")
+        seen.add(name)
 
 
 def clip(objects: Objects, sizes: NDArray[np.int32], where: Callable[[int], str], *, one_based: bool) -> Clipped:

@@ -12,7 +12,6 @@ import logging
 import math
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
@@ -26,7 +25,7 @@ from . import cache
 from .annotations import Annotations
 from .bounds import LARGEST_SIDE, Pixels
 from .cache import CacheDir
-from .cleaning import Images, Objects, OnInvalid, build_annotations
+from .cleaning import Images, Objects, OnInvalid, build_annotations, require_unique
 from .images import image_size
 from .paths import Folder, file_status, read_file
 
@@ -173,9 +172,7 @@ def _read_image_set(root: Path, image_set: str) -> tuple[Path, list[str]]:
     annotations = Folder(root / "Annotations")
     for name in names:
         annotations.require(name, str(path))
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise ValueError(f"{path}: image names must be unique, got {repeated[0]!r} more than once")
+    require_unique(names, f"{path}: image names")
     return path, names
 
 

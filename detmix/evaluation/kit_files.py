@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,25 +162,23 @@ def _lines(path: Path) -> dict[int, list[str]]:
 def _check(path: Path, numbers: Sequence[int], values: NDArray[np.float64]) -> None:
     """Refuse scores and boxes, (D, 5), that cannot be meant."""
     score, corners = values[:, 0], values[:, 1:]
-    infinite = ~np.isfinite(values).all(axis=1)
-    if infinite.any():
-        row = int(infinite.argmax())
-        raise ValueError(f"{path}: numbers must be finite, got {values[row].tolist()} - at line {numbers[row]}")
-    beyond = (np.abs(corners) > LARGEST).any(axis=1)
-    if beyond.any():
-        row = int(beyond.argmax())
-        got = f"{corners[row].tolist()} - at line {numbers[row]}"
-        raise ValueError(f"{path}: boxes must be in pixels, of 2**53 at most, got {got}")
+
+    def refuse(wrong: Any, wanted: str, shown: NDArray[np.float64], more: str = "") -> None:
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ValueError(f"{path}: {wanted}, got {shown[row].tolist()} - at line {numbers[row]}{more}")
+
+    refuse(~np.isfinite(values).all(axis=1), "numbers must be finite", values)
+    refuse((np.abs(corners) > LARGEST).any(axis=1), "boxes must be in pixels, of 2**53 at most", corners)
     reversed_ = (corners[:, 2:] < corners[:, :2]).any(axis=1)
     if reversed_.any():
-        row = int(reversed_.argmax())
         cause = ""
         if (corners[:, 3] <= 1).all() and score.max() > 1:
             cause = "; does the score stand last? it comes before the box"
         elif reversed_.mean() > 0.1:
             cause = "; are they <x> <y> <width> <height>?"
-        got = f"{corners[row].tolist()} - at line {numbers[row]}; {reversed_.sum()} of {len(values)} lines are such"
-        raise ValueError(f"{path}: xmax and ymax must not be below xmin and ymin, got {got}{cause}")
+        more = f"; {reversed_.sum()} of {len(values)} lines are such{cause}"
+        refuse(reversed_, "xmax and ymax must not be below xmin and ymin", corners, more)
     if len(values) > 1 and corners.max() <= 1:
         got = f"no number above 1: are they shares of the image? - at line {numbers[0]}"
         raise ValueError(f"{path}: boxes must be in pixels, got {got}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.cleaning import require_unique
 from ..data.voc import VocRecord, read_voc_records, xml_path
 from .checks import LARGEST
 from .records import GroundTruth, Objects, xywh_of
@@ -67,9 +68,7 @@ def _objects(records: Sequence[VocRecord], names: Sequence[str]) -> Objects:
 
 
 def _check(root: Path, records: Sequence[VocRecord], names: Sequence[str]) -> None:
-    if len(set(names)) < len(names):
-        repeated = next(name for place, name in enumerate(names) if name in names[:place])
-        raise ValueError(f"class names must be unique, got {repeated!r} more than once")
+    require_unique(names, "class names")
     known = set(names)
     for record in records:
         for number, item in enumerate(record.objects, start=1):
