@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from detmix.files import write_whole
-from detmix.sweep.markdown import arms_compared, fill, summary_table, sweep_section
+from detmix.sweep.markdown import arms_compared, fill, has_ended, summary_table, sweep_section
 from detmix.sweep.results import draw_comparison
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = Path("docs/experiments")
-NOT_ENDED = ("waiting", "running")
 IN_README = {"shapes": "base_shapes_objective", "BCCD": "base_bccd_objective"}  # columns of its table
 
 
@@ -62,7 +61,7 @@ def finished_sweep(folder: Path) -> dict[str, Any]:
     """
     content = json.loads((folder / "sweep.json").read_text("utf-8"))
     runs = content["runs"]
-    left = [f"{run['arm']} with seed {run['seed']}" for run in runs if run["kind"] in NOT_ENDED]
+    left = [f"{run['arm']} with seed {run['seed']}" for run in runs if not has_ended(run)]
     if left:
         raise ValueError(f"{folder}: {len(left)} of {len(runs)} runs have not ended, the first is {left[0]}")
     content["runs"] = [{key: run[key] for key in run if key not in ("host", "lines")} for run in runs]

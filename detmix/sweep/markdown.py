@@ -23,9 +23,14 @@ def arms_compared(content: Content, measure: str) -> Comparison:
     for run in content["runs"]:
         if run["kind"] == FINISHED:
             values[run["arm"]][run["seed"]] = run["metrics"][measure]
-        elif "seconds" in run:  # it has ended
+        elif has_ended(run):
             failed[run["arm"]][run["seed"]] = run["kind"]
     return compare_levels("arm", measure, values, definition["baseline"], failed)
+
+
+def has_ended(run: Mapping[str, Any]) -> bool:
+    """Whether a run of a ``sweep.json`` has ended, well or badly."""
+    return run["kind"] not in ("waiting", "running")
 
 
 def sweep_section(content: Content, picture: str) -> str:

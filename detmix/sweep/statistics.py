@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
 from statistics import fmean, stdev
 from typing import TypeAlias
@@ -107,7 +108,7 @@ class Comparison:
     baseline: str
     levels: tuple[Level, ...]
 
-    @property
+    @cached_property
     def pairs(self) -> dict[tuple[str, str], Gain | None]:
         """The others among themselves: each against each before it, by the names of both.
 

@@ -22,7 +22,7 @@ def plan_table(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int) -> T
     table = table_of(f"{plan.config}: {len(plan.arms)} arms, {plan.seeds} seeds", ["arm", "settings"], _COUNTED)
     for arm, settings in plan.arms.items():
         told = "\n".join(f"--{key}={text}" for key, text in settings.items()) or "those of the config"
-        table.add_row(_name(plan, arm), escape(told), *map(str, _counts(states, arm).values()))
+        table.add_row(escape(_name(arm, plan.baseline)), escape(told), *map(str, _counts(states, arm).values()))
     table.caption = _time_left(plan, states, jobs)
     return table
 
@@ -34,7 +34,8 @@ def progress_table(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int) 
     for levels in zip(*(comparison.levels for comparison in comparisons), strict=True):
         numbers = [f"{100 * level.mean:.1f}" if level.values else "-" for level in levels]
         arm = levels[0].name
-        table.add_row(_name(plan, arm), *map(str, _counts(states, arm).values()), *numbers, _signed(levels[0].gain))
+        name, counts = escape(_name(arm, plan.baseline)), map(str, _counts(states, arm).values())
+        table.add_row(name, *counts, *numbers, _signed(levels[0].gain))
     table.caption = _time_left(plan, states, jobs)
     return table
 
@@ -60,9 +61,8 @@ def columns(comparison: Comparison) -> list[str]:
 
 def level_rows(comparison: Comparison) -> list[list[str]]:
     """Each level: its name and ``level_cells``."""
-    baseline = comparison.baseline
     return [
-        [level.name + (" (baseline)" if level.name == baseline else ""), *level_cells(level, comparison.resampled)]
+        [_name(level.name, comparison.baseline), *level_cells(level, comparison.resampled)]
         for level in comparison.levels
     ]
 
@@ -133,8 +133,8 @@ def _filled(table: Table, rows: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def _name(plan: Plan, arm: str) -> str:
-    return escape(arm) + (" (baseline)" if arm == plan.baseline else "")
+def _name(level: str, baseline: str) -> str:
+    return level + (" (baseline)" if level == baseline else "")
 
 
 def _signed(gain: Gain | None) -> str:
