@@ -25,6 +25,7 @@ class TrainingOrder(DistributedSampler[int]):
             rank: which of them this is.
             seed: of the order.
         """
+        # torch's signature asks for a Dataset, and takes nothing but its length
         super().__init__(dataset, num_replicas=processes, rank=rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
         self._visited = (0, 0)  # epoch, samples of this process
 
@@ -41,7 +42,7 @@ class TrainingOrder(DistributedSampler[int]):
 class TrainingLoader(DataLoader[Any]):
     """A data loader that takes nothing before it is asked for a batch: by then the epoch is known."""
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch promises its own class of iterators
         """The batches.
 
         Raises:
