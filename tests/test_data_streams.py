@@ -41,6 +41,10 @@ def picture(number, size=(12, 16)):
     return buffer.getvalue()
 
 
+def open_files():
+    return {os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")}
+
+
 def row(number):
     objects = {"bbox": [[1, 2, 3 + number % 5, 4]], "category": [CLASSES[number % 2]]}
     return {"image_id": number, "height": 12, "width": 16, "objects": objects}
@@ -311,9 +315,11 @@ def test_what_is_wrong_is_named_with_shard_and_key(case, tmp_path):
     shard = write_tar(tmp_path / "part.tar", members)
     stream = iter(WebDatasetStream(shard, classes=CLASSES))
     next(stream)
+    assert str(shard) in open_files()
     with pytest.raises(ValueError, match=r"part\.tar: sample b/001: ") as caught:
         next(stream)
     caught.match(message)
+    assert str(shard) not in open_files()
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,7 +10,8 @@ import random
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -108,13 +109,13 @@ class WebDatasetStream(SampleStream):
         """
         reader = this_reader(self._process)
         shards, part = self._part(reader)
-        members = islice(_read_shards(shards), part.number, None, part.total)
-        if self.shuffle:
-            members = load_library("webdataset.filters").shuffle(self.shuffle, rng=self._random(1 + reader.number))(
-                members
-            )
-        for sample in members:
-            yield self._sample(*_open_member(sample))
+        with closing(_read_shards(shards)) as read:  # an error leaves no file open, whoever keeps the error
+            members = islice(read, part.number, None, part.total)
+            if self.shuffle:
+                mix = load_library("webdataset.filters").shuffle(self.shuffle, rng=self._random(1 + reader.number))
+                members = mix(members)
+            for sample in members:
+                yield self._sample(*_open_member(sample))
 
     def _part(self, reader: Reader) -> tuple[list[str], Reader]:
         """The shards that a reader reads, and which of their samples it gives."""
@@ -160,7 +161,7 @@ def _check_whole(shard: str) -> None:
             raise ValueError(f"{path}: cut short or not a tar file: the zeros at its end are missing")
 
 
-def _read_shards(shards: Iterable[str]) -> Iterator[dict[str, Any]]:
+def _read_shards(shards: Iterable[str]) -> Generator[dict[str, Any], None, None]:
     """The files of each sample by their suffix, with ``__key__`` and ``__url__``."""
     library = load_library("webdataset.tariterators")
     for shard in shards:
