@@ -17,6 +17,7 @@ import torch
 
 from detmix.training.checkpoints import read_checkpoint
 from detmix.training.faults import FiniteLoss
+from detmix.training.files import read_history
 from detmix.training.loader import TrainingLoader
 from detmix.training.skipped import SkippedImages
 
@@ -251,6 +252,18 @@ class RunsCode:
         return Path.touch, (Path("hostile"),)
 
 
+def keep_weights_alone(file):
+    """As a callback of Lightning's writes it with save_weights_only."""
+    checkpoint = torch.load(file, weights_only=True)
+    for name in ("callbacks", "optimizer_states", "lr_schedulers"):
+        del checkpoint[name]
+    torch.save(checkpoint, file)
+
+
+def list_no_weights(file):
+    torch.save({**torch.load(file, weights_only=True), "state_dict": []}, file)
+
+
 def leave_as_it_is(file):
     pass
 
@@ -266,6 +279,12 @@ def empty(file):
         (empty, [], "last.ckpt: not a checkpoint of tools/train.py"),
         (add_code, [], "last.ckpt: holds more than tensors and plain values, and reading that could run code"),
         (compress, [], "claims to hold"),
+        (list_no_weights, [], "last.ckpt: not a checkpoint of tools/train.py: its state_dict is none"),
+        (
+            keep_weights_alone,
+            [],
+            "last.ckpt: no checkpoint to go on from: optimizer_states is not as",
+        ),
         (Path.unlink, ["--ckpt_path={file}"], "last.ckpt: no such checkpoint"),
         (leave_as_it_is, ["--model.detector=ssdlite320_mobilenet_v3_large", "--model.options=null"], "tensors differ"),
         (leave_as_it_is, ["--model.optimizer=sgd"], "trained with --model.optimizer adamw"),
@@ -303,6 +322,19 @@ def functions_of(file):
     """The text of each test in a file, by name."""
     body = ast.parse(file.read_text()).body
     return {node.name: ast.unparse(node) for node in body if isinstance(node, ast.FunctionDef)}
+
+
+def test_a_run_that_goes_on_with_a_lower_rate_trains_with_it(checkpointed, tmp_path, in_repository, caplog):
+    """As the message on a loss that is no number advises."""
+    shutil.copytree(checkpointed, tmp_path / "run")
+    before = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["lr_schedulers"][0]
+    with caplog.at_level("INFO"):
+        run = train(tmp_path, "--resume", ONE_EPOCH, "--model.lr=1e-5")
+    assert "--model.lr is 1e-05 from here on; in the checkpoint it is 0.002" in caplog.text
+    rates = [float(row["lr-AdamW"]) for row in read_history(run) if row.get("lr-AdamW")]
+    assert before["last_epoch"] == 2
+    assert [rate > 1e-5 for rate in rates] == [True] * 2 + [False] * 4
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["lr_schedulers"][0]["base_lrs"] == [1e-5]
 
 
 def test_each_row_of_the_table_names_a_test_that_is_there_and_runs_without_a_gpu():

@@ -73,6 +73,11 @@ def read_checkpoint(
         raise ValueError(f"{path}: truncated, or no checkpoint: {first_line(error)}") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "global_step", "epoch"} <= checkpoint.keys():
         raise ValueError(f"{path}: not a checkpoint of tools/train.py, such as it leaves in checkpoints/last.ckpt")
+    if not isinstance(checkpoint["state_dict"], dict) or not all(isinstance(n, str) for n in checkpoint["state_dict"]):
+        raise ValueError(f"{path}: not a checkpoint of tools/train.py: its state_dict is none")
+    for name in ("global_step", "epoch"):
+        if type(checkpoint[name]) is not int or checkpoint[name] < 0:
+            raise ValueError(f"{path}: not a checkpoint of tools/train.py: its {name} is no number of them")
     return checkpoint
 
 

@@ -154,7 +154,7 @@ class DetmixCLI(LightningCLI):
             if stage == "fit" and self._mixes:
                 self.datamodule.check_schedule(self.trainer.max_epochs)
             if self._checkpoint:
-                self.model.require_own(self._checkpoint, self._checkpoint_path)
+                self.model.require_own(self._checkpoint, self._checkpoint_path, self.trainer, stage)
         except (ValueError, TypeError, OSError, RuntimeError) as error:
             self.parser.error(str(error))
 

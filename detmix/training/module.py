@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from ..targets import Target
 from .checkpoints import require_same_tensors
 from .data import data_of
 from .evaluation import Evaluation, evaluate
+from .loadable import require_loadable, require_resumable
 from .models import Weights, build_detector, weights_shape_the_model
 
 Batch = tuple[Sequence[Tensor], Sequence[Target]]
@@ -183,6 +185,25 @@ class DetectionModule(L.LightningModule):
         if self.mixer is not None:
             self.mixer.seed = data_of(self.trainer).mixing_seed
 
+    def on_train_start(self) -> None:
+        """Let this run's settings of the optimizer hold, where a checkpoint has brought others, and say so.
+
+        Where they are the same, nothing changes, not a bit.
+        """
+        [optimizer], [schedule] = self.trainer.optimizers, self.trainer.lr_scheduler_configs
+        scheduler: Any = schedule.scheduler
+        wanted = {"initial_lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
+        for name, value in wanted.items():
+            before = optimizer.param_groups[0].get(name, value)
+            for group in optimizer.param_groups:
+                group.update({name: value} if name in group else {})
+            if before != value:
+                setting = "lr" if name == "initial_lr" else name
+                rank_zero_info(f"--model.{setting} is {value:g} from here on; in the checkpoint it is {before:g}.")
+        scheduler.base_lrs = [self.lr for _ in scheduler.base_lrs]
+        for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas, strict=True):
+            group["lr"] = self.lr * factor(scheduler.last_epoch)  # of the schedule and warm-up of this run
+
     def forward(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """Detections of a list of (3, H, W) float images in [0, 1], as torchvision's detectors give them."""
         assert self.detector is not None
@@ -219,23 +240,32 @@ class DetectionModule(L.LightningModule):
         self._evaluate("test")
         self._visits = {}
 
-    def require_own(self, checkpoint: dict[str, Any], path: Path) -> None:
-        """Refuse a checkpoint of another model.
+    def require_own(self, checkpoint: dict[str, Any], path: Path, trainer: L.Trainer, stage: str) -> None:
+        """Refuse a checkpoint of another model, or one that would not load, before anything is written.
 
         Args:
             checkpoint: as it was read.
             path: where it comes from, for the message.
+            trainer: that of the run.
+            stage: ``fit``, which goes on from all of it; or ``validate`` or ``test``.
 
         Raises:
-            ValueError: its tensors or its optimizer are not those of this model; both sides are named.
+            ValueError: its tensors or its optimizer are not those of this model, both sides are named; or a part of
+                it is missing or of another kind.
         """
         require_same_tensors(path, checkpoint["state_dict"], self)
+        require_loadable(checkpoint, path, trainer, self)
+        if self.mixer is not None and not _is_step(checkpoint.get("manifold", {"step": 0})):
+            raise ValueError(f"{path}: no checkpoint to go on from: manifold holds no step")
+        if stage != "fit":
+            return
         optimizer = checkpoint.get("optimizer", self.optimizer_name)
         if optimizer != self.optimizer_name:
             raise ValueError(
                 f"{path}: trained with --model.optimizer {optimizer}, and this run is to go on with "
                 f"{self.optimizer_name}; its state would not fit"
             )
+        require_resumable(checkpoint, path, trainer, self._optimizer())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the step that the mixing of features draws next, and the name of the optimizer."""
@@ -250,12 +280,7 @@ class DetectionModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer chosen, with warm-up and schedule."""
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer: torch.optim.Optimizer
-        if self.optimizer_name == "adamw":
-            optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
-        else:
-            optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        optimizer = self._optimizer()
         steps = int(self.trainer.estimated_stepping_batches)
         factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
@@ -268,6 +293,12 @@ class DetectionModule(L.LightningModule):
         if self.schedule == "multistep":
             return float(warmup * 0.1 ** sum(step >= share * steps for share in self.milestones))
         return warmup
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        if self.optimizer_name == "adamw":
+            return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
 
     def _visit(self, batch: Batch) -> None:
         assert self.detector is not None
@@ -287,6 +318,10 @@ class DetectionModule(L.LightningModule):
         self.evaluation = evaluate(truth, rows, visits.keys(), losses)
         numbers = self.evaluation.metrics() | self.evaluation.losses
         self.log_dict({f"{stage}/{name}": value for name, value in numbers.items()}, batch_size=1)
+
+
+def _is_step(state: Any) -> bool:
+    return isinstance(state, dict) and type(state.get("step")) is int and state["step"] >= 0
 
 
 def _check_backend(name: str | None) -> None:

@@ -39,3 +39,20 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
     random.setstate(state["random"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def require_random_state(state: Any) -> None:
+    """Refuse what ``set_random_state`` would not take, by setting generators of its own.
+
+    Raises:
+        ValueError: it is no such state.
+    """
+    try:
+        torch.Generator().set_state(state["torch"])
+        np.random.RandomState().set_state(state["numpy"])
+        random.Random().setstate(state["random"])
+        place = state["numpy"][2]
+    except Exception as error:  # each raises what it likes
+        raise ValueError(f"it holds no state of the random generators: {error}") from error
+    if not 0 <= place <= 624:  # numpy would read beyond its numbers
+        raise ValueError(f"it holds no state of the random generators: numpy's is at {place} of 624")

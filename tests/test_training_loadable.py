@@ -1,0 +1,217 @@
+"""A checkpoint is refused by name before anything is written, or everything in it loads as Lightning loads it."""
+
+import copy
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning as L
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.utilities.migration import migrate_checkpoint
+
+from detmix.training import MixBatches
+from detmix.training.checkpoints import read_checkpoint
+from detmix.training.module import DetectionModule
+from detmix.training.random_state import random_state, require_random_state
+from detmix.training.skipped import SkippedImages
+
+from .hostile import changed, read_or_refused
+from .test_training_resume import differences
+
+CPU = torch.device("cpu")
+
+
+class Run:
+    """A module of two parameters, the trainer of its run, and a checkpoint after one step."""
+
+    def __init__(self, kind):
+        self.kind = kind
+        self.module = DetectionModule(optimizer=kind)
+        self.module.detector = torch.nn.Linear(3, 2)
+        callbacks = [SkippedImages(Path("run")), MixBatches(), EMAWeightAveraging()]
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+        self.trainer = L.Trainer(accelerator="cpu", callbacks=callbacks, logger=False, max_epochs=3, **quiet)
+        self.path = Path("last.ckpt")
+
+    def optimizer(self):
+        optimizer = self.module._optimizer()
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
+
+    def step(self, optimizer, scheduler):
+        self.module.detector(torch.ones(3)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+
+    def checkpoint(self):
+        optimizer, scheduler = self.optimizer()
+        self.step(optimizer, scheduler)
+        weights = dict(self.module.state_dict())
+        return {
+            "epoch": 0,
+            "global_step": 1,
+            "pytorch-lightning_version": L.__version__,
+            "state_dict": weights,
+            "loops": {"fit_loop": self.trainer.fit_loop.state_dict()},
+            "callbacks": {callback.state_key: callback.state_dict() for callback in self.trainer.callbacks},
+            "optimizer_states": [optimizer.state_dict()],
+            "lr_schedulers": [scheduler.state_dict()],
+            "current_model_state": dict(weights),
+            "averaging_state": {"n_averaged": torch.tensor(1)},
+            "optimizer": self.kind,
+            "detmix": {
+                "epoch": 0,
+                "batches": 1,
+                "order": {"seed": 0},
+                "threads": 2,
+                "random": [],
+                "ended_early": [3.0, 9.0],
+            },
+        }
+
+    def read(self, content):
+        """What is read of a checkpoint on disk, if it is this run's own."""
+        torch.save(content, self.path)
+        checkpoint = read_checkpoint(self.path)
+        self.module.require_own(checkpoint, self.path, self.trainer, "fit")
+        return checkpoint
+
+    def load(self, checkpoint):
+        """As Lightning does, and train on."""
+        migrate_checkpoint(checkpoint)
+        self.module.load_state_dict(checkpoint["state_dict"])
+        for callback in self.trainer.callbacks:
+            if checkpoint.get("callbacks", {}).get(callback.state_key):
+                callback.load_state_dict(copy.deepcopy(checkpoint["callbacks"][callback.state_key]))
+        self.trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
+        optimizer, scheduler = self.optimizer()
+        optimizer.load_state_dict(checkpoint["optimizer_states"][0])
+        scheduler.load_state_dict(checkpoint["lr_schedulers"][0])
+        self.step(optimizer, scheduler)
+        if checkpoint.get("detmix") is not None:
+            take_place(**checkpoint["detmix"])
+
+
+def take_place(epoch, batches, order, threads, random, ended_early=None):
+    assert min(epoch, batches, threads, len(random), len(order)) >= 0
+    assert not ended_early or len([3 <= limit for limit in ended_early]) == 2
+
+
+@pytest.fixture(params=["sgd", "adamw"])
+def run(request, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Run(request.param)
+
+
+def test_a_checkpoint_of_the_run_itself_is_taken(run):
+    before = {name: value.clone() for name, value in run.module.state_dict().items()}
+    checkpoint = run.checkpoint()
+    run.module.load_state_dict(before)
+    taken = run.read(checkpoint)
+    assert all(torch.equal(value, before[name]) for name, value in run.module.state_dict().items())  # only tried
+    run.load(taken)
+    run.read({name: value for name, value in checkpoint.items() if name not in ("callbacks", "detmix")})
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_checkpoint_with_other_values_is_refused_or_loads(run, data):
+    content = data.draw(changed(run.checkpoint()))
+    checkpoint = read_or_refused(lambda: run.read(content), "last.ckpt")
+    if checkpoint is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run.load(checkpoint)
+
+
+WRONG = {
+    "no weights": ({"state_dict": []}, "its state_dict is none"),
+    "weights by number": ({"state_dict": {1: torch.ones(1)}}, "its state_dict is none"),
+    "a step in words": ({"global_step": "x"}, "its global_step is no number"),
+    "an epoch below none": ({"epoch": -1}, "its epoch is no number"),
+    "weights alone": ({"optimizer_states": None, "lr_schedulers": None}, "optimizer_states is not as such a run"),
+    "no schedule": ({"lr_schedulers": []}, "lr_schedulers has 0 parts in place of 1"),
+    "no loops": ({"loops": None}, "it has no loops"),
+    "callbacks in a list": ({"callbacks": []}, "callbacks is no dict"),
+    "a version in words": ({"pytorch-lightning_version": "new"}, "new"),
+    "a place in words": ({"detmix": {"epoch": "first"}}, "detmix has not the parts of such a run: epoch, batches"),
+    "averages of nothing": ({"averaging_state": []}, "averaging_state is no dict"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_named(run, case):
+    parts, message = WRONG[case]
+    with pytest.raises(ValueError, match=rf"last\.ckpt: .*{message}"):
+        run.read({**run.checkpoint(), **parts})
+
+
+def test_a_checkpoint_of_more_epochs_than_the_run_is_to_have_is_refused(run):
+    checkpoint = run.checkpoint()
+    checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] = 4
+    with pytest.raises(ValueError, match=r"4 epochs behind it, and --trainer.max_epochs is 3"):
+        run.read(checkpoint)
+
+
+def test_the_state_of_an_optimizer_has_the_shapes_of_the_parameters(run):
+    checkpoint = run.checkpoint()
+    state = checkpoint["optimizer_states"][0]["state"][0]
+    name = {"sgd": "momentum_buffer", "adamw": "exp_avg"}[run.kind]
+    state[name] = torch.ones(7)
+    with pytest.raises(ValueError, match=rf"{name} in optimizer_states is no tensor of shape \(2, 3\)"):
+        run.read(checkpoint)
+
+
+def go_on(run, caplog, **settings):
+    """The optimizer and the schedule of a run that goes on from a checkpoint with some settings, and what is said."""
+    state = run.checkpoint()
+    module = DetectionModule(optimizer=run.kind, **settings)
+    module.detector = run.module.detector
+    optimizer = module._optimizer()
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 3))
+    optimizer.load_state_dict(state["optimizer_states"][0])
+    scheduler.load_state_dict(state["lr_schedulers"][0])
+    before = copy.deepcopy((optimizer.state_dict(), scheduler.state_dict()))
+    module.trainer = SimpleNamespace(
+        optimizers=[optimizer], lr_scheduler_configs=[SimpleNamespace(scheduler=scheduler)]
+    )
+    with caplog.at_level("INFO"):
+        module.on_train_start()
+    return before, (optimizer.state_dict(), scheduler.state_dict()), caplog.text
+
+
+def test_a_run_that_goes_on_has_its_own_settings_of_the_optimizer(run, caplog):
+    settings = {"lr": 0.004, "weight_decay": 0.05, "momentum": 0.5}
+    _, (optimizer, schedule), said = go_on(run, caplog, **settings)
+    [group] = optimizer["param_groups"]
+    assert (group["initial_lr"], group["weight_decay"]) == (0.004, 0.05)
+    assert group["lr"] == 0.004 * (1 / 4)  # of the second step
+    assert schedule["base_lrs"] == [0.004]
+    assert group.get("momentum") == {"sgd": 0.5, "adamw": None}[run.kind]
+    assert "--model.lr is 0.004 from here on; in the checkpoint it is 0.02." in said
+    assert "--model.weight_decay is 0.05 from here on; in the checkpoint it is 0.0001." in said
+    assert ("--model.momentum is 0.5" in said) == (run.kind == "sgd")
+
+
+def test_where_they_are_the_same_nothing_changes_but_the_rate_of_another_schedule(run, caplog):
+    before, after, said = go_on(run, caplog)
+    assert "from here on" not in said
+    for one in (*before[0]["param_groups"], *after[0]["param_groups"]):
+        one.pop("lr")
+    assert differences(before, after) == []
+
+
+def test_a_state_of_the_random_generators_that_is_none_is_refused():
+    state = random_state(CPU)
+    require_random_state(state)
+    name, keys, place, *rest = state["numpy"]
+    beyond = {**state, "numpy": (name, keys, 10**6, *rest)}
+    short = {**state, "numpy": (name, keys[:-1], place, *rest)}
+    for wrong in (None, {}, beyond, short, {**state, "torch": torch.zeros(3)}, {**state, "random": (3, (1,), None)}):
+        with pytest.raises(ValueError, match="no state of the random generators"):
+            require_random_state(wrong)
+    assert torch.equal(random_state(CPU)["torch"], state["torch"])  # asking sets nothing
