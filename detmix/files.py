@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         write: called with the temporary path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         write(temporary)
         with temporary.open("rb") as content:
@@ -53,10 +54,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Yields:
         A temporary folder beside it.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A name that no other write takes, on whichever host or in whichever container: pids come again there."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")

@@ -17,6 +17,18 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_hosts_with_the_same_pid_write_a_file_at_the_same_time(tmp_path):
+    file = tmp_path / "sweep.json"
+
+    def write(path):
+        path.write_text("one")
+        write_whole(file, lambda other: other.write_text("another"))
+
+    write_whole(file, write)
+    assert file.read_text() == "one"
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_a_folder_gets_into_place_when_it_is_whole(tmp_path):
     with whole_folder(tmp_path / "deep" / "out") as folder:
         (folder / "file").write_text("whole")

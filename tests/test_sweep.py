@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -302,12 +303,62 @@ def test_a_sweep_that_is_told_to_stop_goes_on_where_it_was(sweep, tmp_path):
     assert len(begun(folder)) == 7
 
 
-def test_half_a_line_at_the_end_of_the_journal_is_overlooked(sweep):
+HALF = b'{"op_code": 4, "worker'
+
+
+def test_half_a_line_at_the_end_of_the_journal_is_overlooked_and_a_look_leaves_it(sweep, tmp_path):
     folder = sweep(seeds=1)
-    with (folder / "sweep.journal").open("ab") as journal:
-        journal.write(b'{"op_code": 4, "worker')
+    journal = folder / "sweep.journal"
+    with journal.open("ab") as file:
+        file.write(HALF)
+    content = journal.read_bytes()
+    states = look_into(folder, make_plan(Path("configs/quickstart.yaml"), grid=GRID, seeds=2))
+    assert [getattr(state, "kind", state) for state in states.values()] == 3 * ["finished"] + 3 * ["waiting"]
+    assert journal.read_bytes() == content
     sweep(seeds=2)
     assert [row["state"] for row in rows(folder)] == ["finished"] * 6
+
+
+def test_half_a_line_of_another_process_is_taken_off_before_a_run_is_taken_or_told(sweep, tmp_path):
+    plan = make_plan(Path("configs/quickstart.yaml"), grid=GRID, seeds=1)
+    queue = Queue(tmp_path / "sweep", plan)
+    with (tmp_path / "sweep/sweep.journal").open("ab", buffering=0) as file:
+        file.write(HALF)
+        taken = queue.take()
+        file.write(HALF)
+        queue.tell(taken, Outcome("crashed", 1.0, {}, "here", []))
+    assert look_into(tmp_path / "sweep", plan)[taken.arm, 0].kind == "crashed"
+
+
+def test_a_record_behind_half_a_one_counts_and_any_other_damage_is_told_with_its_place(sweep):
+    folder = sweep(seeds=1)
+    journal = folder / "sweep.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:4], HALF, *lines[4:]]))
+    sweep(seeds=2)
+    assert [row["state"] for row in rows(folder)] == ["finished"] * 6
+    journal.write_bytes(b"".join([*lines[:4], HALF + b"\n", *lines[4:]]))
+    with pytest.raises(ValueError, match=r"sweep\.journal: line 5 is damaged: "):
+        sweep(seeds=2)
+    assert len(begun(folder)) == 6
+
+
+def test_a_run_that_is_told_while_another_process_takes_one_is_not_taken_again(sweep, tmp_path, monkeypatch):
+    plan = make_plan(Path("configs/quickstart.yaml"), grid=GRID, seeds=1)
+    queue, other = Queue(tmp_path / "sweep", plan), Queue(tmp_path / "sweep", plan)
+    told = threading.Thread(target=other.tell, args=(other.take(), Outcome("crashed", 1.0, {}, "here", [])))
+    hold = queue._hold
+
+    def hold_late(trial):
+        if told.ident is None:
+            told.start()
+            told.join(1)
+        return hold(trial)
+
+    monkeypatch.setattr(queue, "_hold", hold_late)
+    assert queue.take().arm == "objective=pair"
+    told.join()
+    assert queue.states()["objective=weighted", 0].kind == "crashed"
 
 
 def test_a_full_disk_is_told_and_no_run_is_begun(sweep, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import resource
+import secrets
 import shutil
 import signal
 from pathlib import Path
@@ -60,7 +61,8 @@ def kill_in_the_next_write(trainer):
 def fill_disk(trainer):
     """The next checkpoint gets to a device that is always full."""
     folder = Path(trainer.default_root_dir) / "checkpoints"
-    (folder / f".next.ckpt.{os.getpid()}.tmp").symlink_to("/dev/full")
+    (folder / ".next.ckpt.full.tmp").symlink_to("/dev/full")
+    secrets.token_hex = lambda count: "full"
 
 
 def limit_files(trainer):

@@ -13,16 +13,16 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from .journal import look_at_study, mend, open_study
 from .outcome import FINISHED, Outcome
 from .plan import Pair, Plan
 
@@ -69,14 +69,13 @@ class Queue:
             retry: put runs in again that have failed.
 
         Raises:
-            ValueError: the folder holds another sweep; what differs is told.
+            ValueError: the folder holds another sweep; what differs is told. Or its journal is damaged.
             OSError: the folder cannot be written.
         """
         self._folder = folder
         (folder / "running").mkdir(parents=True, exist_ok=True)
-        _mend(folder / _JOURNAL)
         with self._locked():
-            self._study = _open_study(folder)
+            self._study = open_study(folder / _JOURNAL)
             if "definition" not in self._study.user_attrs:
                 self._study.set_user_attr("definition", plan.definition())
             _require_same(self._study, folder, plan)
@@ -107,11 +106,8 @@ class Queue:
 
     def tell(self, taken: Taken, outcome: Outcome) -> None:
         """Record what came of a run; nothing happens if another process, which thought it was given up, has done so."""
-        try:
+        with self._locked(), suppress(optuna.exceptions.UpdateFinishedTrialError):
             taken.trial.set_user_attr("outcome", asdict(outcome))
-        except optuna.exceptions.UpdateFinishedTrialError:
-            pass
-        else:
             if outcome.kind == FINISHED:
                 self._study.tell(taken.trial, outcome.metrics["AP50"], skip_if_finished=True)
             else:
@@ -145,10 +141,11 @@ class Queue:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process and thread at a time, on all hosts."""
+        """One process and thread at a time, on all hosts, writes to the journal, and behind whole lines only."""
         lock = JournalFileOpenLock(str(self._folder / "queue"))
         lock.acquire()
         try:
+            mend(self._folder / _JOURNAL)
             yield
         finally:
             lock.release()
@@ -163,23 +160,17 @@ class Queue:
 
 
 def look_into(folder: Path, plan: Plan) -> States:
-    """The states of a sweep's runs, without putting anything in; all wait where the folder holds no sweep.
+    """The states of a sweep's runs, without writing anything; all wait where the folder holds no sweep.
 
     Raises:
-        ValueError: the folder holds another sweep; what differs is told.
+        ValueError: the folder holds another sweep; what differs is told. Or its journal is damaged.
     """
     there: States = {}
-    if (folder / _JOURNAL).is_file():
-        study = _open_study(folder)
+    study = look_at_study(folder / _JOURNAL)
+    if "definition" in study.user_attrs:
         _require_same(study, folder, plan)
         there = _states(study)
     return {pair: "waiting" for pair in plan.pairs} | there
-
-
-def _open_study(folder: Path) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = JournalStorage(JournalFileBackend(str(folder / _JOURNAL)))
-    return optuna.create_study(storage=storage, study_name="sweep", direction="maximize", load_if_exists=True)
 
 
 def _require_same(study: optuna.Study, folder: Path, plan: Plan) -> None:
@@ -202,20 +193,6 @@ def _pair(trial: FrozenTrial | Trial) -> Pair:
 
 def _state(trial: FrozenTrial) -> str | Outcome:
     return _STATES.get(trial.state) or Outcome(**trial.user_attrs["outcome"])
-
-
-def _mend(journal: Path) -> None:
-    """Take off half a line that a full disk or a power cut left at the end, since nothing can be read behind it."""
-    if not journal.is_file():
-        return
-    lock = JournalFileSymlinkLock(str(journal))
-    lock.acquire()
-    try:
-        with journal.open("rb+") as file:
-            content = file.read()
-            file.truncate(content.rfind(b"\n") + 1)
-    finally:
-        lock.release()
 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any], path: str = "") -> str:
