@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from detmix.sweep import look_into, make_plan, plan_table, run_sweep
+from detmix.sweep import look_into, make_plan, plan_table, run, run_sweep, workers
 from detmix.sweep.markdown import arms_compared
 from detmix.sweep.outcome import Outcome, outcome_of
 from detmix.sweep.queue import Queue
@@ -34,6 +34,7 @@ folder, seed = pathlib.Path(options["runs"], options["name"]), int(options["seed
 place = pathlib.Path(os.environ["STAND_IN"])
 with (place / "begun").open("a") as begun:
     begun.write(options["name"] + "\\n")
+(place / "pid").write_text(str(os.getpid()))
 while (place / "hold").exists():
     time.sleep(0.01)
 objective = options.get("model.objective")
@@ -51,7 +52,8 @@ GRID = ["model.objective=weighted,pair,unweighted"]
 SWEEP = """
 import sys
 from pathlib import Path
-from detmix.sweep import make_plan, run_sweep
+from detmix.sweep import make_plan, run_sweep, workers
+workers._MOMENT = 300  # it ends when the sweep is told to stop, however busy the machine is
 plan = make_plan(Path("configs/quickstart.yaml"), grid=["model.objective=weighted,pair,unweighted"], seeds=2)
 run_sweep(plan, Path(sys.argv[1]), train=[sys.executable, "-S", sys.argv[2]], command="this", jobs=int(sys.argv[3]))
 """
@@ -160,7 +162,8 @@ def test_another_baseline_is_compared_with_the_same_runs(sweep):
         ("kill", "killed"),
     ],
 )
-def test_a_failed_run_is_recorded_with_its_last_lines_and_the_others_go_on(fault, kind, sweep, tmp_path):
+def test_a_failed_run_is_recorded_with_its_last_lines_and_the_others_go_on(fault, kind, sweep, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "_MOMENT", 0.01)
     (tmp_path / "fault").write_text(fault)
     folder = sweep()
     assert [row["state"] for row in rows(folder)] == ["finished", "finished", kind] * 2
@@ -194,13 +197,12 @@ def test_the_tool_prints_what_came_out_and_fails_if_a_run_has(in_repository, tmp
 
 
 def test_a_run_that_leaves_no_numbers_has_crashed(tmp_path):
-    (tmp_path / "log").write_text("all is well\n")
-    outcome = outcome_of(0, tmp_path, "run", tmp_path / "log", 1.0, "host")
+    outcome = outcome_of(0, tmp_path, "run", ["all is well"], 1.0, "host")
     assert outcome.kind == "crashed"
     assert "without a metrics.json" in outcome.lines[-1]
     (tmp_path / "run_nomix").mkdir()
     (tmp_path / "run_nomix/metrics.json").write_text('{"AP": 0.5, "AP50": 0.7}')
-    assert outcome_of(0, tmp_path, "run", tmp_path / "log", 1.0, "host").metrics["AP50"] == 0.7
+    assert outcome_of(0, tmp_path, "run", [], 1.0, "host").metrics["AP50"] == 0.7
 
 
 def test_jobs_share_the_cores(sweep):
@@ -301,6 +303,70 @@ def test_a_sweep_that_is_told_to_stop_goes_on_where_it_was(sweep, tmp_path):
     folder = sweep()
     assert [row["state"] for row in rows(folder)] == ["finished"] * 6
     assert len(begun(folder)) == 7
+
+
+def test_a_training_that_gets_the_signal_first_is_no_outcome(sweep, tmp_path):
+    (tmp_path / "hold").touch()
+    stopped = in_the_background(tmp_path)
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+    time.sleep(0.1)
+    stopped.send_signal(signal.SIGTERM)
+    stopped.communicate(timeout=300)
+    (tmp_path / "hold").unlink()
+    assert [row["state"] for row in rows(sweep())] == ["finished"] * 6
+
+
+def test_a_failure_is_told_by_what_the_last_attempt_printed(sweep, tmp_path):
+    (tmp_path / "fault").write_text("torch.OutOfMemoryError: CUDA out of memory")
+    sweep(seeds=1)
+    (tmp_path / "fault").write_text("KeyError: 'boxes'")
+    assert rows(sweep(seeds=1, retry=True))[2]["state"] == "crashed"
+
+
+def test_the_time_of_a_run_is_that_of_all_its_attempts(sweep, tmp_path):
+    plan = make_plan(Path("configs/quickstart.yaml"), grid=GRID, seeds=1)
+    queue = Queue(tmp_path / "sweep", plan)
+    for attempt in range(3):
+        taken = queue.take()
+        assert taken.before == pytest.approx(100 * attempt)
+        end = taken.trial.user_attrs["begun"] + 100
+        os.utime(taken.lock.fileno(), (end, end))
+        taken.let_go()
+    taken = queue.take()
+    queue.tell(taken, Outcome("crashed", taken.before + 7, {}, "here", []))
+    again = Queue(tmp_path / "sweep", plan, retry=True)
+    befores = {taken.arm: taken.before for taken in (again.take(), again.take(), again.take())}
+    assert befores["objective=weighted"] == pytest.approx(307)
+    assert befores["objective=pair"] == 0
+
+
+def test_results_that_cannot_be_written_stop_nothing_before_the_end(sweep, tmp_path, monkeypatch, capfd):
+    write, failed = run.write_results, []
+
+    def fail_first(*arguments):
+        if not failed:
+            failed.append(True)
+            raise OSError("no space for a page")
+        return write(*arguments)
+
+    monkeypatch.setattr(run, "write_results", fail_first)
+    assert [row["state"] for row in rows(sweep())] == ["finished"] * 6
+    assert "Warning: the results were not written: OSError('no space for a page')" in capfd.readouterr().err
+
+
+def test_no_training_outlives_a_sweep_that_fails(sweep, tmp_path, monkeypatch):
+    (tmp_path / "hold").touch()
+
+    def fail(*arguments):
+        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        raise RuntimeError("no table")
+
+    monkeypatch.setattr(run, "progress_table", fail)
+    with pytest.raises(RuntimeError, match="no table"):
+        sweep()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 HALF = b'{"op_code": 4, "worker'

@@ -59,7 +59,7 @@ class _Copy(BaseJournalBackend):
         content = journal.read_bytes() if journal.is_file() else b""
         self._records = [json.loads(line) for line in _sound_lines(content, journal)]
 
-    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:  # type: ignore[override]
+    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         return self._records[log_number_from:]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 FINISHED = "finished"
 
 _LINES = 20  # of a log that are kept
-_BYTES = 16_384  # of a log that are read for them
+_BYTES = 16_384  # of a log that are read for them at most
 _CAUSES = {
     "diverged": ("the loss is not finite", "holds values that are not finite", "FloatingPointError"),
     "out of memory": ("Out of memory on the device", "OutOfMemoryError", "MemoryError", "Cannot allocate memory"),
@@ -19,7 +19,7 @@ _CAUSES = {
 }
 
 _SIGNALS = (signal.SIGINT, signal.SIGKILL, signal.SIGTERM)
-_KILLED = {code for number in _SIGNALS for code in (-number, 128 + number)}  # the second by the trainer itself
+KILLED = {code for number in _SIGNALS for code in (-number, 128 + number)}  # the second by the trainer itself
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Outcome:
 
     Attributes:
         kind: ``finished``, ``diverged``, ``out of memory``, ``disk full``, ``killed`` or ``crashed``.
-        seconds: how long it took, that of earlier attempts not counted.
+        seconds: how long it took, all attempts together.
         metrics: the numbers in its ``metrics.json``; empty unless it finished.
         host: where it ran.
         lines: the last of its log; empty if it finished.
@@ -41,30 +41,29 @@ class Outcome:
     lines: list[str]
 
 
-def outcome_of(code: int, runs: Path, name: str, log: Path, seconds: float, host: str) -> Outcome:
+def outcome_of(code: int, runs: Path, name: str, lines: list[str], seconds: float, host: str) -> Outcome:
     """What came of a training process that has ended.
 
     Args:
         code: its exit code; minus the signal that ended it.
         runs: folder of all runs.
         name: of the run; where nothing is mixed, the trainer adds ``_nomix``.
-        log: what it printed.
+        lines: the last that it printed.
         seconds: how long it took.
         host: where it ran.
     """
-    lines = last_lines(log)
     if code == 0:
         metrics = _metrics(runs, name)
         if metrics is not None and math.isfinite(metrics.get("AP", math.nan)):
             return Outcome(FINISHED, seconds, metrics, host, [])
-        lines.append(f"It ended without a metrics.json with AP and AP50 in {runs / name}.")
+        lines = [*lines, f"It ended without a metrics.json with AP and AP50 in {runs / name}."]
     return Outcome(_kind(code, lines), seconds, {}, host, lines)
 
 
-def last_lines(log: Path) -> list[str]:
-    """The last lines of a log that have anything in them."""
+def last_lines(log: Path, begin: int = 0) -> list[str]:
+    """The last lines of a log that have anything in them, from a byte on: that where an attempt began."""
     with log.open("rb") as file:
-        file.seek(max(0, file.seek(0, 2) - _BYTES))
+        file.seek(max(begin, file.seek(0, 2) - _BYTES))
         text = file.read().decode("utf-8", errors="replace")
     return [line.rstrip() for line in text.splitlines() if line.strip()][-_LINES:]
 
@@ -72,7 +71,7 @@ def last_lines(log: Path) -> list[str]:
 def _kind(code: int, lines: list[str]) -> str:
     text = "\n".join(lines)
     causes = (kind for kind, signs in _CAUSES.items() if any(sign in text for sign in signs))
-    killed = "killed" if code in _KILLED else "crashed"
+    killed = "killed" if code in KILLED else "crashed"
     return next(causes, killed)
 
 

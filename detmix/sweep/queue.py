@@ -40,11 +40,13 @@ class Taken:
     Attributes:
         arm: name of the arm.
         seed: of the run.
+        before: seconds that earlier attempts took, as far as there were signs of life.
         lock: open as long as the run is held; the training inherits it.
     """
 
     arm: str
     seed: int
+    before: float
     lock: IO[bytes]
     trial: Trial
 
@@ -119,9 +121,14 @@ class Queue:
         return self._study.get_trials(deepcopy=False, states=states or None)
 
     def _taken(self, trial: Trial, held: IO[bytes]) -> Taken:
-        trial.set_user_attr("host", socket.gethostname())
-        trial.set_user_attr("pid", os.getpid())
-        return Taken(*_pair(trial), held, trial)
+        given_up = os.fstat(held.fileno()).st_mtime
+        last = max(0.0, given_up - trial.user_attrs.get("begun", given_up))
+        before = trial.user_attrs.get("before", 0.0) + last
+        here = {"host": socket.gethostname(), "pid": os.getpid(), "before": before, "begun": time.time()}
+        for name, value in here.items():
+            trial.set_user_attr(name, value)
+        os.utime(held.fileno())
+        return Taken(*_pair(trial), before, held, trial)
 
     def _hold(self, trial: FrozenTrial | Trial) -> IO[bytes] | None:
         """The open lock file of a run, or None if another process holds it."""
@@ -136,7 +143,6 @@ class Queue:
         if elsewhere and silent < _GRACE:
             file.close()
             return None
-        os.utime(file.fileno())
         return file
 
     @contextmanager
@@ -156,7 +162,8 @@ class Queue:
             state = there.get((arm, seed))
             failed = isinstance(state, Outcome) and state.kind != FINISHED
             if state is None or (retry and failed):
-                self._study.enqueue_trial({}, user_attrs={"arm": arm, "seed": seed})
+                before = state.seconds if isinstance(state, Outcome) else 0.0
+                self._study.enqueue_trial({}, user_attrs={"arm": arm, "seed": seed, "before": before})
 
 
 def look_into(folder: Path, plan: Plan) -> States:

@@ -55,8 +55,13 @@ def run_sweep(
     requests = StopRequests()
     requests.listen()
     try:
-        workers = Workers(queue, plan, folder, train, jobs)
-        _watch(workers, requests, command)
+        workers = Workers(queue, plan, folder, train, jobs, requests)
+        try:
+            _watch(workers, command)
+        except Exception:
+            workers.stop()
+            workers.join()
+            raise
     finally:
         requests.restore()
     comparisons = write_results(folder, plan, queue.states(), command)
@@ -67,7 +72,7 @@ def run_sweep(
     return Group(*result_tables(comparisons), f"See {folder / 'sweep.html'}")
 
 
-def _watch(workers: Workers, requests: StopRequests, command: str) -> None:
+def _watch(workers: Workers, command: str) -> None:
     """Show how far the runs are until the workers have ended, and write the results whenever one has finished."""
     queue, plan = workers.queue, workers.plan
     done = {pair for pair, state in queue.states().items() if isinstance(state, Outcome)}
@@ -75,7 +80,7 @@ def _watch(workers: Workers, requests: StopRequests, command: str) -> None:
     with Live(console=Console(stderr=True), auto_refresh=False) as live:
         while busy:
             busy = workers.busy
-            if requests.received is not None:
+            if workers.requests.received is not None:
                 workers.stop()
             states = queue.states()
             new = {pair: state for pair, state in states.items() if isinstance(state, Outcome) and pair not in done}
@@ -84,5 +89,8 @@ def _watch(workers: Workers, requests: StopRequests, command: str) -> None:
             live.update(progress_table(plan, states, workers.jobs), refresh=True)
             if new and busy:
                 done |= new.keys()
-                write_results(workers.folder, plan, states, command)
+                try:
+                    write_results(workers.folder, plan, states, command)
+                except Exception as error:  # there will be another page
+                    live.console.print(f"Warning: the results were not written: {error!r}", markup=False)
             time.sleep(_LOOK if busy else 0)

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .outcome import outcome_of
+from ..training.signals import StopRequests
+from .outcome import KILLED, last_lines, outcome_of
 from .plan import Plan
 from .queue import Queue, Taken
 
 _LEAST_FREE = 256 * 2**20  # bytes on the disk, below which no run is begun
 _TOUCH = 30.0  # seconds between two signs of life
+_MOMENT = 5.0  # seconds in which a signal to all processes reaches the last of them
 
 
 @dataclass
@@ -30,6 +32,7 @@ class Workers:
         folder: of the sweep; runs go to ``runs``, what they print to ``logs``.
         train: the command of the trainer, ``[python, tools/train.py]``.
         jobs: how many runs at a time; they share the cores.
+        requests: to stop; heeded also before :meth:`stop` is called.
         wait: seconds between two looks for a run that another process gave up.
         errors: what ended a worker early, such as a full disk.
     """
@@ -39,6 +42,7 @@ class Workers:
     folder: Path
     train: Sequence[str]
     jobs: int
+    requests: StopRequests
     wait: float = 1.0
     errors: list[BaseException] = field(default_factory=list)
 
@@ -70,10 +74,14 @@ class Workers:
         for thread in self._threads:
             thread.join()
 
+    @property
+    def _stopping(self) -> bool:
+        return self._stop.is_set() or self.requests.received is not None
+
     def _work(self, number: int) -> None:
         try:
             _take_share(number, self.jobs)
-            while not self._stop.is_set() and self.queue.unfinished:
+            while not self._stopping and self.queue.unfinished:
                 self._require_space()
                 taken = self.queue.take()
                 if taken is None:  # all are running; one may be given up
@@ -95,12 +103,15 @@ class Workers:
             f"--name={name}",
         ]
         command += [f"--runs={runs}", "--resume", "--trainer.enable_progress_bar=false"]
-        start = time.monotonic()
+        begin, start = log.stat().st_size if log.exists() else 0, time.monotonic()
         try:
             code = self._run(taken, command, log)
-            if not self._stop.is_set() or code == 0:
-                seconds = time.monotonic() - start
-                self.queue.tell(taken, outcome_of(code, runs, name, log, seconds, socket.gethostname()))
+            seconds = taken.before + time.monotonic() - start
+            if code in KILLED:
+                self._stop.wait(_MOMENT)  # the signal may be for this process too
+            if code == 0 or not self._stopping:
+                lines = last_lines(log, begin)
+                self.queue.tell(taken, outcome_of(code, runs, name, lines, seconds, socket.gethostname()))
         finally:
             taken.let_go()
 
@@ -124,6 +135,7 @@ class Workers:
                     except subprocess.TimeoutExpired:
                         taken.touch()
             finally:
+                taken.touch()
                 del self._held[taken]
 
     def _require_space(self) -> None:
