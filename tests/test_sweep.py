@@ -39,6 +39,7 @@ while (place / "hold").exists():
     time.sleep(0.01)
 objective = options.get("model.objective")
 print("cores", len(os.sched_getaffinity(0)), "resume" if "resume" in options else "")
+print("lr", pathlib.Path(options["config"]).read_text().partition("lr: ")[2][:5])
 fault = {"unweighted": (place / "fault").read_text() if (place / "fault").exists() else ""}.get(objective, "")
 if fault == "kill":
     os.kill(os.getpid(), 9)
@@ -140,6 +141,20 @@ def test_what_is_finished_is_not_repeated_and_more_seeds_are_added(sweep):
     assert len(begun(folder)) == 3
     sweep(seeds=3)
     assert len(begun(folder)) == len(set(begun(folder))) == 9
+
+
+def test_a_config_that_is_edited_during_a_sweep_changes_nothing(sweep, tmp_path):
+    config = tmp_path / "quickstart.yaml"
+    text = (ROOT / "configs/quickstart.yaml").read_text()
+    config.write_text(text)
+    plan = make_plan(config, grid=GRID, seeds=1)
+    config.write_text(text.replace("lr: 0.002", "lr: 0.003"))
+    train = [sys.executable, "-S", str(tmp_path / "stand_in.py")]
+    run_sweep(plan, tmp_path / "sweep", train=train, command="python tools/sweep.py")
+    assert (tmp_path / "sweep/config.yaml").read_text() == text
+    assert all("lr 0.002" in log.read_text() for log in (tmp_path / "sweep/logs").iterdir())
+    content = json.loads((tmp_path / "sweep/sweep.json").read_text())
+    assert content["definition"]["config"]["model"]["lr"] == 0.002
 
 
 def test_another_baseline_is_compared_with_the_same_runs(sweep):
@@ -247,7 +262,10 @@ def test_a_dry_look_writes_nothing_and_estimates_from_what_has_finished(sweep, t
 
 
 def test_two_processes_share_a_sweep(sweep, tmp_path):
+    (tmp_path / "hold").touch()
     others = [in_the_background(tmp_path) for _ in range(2)]
+    wait_until(lambda: (tmp_path / "begun").exists() and len(begun(tmp_path / "sweep")) == 2)  # each has one
+    (tmp_path / "hold").unlink()
     for other in others:
         output, _ = other.communicate(timeout=300)
         assert other.returncode == 0, output

@@ -84,6 +84,7 @@ def test_a_file_of_arms_in_another_form_is_named(text, message, tmp_path):
         ("data.mixup.alpha=1,high", r"arm alpha=high: .*float.*high"),
         ("name=a,b", "name is set by the sweep itself"),
         ("seed_everything=1,2", "seed_everything is set by the sweep itself"),
+        ("seed=1,2", "seed, which the trainer takes for seed_everything, is set by the sweep itself"),
         ("data.mixup.alpha", "must be KEY=VALUE,VALUE"),
         ("data.mixup.alpha=1,,2", "must be KEY=VALUE,VALUE"),
         ("data.mixup.alpha=1,1", "once only"),
@@ -100,6 +101,9 @@ def test_wrong_settings_of_all_arms_and_other_mistakes_are_told(plan, tmp_path):
         plan(grid=grid, common=["--trainer.max_steepness=3"])
     with pytest.raises(ValueError, match="runs is set by the sweep itself"):
         plan(grid=grid, common=["--runs", "elsewhere"])
+    for short in ("--seed=5", "--run=x", "--nam", "--ckpt=x", "-c", "-cother.yaml"):
+        with pytest.raises(ValueError, match="which the trainer takes for .* is set by the sweep itself"):
+            plan(grid=grid, common=[short])
     with pytest.raises(ValueError, match="one of the arms, alpha=0, alpha=1; got alpha=2"):
         plan(grid=grid, baseline="alpha=2")
     with pytest.raises(ValueError, match="seeds must be 1 or more, got 0"):

@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,6 +19,7 @@ Settings: TypeAlias = dict[str, str]  # key to value, both as on the trainer's c
 Pair: TypeAlias = tuple[str, int]  # name of an arm, seed
 
 _OWN = ("config", "name", "runs", "resume", "seed_everything", "ckpt_path")  # what the sweep says itself
+CONFIG = "config.yaml"  # in the folder of a sweep: the config as it was at the start
 _BRACKETS = {"[": 1, "{": 1, "(": 1, "]": -1, "}": -1, ")": -1}
 
 
@@ -33,6 +34,7 @@ class Plan:
         baseline: name of the arm that the others are compared with.
         factors: of a grid: the values of each key, in order; empty for named arms.
         common: settings of all arms, as on the command line: ``["--data.root=data/voc"]``.
+        text: of the config file when the sweep was put together.
     """
 
     config: Path
@@ -41,15 +43,20 @@ class Plan:
     baseline: str
     factors: dict[str, tuple[str, ...]]
     common: tuple[str, ...] = ()
+    text: str = ""
 
     @property
     def pairs(self) -> list[Pair]:
         """All runs, seed by seed, so that an unfinished sweep has as many of each arm, give or take one."""
         return [(arm, seed) for seed in range(self.seeds) for arm in self.arms]
 
-    def arguments(self, arm: str) -> list[str]:
-        """The trainer's arguments of an arm."""
-        return [f"--config={self.config}", *self.common, *(f"--{key}={text}" for key, text in self.arms[arm].items())]
+    def arguments(self, arm: str, config: Path | None = None) -> list[str]:
+        """The trainer's arguments of an arm; with a copy of the config in its place if one is given."""
+        return [
+            f"--config={config or self.config}",
+            *self.common,
+            *(f"--{key}={text}" for key, text in self.arms[arm].items()),
+        ]
 
     def folder(self, arm: str, seed: int) -> str:
         """Name of the folder of a run."""
@@ -61,7 +68,7 @@ class Plan:
 
         The number of seeds and the baseline are not in it: more seeds add to a sweep, and any arm can be compared with.
         """
-        content = load_config(self.config.read_text())
+        content = load_config(self.text)
         return json.loads(
             json.dumps({"config": content, "settings of all arms": self.common, "arms": self.arms}, default=str)
         )
@@ -103,7 +110,7 @@ def make_plan(
         raise ValueError(f"the baseline must be one of the arms, {', '.join(arms)}; got {chosen}")
     plan = Plan(config, arms, seeds, chosen, factors, tuple(common))
     _check(plan)
-    return plan
+    return replace(plan, text=config.read_text())
 
 
 def parse_grid(grid: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -173,6 +180,12 @@ def _settings(file: Path, name: str, settings: Any) -> Settings:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
 
 
+def _keys(arguments: Sequence[str]) -> list[str]:
+    """The keys among arguments: ``a.b`` of ``--a.b=1``, and ``c`` of ``-cFILE``."""
+    found = [re.match(r"--([^=]+)|-([a-z])", argument) for argument in arguments]
+    return [one[1] or one[2] for one in found if one]
+
+
 def _split(text: str) -> list[str]:
     """Text at its commas, but for those inside brackets."""
     parts, depth = [""], 0
@@ -186,8 +199,10 @@ def _split(text: str) -> list[str]:
 
 
 def _check(plan: Plan) -> None:
-    given = [argument[2:].partition("=")[0] for argument in plan.common if argument.startswith("--")]
-    for key in itertools.chain(given, *plan.arms.values()):
-        if key.partition(".")[0] in _OWN:
-            raise ValueError(f"{key} is set by the sweep itself")
+    for key in itertools.chain(_keys(plan.common), *plan.arms.values()):
+        name = key.partition(".")[0]
+        own = [option for option in _OWN if option.startswith(name)]  # the trainer takes abbreviations
+        if own:
+            told = "" if name in _OWN else f", which the trainer takes for {' or '.join(own)},"
+            raise ValueError(f"{key}{told} is set by the sweep itself")
     check_fits({f"{plan.config}, arm {arm}": plan.arguments(arm) for arm in plan.arms})

@@ -9,9 +9,10 @@ from pathlib import Path
 from rich.console import Console, Group
 from rich.live import Live
 
+from ..files import write_whole
 from ..training.signals import StopRequests
 from .outcome import Outcome
-from .plan import Plan
+from .plan import CONFIG, Plan
 from .queue import Queue
 from .results import write_results
 from .tables import in_a_line, progress_table, result_tables
@@ -52,6 +53,7 @@ def run_sweep(
     if jobs < 1:
         raise ValueError(f"jobs must be 1 or more, got {jobs}")
     queue = Queue(folder, plan, retry=retry)
+    write_whole(folder / CONFIG, lambda path: path.write_text(plan.text))
     requests = StopRequests()
     requests.listen()
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..training.signals import StopRequests
 from .outcome import KILLED, last_lines, outcome_of
-from .plan import Plan
+from .plan import CONFIG, Plan
 from .queue import Queue, Taken
 
 _LEAST_FREE = 256 * 2**20  # bytes on the disk, below which no run is begun
@@ -98,7 +98,7 @@ class Workers:
         command = [
             *self.train,
             "fit",
-            *self.plan.arguments(taken.arm),
+            *self.plan.arguments(taken.arm, self.folder / CONFIG),
             f"--seed_everything={taken.seed}",
             f"--name={name}",
         ]
