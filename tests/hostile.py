@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import faulthandler
 import io
+import os
 import sys
 import warnings
 import zipfile
@@ -103,3 +104,8 @@ def ending(seconds: int) -> Iterator[None]:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def open_files() -> set[str]:
+    """Paths of the files that this process holds open."""
+    return {os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")}

@@ -22,7 +22,7 @@ from detmix import MixupIterable, collate
 from detmix.data import HuggingFaceStream, WebDatasetStream, read_image
 from detmix.switch import Reader
 
-from .hostile import ending
+from .hostile import ending, open_files
 from .test_stream import process_group
 
 pytest.importorskip("webdataset")
@@ -39,10 +39,6 @@ def picture(number, size=(12, 16)):
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def open_files():
-    return {os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")}
 
 
 def row(number):
