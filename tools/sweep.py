@@ -27,8 +27,19 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
-from detmix.sweep import Interrupted, look_into, make_plan, plan_table, run_sweep
+from detmix.sweep import (
+    Interrupted,
+    Plan,
+    States,
+    look_into,
+    make_plan,
+    plan_table,
+    run_sweep,
+    seconds_left,
+    try_arm,
+)
 from detmix.sweep.outcome import FINISHED
 
 TRAIN = [sys.executable, str(Path(__file__).with_name("train.py"))]
@@ -50,7 +61,7 @@ def main() -> None:
             common=common,
         )
         if options.dry_run:
-            Console().print(plan_table(plan, look_into(folder, plan), options.jobs))
+            show_plan(plan, look_into(folder, plan), options.jobs)
             return
         command = shlex.join(["python", "tools/sweep.py", *sys.argv[1:]])
         shown = run_sweep(plan, folder, train=TRAIN, command=command, jobs=options.jobs, retry=options.retry)
@@ -65,6 +76,18 @@ def main() -> None:
         sys.exit(
             f"{failed} of {len(ends)} runs failed; {folder / 'sweep.html'} has their last lines, --retry repeats them."
         )
+
+
+def show_plan(plan: Plan, states: States, jobs: int) -> None:
+    """What would be trained, and for how long; where no run has finished, a few batches of the last arm are tried."""
+    trial = None
+    if seconds_left(plan, states, jobs) is None:
+        arm = list(plan.arms)[-1]
+        with Console(stderr=True).status(f"Trying the first batches of {escape(arm)} ..."):
+            trial = try_arm(plan, arm, TRAIN)
+    Console().print(plan_table(plan, states, jobs, trial))
+    if trial and trial.lines:
+        sys.exit("\n".join([f"A trial of {trial.arm} failed:", *trial.lines]))
 
 
 def make_parser() -> ArgumentParser:
@@ -86,7 +109,11 @@ def make_parser() -> ArgumentParser:
     add("--jobs", type=int, default=1, metavar="N", help="runs at a time, which share the cores (default: 1)")
     add("--output", type=Path, metavar="DIR", help="folder of the sweep (default: sweeps/<config>_<arms or keys>)")
     add("--retry", action="store_true", help="do runs again that have failed")
-    add("--dry-run", action="store_true", help="print the plan and the estimated time, and run nothing")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="print the plan and the estimated time, after a trial of a few batches",
+    )
     return parser
 
 

@@ -2,7 +2,10 @@
 
 from .plan import Plan as Plan
 from .plan import make_plan as make_plan
+from .queue import States as States
 from .queue import look_into as look_into
 from .run import Interrupted as Interrupted
 from .run import run_sweep as run_sweep
 from .tables import plan_table as plan_table
+from .tables import seconds_left as seconds_left
+from .trial import try_arm as try_arm

@@ -13,17 +13,25 @@ from ..terminal import table_of
 from .outcome import FINISHED, Outcome
 from .plan import Pair, Plan
 from .statistics import MEASURES, Comparison, Gain, Interval, Level, compare_arms, luck
+from .trial import Trial
 
 _COUNTED = ("waiting", "running", FINISHED, "failed")
 
 
-def plan_table(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int) -> Table:
-    """What would be run: the settings of each arm, its runs by state, and the time that is left."""
+def plan_table(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int, trial: Trial | None = None) -> Table:
+    """What would be run: the settings of each arm, its runs by state, and the time that is left.
+
+    Args:
+        plan: the sweep.
+        states: its runs.
+        jobs: how many at a time.
+        trial: of an arm, for the time where no run has finished.
+    """
     table = table_of(f"{plan.config}: {len(plan.arms)} arms, {plan.seeds} seeds", ["arm", "settings"], _COUNTED)
     for arm, settings in plan.arms.items():
         told = "\n".join(f"--{key}={text}" for key, text in settings.items()) or "those of the config"
         table.add_row(escape(_name(arm, plan.baseline)), escape(told), *map(str, _counts(states, arm).values()))
-    table.caption = _time_left(plan, states, jobs)
+    table.caption = _time_left(plan, states, jobs, trial)
     return table
 
 
@@ -108,14 +116,20 @@ def seconds_left(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int) ->
     return sum(median(known[arm] or every) for (arm, _), state in states.items() if isinstance(state, str)) / jobs
 
 
-def _time_left(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int) -> str:
-    seconds = seconds_left(plan, states, jobs)
-    if all(not isinstance(state, str) for state in states.values()):
+def _time_left(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int, trial: Trial | None = None) -> str:
+    left = sum(isinstance(state, str) for state in states.values())
+    if not left:
         return "All runs are done."
     at_once = f"with {jobs} at a time" if jobs > 1 else "one at a time"
-    if seconds is None:
+    seconds = seconds_left(plan, states, jobs)
+    if seconds is not None:
+        return f"About {duration(seconds)} left, {at_once}."
+    if trial is None or trial.seconds is None:
         return f"Time left is unknown until a run has finished ({at_once})."
-    return f"About {duration(seconds)} left, {at_once}."
+    return (
+        f"About {duration(left * trial.seconds)} left, one at a time: the first batches of {trial.arm} were tried, and "
+        f"a run of it would take {duration(trial.seconds)}. Several at a time share the cores."
+    )
 
 
 def _counts(states: Mapping[Pair, str | Outcome], arm: str) -> dict[str, int]:
