@@ -1,4 +1,5 @@
 import json
+import logging
 import sys
 import tempfile
 from collections import Counter
@@ -62,6 +63,7 @@ def test_table_shows_rows_notes_and_machine():
 
 
 def test_training_loops_are_compared_and_profiled():
+    level = logging.getLogger("lightning.pytorch").level
     report = measure_train("ssdlite320_mobilenet_v3_large", size=48, steps=1, rounds=2, profile=True)
     assert [(row.what, row.against, row.repeats) for row in report.rows] == [
         ("trainer, mixup", "trainer, no mixing", 2),
@@ -71,6 +73,7 @@ def test_training_loops_are_compared_and_profiled():
     shares = [float(line.partition("%")[0]) for line in report.notes[-1].splitlines()]
     assert shares == sorted(shares, reverse=True)
     assert 50 < sum(shares) <= 100
+    assert logging.getLogger("lightning.pytorch").level == level
 
 
 def test_loaders_are_compared_with_and_without_mixing():

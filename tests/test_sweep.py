@@ -184,11 +184,20 @@ def test_a_failed_run_is_recorded_with_its_last_lines_and_the_others_go_on(fault
     assert [row["state"] for row in rows(folder)] == ["finished", "finished", kind] * 2
     failed = json.loads((folder / "sweep.json").read_text())["runs"][2]
     assert failed["lines"][0].startswith("cores")
-    assert fault == "kill" or failed["lines"][-1] == fault
+    assert (
+        failed["lines"][-1]
+        == ("It was killed outright (SIGKILL), as systems do when memory runs out.", fault)[fault != "kill"]
+    )
     assert "objective=unweighted" in (folder / "sweep.html").read_text()
     (tmp_path / "fault").unlink()
     sweep()
     assert len(begun(folder)) == 6  # a failure is not repeated unless asked for
+    plan = make_plan(Path("configs/quickstart.yaml"), grid=GRID, seeds=2)
+    states = look_into(folder, plan, retry=True)
+    assert [pair for pair in plan.pairs if states[pair] == "waiting"] == [
+        ("objective=unweighted", 0),
+        ("objective=unweighted", 1),
+    ]
     sweep(retry=True)
     assert len(begun(folder)) == 8
     assert {row["state"] for row in rows(folder)} == {"finished"}
@@ -255,10 +264,27 @@ def test_a_dry_look_writes_nothing_and_estimates_from_what_has_finished(sweep, t
     states["objective=weighted", 0] = Outcome("finished", 100.0, numbers, "host", [])
     states["objective=unweighted", 0] = Outcome("crashed", 1.0, {}, "host", [])
     assert seconds_left(plan, states, 2) == (2 * 60 + 2 * 100 + 2 * 80) / 2
+    assert seconds_left(plan, states, 100) == 100  # as long as the longest run
     text = io.StringIO()
     Console(file=text, width=100).print(plan_table(plan, states, 2))
     assert "--model.objective=unweighted" in text.getvalue()
     assert "About 0:04:00 left, with 2 at a time." in text.getvalue()
+
+
+def test_the_lock_of_a_killed_sweep_in_a_relative_folder_is_seen_and_taken_off(sweep, tmp_path, monkeypatch):
+    """Optuna's lock is a link, waited for without end where it leads nowhere."""
+    plan = make_plan((Path("configs") / "quickstart.yaml").resolve(), grid=GRID, seeds=1)
+    monkeypatch.chdir(tmp_path)
+    links, symlink = [], os.symlink
+
+    def watched(target, link, *rest, **others):
+        symlink(target, link, *rest, **others)
+        links.append((str(link), os.path.exists(link)))
+
+    monkeypatch.setattr(os, "symlink", watched)
+    queue = Queue(Path("sweep"), plan)
+    queue.take().let_go()
+    assert {there for link, there in links if "sweep.journal.lock" in link} == {True}
 
 
 def test_two_processes_share_a_sweep(sweep, tmp_path):

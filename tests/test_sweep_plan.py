@@ -95,6 +95,14 @@ def test_a_wrong_key_or_value_is_told_before_anything_runs(entry, message, plan)
         plan(grid=[entry])
 
 
+def test_a_config_that_needs_a_file_beside_it_is_refused_since_runs_are_trained_from_a_copy(tmp_path, in_repository):
+    (tmp_path / "data.yaml").write_text("format: shapes")
+    config = tmp_path / "config.yaml"
+    config.write_text("data: data.yaml")
+    with pytest.raises(ValueError, match=r"config\.yaml, from a copy in another folder.*(?s:.)*data\.yaml"):
+        make_plan(config, grid=["data.mixup.alpha=0,1"])
+
+
 def test_wrong_settings_of_all_arms_and_other_mistakes_are_told(plan, tmp_path):
     grid = ["data.mixup.alpha=0,1"]
     with pytest.raises(ValueError, match="max_steepness"):

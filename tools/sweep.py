@@ -61,7 +61,7 @@ def main() -> None:
             common=common,
         )
         if options.dry_run:
-            show_plan(plan, look_into(folder, plan), options.jobs)
+            show_plan(plan, look_into(folder, plan, retry=options.retry), options.jobs)
             return
         command = shlex.join(["python", "tools/sweep.py", *sys.argv[1:]])
         shown = run_sweep(plan, folder, train=TRAIN, command=command, jobs=options.jobs, retry=options.retry)

@@ -6,8 +6,8 @@ import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -97,9 +97,7 @@ def measure_train(
         compile: backend of torch.compile for the trainer's backbone, such as inductor.
         profile: list where the trainer's time goes, by operation, below the table.
     """
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Lightning, on workers and loggers
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         write_coco(Path(folder), batch_size * (_WARM_UP + steps), (size, size * 4 // 3))
         run = Run(Path(folder), detector, device, batch_size, size, workers, steps, compile)
         loops = _loops(run)
@@ -111,6 +109,20 @@ def measure_train(
         if profile:
             report.notes.append(_profile(run))
     return report
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Lightning says of workers, loggers and devices."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 Loop = Callable[["Clock"], None]

@@ -21,6 +21,8 @@ _CAUSES = {
 _SIGNALS = (signal.SIGINT, signal.SIGKILL, signal.SIGTERM)
 KILLED = {code for number in _SIGNALS for code in (-number, 128 + number)}  # the second by the trainer itself
 
+_KILLED_OUTRIGHT = (-signal.SIGKILL, 128 + signal.SIGKILL)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -57,6 +59,8 @@ def outcome_of(code: int, runs: Path, name: str, lines: list[str], seconds: floa
         if metrics is not None and math.isfinite(metrics.get("AP", math.nan)):
             return Outcome(FINISHED, seconds, metrics, host, [])
         lines = [*lines, f"It ended without a metrics.json with AP and AP50 in {runs / name}."]
+    if code in _KILLED_OUTRIGHT:
+        lines = [*lines, "It was killed outright (SIGKILL), as systems do when memory runs out."]
     return Outcome(_kind(code, lines), seconds, {}, host, lines)
 
 

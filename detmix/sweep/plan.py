@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -108,9 +109,9 @@ def make_plan(
     chosen = next(iter(arms)) if baseline is None else baseline
     if chosen not in arms:
         raise ValueError(f"the baseline must be one of the arms, {', '.join(arms)}; got {chosen}")
-    plan = Plan(config, arms, seeds, chosen, factors, tuple(common))
+    plan = Plan(config, arms, seeds, chosen, factors, tuple(common), config.read_text())
     _check(plan)
-    return replace(plan, text=config.read_text())
+    return plan
 
 
 def parse_grid(grid: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -205,4 +206,9 @@ def _check(plan: Plan) -> None:
         if own:
             told = "" if name in _OWN else f", which the trainer takes for {' or '.join(own)},"
             raise ValueError(f"{key}{told} is set by the sweep itself")
-    check_fits({f"{plan.config}, arm {arm}": plan.arguments(arm) for arm in plan.arms})
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / CONFIG
+        copy.write_text(plan.text)
+        fits = {f"{plan.config}, arm {arm}": plan.arguments(arm) for arm in plan.arms}
+        elsewhere = f"{plan.config}, from a copy in another folder, as the runs are trained"
+        check_fits({**fits, elsewhere: plan.arguments(plan.baseline, copy)})

@@ -74,6 +74,7 @@ class Queue:
             ValueError: the folder holds another sweep; what differs is told. Or its journal is damaged.
             OSError: the folder cannot be written.
         """
+        folder = folder.resolve()  # Optuna's lock is a link to the journal, looked for beside the link
         self._folder = folder
         (folder / "running").mkdir(parents=True, exist_ok=True)
         with self._locked():
@@ -160,14 +161,18 @@ class Queue:
         there = _states(self._study)
         for arm, seed in pairs:
             state = there.get((arm, seed))
-            failed = isinstance(state, Outcome) and state.kind != FINISHED
-            if state is None or (retry and failed):
+            if state is None or (retry and _failed(state)):
                 before = state.seconds if isinstance(state, Outcome) else 0.0
                 self._study.enqueue_trial({}, user_attrs={"arm": arm, "seed": seed, "before": before})
 
 
-def look_into(folder: Path, plan: Plan) -> States:
+def look_into(folder: Path, plan: Plan, *, retry: bool = False) -> States:
     """The states of a sweep's runs, without writing anything; all wait where the folder holds no sweep.
+
+    Args:
+        folder: of the sweep.
+        plan: the sweep.
+        retry: runs that have failed wait too.
 
     Raises:
         ValueError: the folder holds another sweep; what differs is told. Or its journal is damaged.
@@ -176,7 +181,7 @@ def look_into(folder: Path, plan: Plan) -> States:
     study = look_at_study(folder / _JOURNAL)
     if "definition" in study.user_attrs:
         _require_same(study, folder, plan)
-        there = _states(study)
+        there = {pair: state for pair, state in _states(study).items() if not (retry and _failed(state))}
     return {pair: "waiting" for pair in plan.pairs} | there
 
 
@@ -196,6 +201,10 @@ def _states(study: optuna.Study) -> States:
 
 def _pair(trial: FrozenTrial | Trial) -> Pair:
     return trial.user_attrs["arm"], trial.user_attrs["seed"]
+
+
+def _failed(state: str | Outcome) -> bool:
+    return isinstance(state, Outcome) and state.kind != FINISHED
 
 
 def _state(trial: FrozenTrial) -> str | Outcome:

@@ -113,7 +113,8 @@ def seconds_left(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int) ->
     every = [seconds for of_arm in known.values() for seconds in of_arm]
     if not every:
         return None
-    return sum(median(known[arm] or every) for (arm, _), state in states.items() if isinstance(state, str)) / jobs
+    left = [median(known[arm] or every) for (arm, _), state in states.items() if isinstance(state, str)]
+    return max(sum(left) / jobs, max(left, default=0.0))
 
 
 def _time_left(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int, trial: Trial | None = None) -> str:

@@ -374,7 +374,7 @@ def _start_worker(worker: int) -> None:
 
 def _epochs(stated: int | float, max_epochs: int | None) -> int:
     """A number of epochs that may be stated as a share of all."""
-    return round(stated * (max_epochs or 0)) if stated < 1 else int(stated)
+    return int(stated * (max_epochs or 0) + 0.5) if stated < 1 else int(stated)
 
 
 def _cores() -> int:
