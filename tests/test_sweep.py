@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from detmix.sweep import look_into, make_plan, plan_table, run, run_sweep, workers
-from detmix.sweep.markdown import arms_compared
+from detmix.sweep.markdown import arms_compared, sweep_section
 from detmix.sweep.outcome import Outcome, outcome_of
 from detmix.sweep.queue import Queue
 from detmix.sweep.tables import seconds_left
@@ -141,6 +141,17 @@ def test_what_is_finished_is_not_repeated_and_more_seeds_are_added(sweep):
     assert len(begun(folder)) == 3
     sweep(seeds=3)
     assert len(begun(folder)) == len(set(begun(folder))) == 9
+
+
+def test_each_run_has_the_machine_that_trained_it(sweep, monkeypatch):
+    monkeypatch.setattr(workers, "machine", lambda: {"processor": "a server", "torch": "2.6"})
+    sweep(seeds=1)
+    monkeypatch.setattr(workers, "machine", lambda: {"processor": "a laptop", "torch": "2.7"})
+    folder = sweep(seeds=2)
+    content = json.loads((folder / "sweep.json").read_text())
+    assert [run["machine"] for run in content["runs"]] == ["a server, torch 2.6"] * 3 + ["a laptop, torch 2.7"] * 3
+    assert sweep_section(content, "plot.png").endswith(" in all. a server, torch 2.6; a laptop, torch 2.7.")
+    assert "a server, torch 2.6; a laptop, torch 2.7" in (folder / "sweep.html").read_text()
 
 
 def test_a_config_that_is_edited_during_a_sweep_changes_nothing(sweep, tmp_path):

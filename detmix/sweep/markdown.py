@@ -110,4 +110,6 @@ def _cost(content: Content) -> str:
     if not seconds:
         return f"{runs}."
     took = f"{duration(median(seconds))} each (median), {duration(sum(seconds))} in all"
-    return f"{runs}, {took}. {describe(content['machine'])}."
+    ended = filter(has_ended, content["runs"])
+    machines = dict.fromkeys(run.get("machine") or describe(content["machine"]) for run in ended)
+    return f"{runs}, {took}. {'; '.join(machines)}."

@@ -34,6 +34,7 @@ class Outcome:
         metrics: the numbers in its ``metrics.json``; empty unless it finished.
         host: where it ran.
         lines: the last of its log; empty if it finished.
+        machine: that one and its packages, in a line; empty of runs of earlier versions.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Outcome:
     metrics: dict[str, float]
     host: str
     lines: list[str]
+    machine: str = ""
 
 
 def outcome_of(code: int, runs: Path, name: str, lines: list[str], seconds: float, host: str) -> Outcome:

@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from ..benchmark.comparison import describe, machine
+from ..benchmark.comparison import machine
 from ..figures.sweep import sweep_figure
 from ..files import write_whole
 from .markdown import picture_alt
@@ -52,7 +52,7 @@ def _content(plan: Plan, states: States, comparisons: Sequence[Comparison], comm
     runs = [{"arm": arm, "seed": seed, **_run(state)} for (arm, seed), state in states.items()]
     return {
         "command": command,
-        "machine": machine(),
+        "machine": machine(),  # that writes; each run has its own
         "definition": {**plan.definition(), "baseline": plan.baseline},
         "comparisons": [
             {
@@ -110,7 +110,7 @@ def _page(plan: Plan, states: States, comparisons: Sequence[Comparison], command
         "Baseline": plan.baseline,
         "Runs": f"{finished} of {len(states)} finished, {len(outcomes) - finished} failed",
         "Time of all runs": duration(sum(outcome.seconds for outcome in outcomes.values())),
-        "Machine of this page": describe(machine()),
+        "Machine": "; ".join(dict.fromkeys(one.machine for one in outcomes.values() if one.machine)) or "none yet",
     }
     return template.render(
         title=f"Sweep of {plan.config.stem}",

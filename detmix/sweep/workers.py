@@ -9,9 +9,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..benchmark.comparison import describe, machine
 from ..training.signals import StopRequests
 from .outcome import KILLED, last_lines, outcome_of
 from .plan import CONFIG, Plan
@@ -111,7 +112,8 @@ class Workers:
                 self._stop.wait(_MOMENT)  # the signal may be for this process too
             if code == 0 or not self._stopping:
                 lines = last_lines(log, begin)
-                self.queue.tell(taken, outcome_of(code, runs, name, lines, seconds, socket.gethostname()))
+                outcome = outcome_of(code, runs, name, lines, seconds, socket.gethostname())
+                self.queue.tell(taken, replace(outcome, machine=describe(machine())))
         finally:
             taken.let_go()
 
