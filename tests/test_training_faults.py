@@ -16,10 +16,12 @@ import lightning as L
 import pytest
 import torch
 
-from detmix.training.checkpoints import read_checkpoint
+from detmix.training.checkpoints import CheckpointFiles, read_checkpoint
 from detmix.training.faults import FiniteLoss
 from detmix.training.files import read_history
 from detmix.training.loader import TrainingLoader
+from detmix.training.resume import say
+from detmix.training.signals import StopRequests
 from detmix.training.skipped import SkippedImages
 
 from .hostile import compress
@@ -318,6 +320,34 @@ def named_in(row):
     for on_gpu, given, name, dots in re.findall(r"(on a GPU )?`(?:(\w+\.py)::)?(test_\w+)(\.\.\.)?`", row):
         file = given or file
         yield bool(on_gpu), file, name, bool(dots)
+
+
+def test_a_worker_that_dies_while_a_checkpoint_is_written_is_no_full_disk(tmp_path, monkeypatch):
+    """torch tells of its death wherever the main thread is just then."""
+
+    def save(*_):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(RuntimeError, match=r"^DataLoader worker \(pid 7\) is killed"):
+        CheckpointFiles().save_checkpoint({}, tmp_path / "last.ckpt")
+
+
+def take_a_signal_with_nobody_reading():
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.dup2(writing, 2)
+    requests = StopRequests()
+    requests.listen()
+    os.kill(os.getpid(), signal.SIGINT)
+    say(KeyboardInterrupt(), "how to go on")
+    os._exit(0 if requests.received == signal.SIGINT else 3)
+
+
+def test_a_signal_that_also_ends_who_reads_the_output_is_heeded(tmp_path):
+    """As ``tee`` is by Ctrl-C."""
+    output = tmp_path / "output.txt"
+    assert run_apart(take_a_signal_with_nobody_reading, output=output) == 0, output.read_text()
 
 
 def functions_of(file):

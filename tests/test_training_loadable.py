@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import BackboneFinetuning, EarlyStopping, EMAWeightAveraging, Timer
 from lightning.pytorch.utilities.migration import migrate_checkpoint
 
 from detmix.training import MixBatches
@@ -102,9 +102,14 @@ def take_place(epoch, batches, order, threads, random, ended_early=None):
 
 
 @pytest.fixture(params=["sgd", "adamw"])
-def run(request, tmp_path, monkeypatch):
+def kind(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return Run(request.param)
+    return request.param
+
+
+@pytest.fixture
+def run(kind):
+    return Run(kind)
 
 
 def test_a_checkpoint_of_the_run_itself_is_taken(run):
@@ -119,13 +124,45 @@ def test_a_checkpoint_of_the_run_itself_is_taken(run):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_checkpoint_with_other_values_is_refused_or_loads(run, data):
+def test_a_checkpoint_with_other_values_is_refused_or_loads(kind, data):
+    run = Run(kind)
     content = data.draw(changed(run.checkpoint()))
     checkpoint = read_or_refused(lambda: run.read(content), "last.ckpt")
     if checkpoint is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             run.load(checkpoint)
+        run.checkpoint()  # the next one
+
+
+class Best(L.Callback):
+    """A user's own, whose state changes its kind, and that has none before its run begins."""
+
+    def __init__(self, state=None):
+        self.state = state
+
+    def state_dict(self):
+        return {"best": self.state["best"], "path": None}
+
+    def load_state_dict(self, state_dict):
+        self.state = state_dict
+
+
+def test_what_callbacks_of_others_keep_is_their_own_affair(run):
+    clock = Timer(duration="00:01:00:00")
+    early = EarlyStopping("val/loss")
+    run.trainer.callbacks += [clock, early, Best({"best": -3.5})]
+    clock.load_state_dict({"time_elapsed": {stage: 0.5 for stage in clock.state_dict()["time_elapsed"]}})
+    checkpoint = run.checkpoint()
+    del checkpoint["callbacks"][early.state_key]["patience"]
+    run.trainer.callbacks[-1] = Best()
+    assert run.read(checkpoint)["callbacks"]["Best"] == {"best": -3.5, "path": None}
+    run.trainer.callbacks += [Stateless()]  # of which the checkpoint has nothing
+    run.read(checkpoint)
+
+
+class Stateless(Best):
+    """One that cannot tell a state yet."""
 
 
 WRONG = {
@@ -139,6 +176,8 @@ WRONG = {
     "callbacks in a list": ({"callbacks": []}, "callbacks is no dict"),
     "a version in words": ({"pytorch-lightning_version": "new"}, "new"),
     "a place in words": ({"detmix": {"epoch": "first"}}, "detmix has not the parts of such a run: epoch, batches"),
+    "loops by number": ({"loops": 3}, "loops is no dict"),
+    "half precision in words": ({"MixedPrecision": "half"}, "MixedPrecision is no dict"),
     "averages of nothing": ({"averaging_state": []}, "averaging_state is no dict"),
 }
 
@@ -166,10 +205,10 @@ def test_the_state_of_an_optimizer_has_the_shapes_of_the_parameters(run):
         run.read(checkpoint)
 
 
-def go_on(run, caplog, **settings):
+def go_on(run, caplog, *, kind=DetectionModule, restored=True, callbacks=(), **settings):
     """The optimizer and the schedule of a run that goes on from a checkpoint with some settings, and what is said."""
     state = run.checkpoint()
-    module = DetectionModule(optimizer=run.kind, **settings)
+    module = kind(optimizer=run.kind, **settings)
     module.detector = run.module.detector
     optimizer = module._optimizer()
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 3))
@@ -177,8 +216,10 @@ def go_on(run, caplog, **settings):
     scheduler.load_state_dict(state["lr_schedulers"][0])
     before = copy.deepcopy((optimizer.state_dict(), scheduler.state_dict()))
     module.trainer = SimpleNamespace(
-        optimizers=[optimizer], lr_scheduler_configs=[SimpleNamespace(scheduler=scheduler)]
+        optimizers=[optimizer], lr_scheduler_configs=[SimpleNamespace(scheduler=scheduler)], callbacks=callbacks
     )
+    if restored:
+        module.on_load_checkpoint(state)
     with caplog.at_level("INFO"):
         module.on_train_start()
     return before, (optimizer.state_dict(), scheduler.state_dict()), caplog.text
@@ -197,6 +238,42 @@ def test_a_run_that_goes_on_has_its_own_settings_of_the_optimizer(run, caplog):
     assert ("--model.momentum is 0.5" in said) == (run.kind == "sgd")
 
 
+class OwnOptimizer(DetectionModule):
+    """A user's, with settings of its own for some parameters."""
+
+    def configure_optimizers(self):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"restored": False}, {"kind": OwnOptimizer}, {"callbacks": [BackboneFinetuning()]}],
+    ids=["a run from its start", "another optimizer", "parameters that come later"],
+)
+def test_other_optimizers_and_runs_from_their_start_are_left_alone(run, caplog, other):
+    before, after, said = go_on(run, caplog, lr=0.004, weight_decay=0.05, **other)
+    assert differences(before, after) == []
+    assert "from here on" not in said
+
+
+def test_an_optimizer_that_is_not_known_before_the_run_is_not_tried(run):
+    checkpoint = run.checkpoint()
+    groups = checkpoint["optimizer_states"][0]["param_groups"]
+    groups.append({**groups[0], "params": []})
+    with pytest.raises(ValueError, match="no checkpoint to go on from"):
+        run.read(checkpoint)
+    run.trainer.callbacks += [BackboneFinetuning()]
+    run.read(checkpoint)
+
+
+def test_a_schedule_over_all_steps_needs_a_last_one():
+    endless = SimpleNamespace(max_epochs=-1, max_steps=-1)
+    DetectionModule(schedule="constant").check_schedule(endless)
+    DetectionModule(schedule="cosine").check_schedule(SimpleNamespace(max_epochs=-1, max_steps=7))
+    with pytest.raises(ValueError, match="--model.schedule cosine .* set --trainer.max_epochs or"):
+        DetectionModule(schedule="cosine").check_schedule(endless)
+
+
 def test_where_they_are_the_same_nothing_changes_but_the_rate_of_another_schedule(run, caplog):
     before, after, said = go_on(run, caplog)
     assert "from here on" not in said
@@ -211,7 +288,16 @@ def test_a_state_of_the_random_generators_that_is_none_is_refused():
     name, keys, place, *rest = state["numpy"]
     beyond = {**state, "numpy": (name, keys, 10**6, *rest)}
     short = {**state, "numpy": (name, keys[:-1], place, *rest)}
-    for wrong in (None, {}, beyond, short, {**state, "torch": torch.zeros(3)}, {**state, "random": (3, (1,), None)}):
+    on_gpu = {**state, "cuda": [1, 2]}
+    for wrong in (
+        None,
+        {},
+        beyond,
+        short,
+        on_gpu,
+        {**state, "torch": torch.zeros(3)},
+        {**state, "random": (3, (1,), None)},
+    ):
         with pytest.raises(ValueError, match="no state of the random generators"):
             require_random_state(wrong)
     assert torch.equal(random_state(CPU)["torch"], state["torch"])  # asking sets nothing

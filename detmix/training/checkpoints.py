@@ -32,6 +32,8 @@ class CheckpointFiles(TorchCheckpointIO):
         try:
             write_whole(Path(path), lambda file: torch.save(checkpoint, file))
         except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
+            if str(error).startswith("DataLoader worker"):  # its death is told wherever the main thread is just then
+                raise
             free = shutil.disk_usage(Path(path).parent).free / 2**20
             raise OSError(
                 f"{path}: the checkpoint could not be written, {free:.0f} MiB are free there: {first_line(error)}"

@@ -151,6 +151,8 @@ class DetmixCLI(LightningCLI):
         try:
             self.datamodule.setup(stage)
             self.model.build(stage, self.datamodule.class_names)
+            if stage == "fit":
+                self.model.check_schedule(self.trainer)
             if stage == "fit" and self._mixes:
                 self.datamodule.check_schedule(self.trainer.max_epochs)
             if self._checkpoint:

@@ -19,6 +19,7 @@ from .checkpoints import first_line, require_same_tensors
 from .random_state import require_random_state
 
 _PLACE: dict[str, Any] = {"epoch": 0, "batches": 0, "order": {}, "threads": 1, "random": []}  # what LastCheckpoint adds
+_PACKAGE = __name__.partition(".")[0] + "."
 _OF_A_SCHEDULE = ("base_lrs", "last_epoch", "_step_count", "_last_lr", "lr_lambdas")
 _OF_EACH_PARAMETER = {"SGD": {"momentum_buffer"}, "AdamW": {"step", "exp_avg", "exp_avg_sq"}}
 
@@ -38,8 +39,13 @@ def require_loadable(checkpoint: dict[str, Any], path: Path, trainer: Any, modul
     with _naming(path):
         Version(checkpoint.get("pytorch-lightning_version", ""))
         states = _dict_in(checkpoint, "callbacks", {})
-        wanted = {callback.state_key: callback.state_dict() for callback in trainer.callbacks}
-        _require_like({name: state for name, state in wanted.items() if name in states}, states, "callbacks")
+        for callback in trainer.callbacks:
+            if callback.state_key in states:
+                # what others keep, and when they can tell it, is their own affair
+                own = callback.state_dict() if type(callback).__module__.startswith(_PACKAGE) else {}
+                _require_like(own, states[callback.state_key], f"callbacks.{callback.state_key}")
+        for name in ("loops", "MixedPrecision"):
+            _dict_in(checkpoint, name, {})
     if "averaging_state" in checkpoint or "current_model_state" in checkpoint:  # of Lightning's averages of weights
         with _naming(path):
             _require_like({"n_averaged": 0.0}, _dict_in(checkpoint, "averaging_state"), "averaging_state", exactly=True)
@@ -48,7 +54,7 @@ def require_loadable(checkpoint: dict[str, Any], path: Path, trainer: Any, modul
 
 
 def require_resumable(
-    checkpoint: dict[str, Any], path: Path, trainer: L.Trainer, optimizer: torch.optim.Optimizer
+    checkpoint: dict[str, Any], path: Path, trainer: L.Trainer, optimizer: torch.optim.Optimizer | None
 ) -> None:
     """Refuse a checkpoint from which no training can go on, such as one of weights alone.
 
@@ -56,7 +62,7 @@ def require_resumable(
         checkpoint: as ``read_checkpoint`` gives it.
         path: where it comes from, for the message.
         trainer: that of the run; it is not changed.
-        optimizer: one as the run's, to be tried and thrown away.
+        optimizer: one as the run's, to be tried and thrown away; None if it cannot be known before the run begins.
 
     Raises:
         ValueError: a part is missing or of another kind, or the checkpoint is of more epochs than the run is to have;
@@ -65,8 +71,9 @@ def require_resumable(
     with _naming(path):
         _require_loops(_dict_in(checkpoint, "loops"), trainer)
         for name in ("optimizer_states", "lr_schedulers"):
-            _require_like([{}], checkpoint.get(name), name, exactly=True)
-        _require_optimizer(checkpoint["optimizer_states"][0], checkpoint["lr_schedulers"][0], optimizer)
+            _require_like([] if optimizer is None else [{}], checkpoint.get(name), name, exactly=True)
+        if optimizer is not None:
+            _require_optimizer(checkpoint["optimizer_states"][0], checkpoint["lr_schedulers"][0], optimizer)
         place = checkpoint.get("detmix")
         if place is not None:
             _require_like(_PLACE, place, "detmix")

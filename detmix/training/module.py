@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -136,6 +137,7 @@ class DetectionModule(L.LightningModule):
         self.channels_last = channels_last
         self.compile_backend = compile
         self.mixer: ManifoldMixup | None = None
+        self._restored = False  # from a checkpoint, and not yet trained
         self.detector: nn.Module | None = None
         self.evaluation: Evaluation | None = None
         self._visits: dict[int, Visit] = {}
@@ -186,12 +188,21 @@ class DetectionModule(L.LightningModule):
             self.mixer.seed = data_of(self.trainer).mixing_seed
 
     def on_train_start(self) -> None:
-        """Let this run's settings of the optimizer hold, where a checkpoint has brought others, and say so.
+        """Let this run's settings of the optimizer hold where a checkpoint has brought others."""
+        if self._restored and self._knows_its_optimizer(self.trainer):
+            self._take_settings(self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler)
+        self._restored = False
+
+    def _knows_its_optimizer(self, trainer: Any) -> bool:
+        """Whether the optimizer of a run is the one of this class, over all parameters as one group."""
+        own = type(self).configure_optimizers is DetectionModule.configure_optimizers
+        return own and not any(isinstance(callback, BaseFinetuning) for callback in trainer.callbacks)
+
+    def _take_settings(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
+        """Put this run's settings into an optimizer and its schedule, and say which of them are others.
 
         Where they are the same, nothing changes, not a bit.
         """
-        [optimizer], [schedule] = self.trainer.optimizers, self.trainer.lr_scheduler_configs
-        scheduler: Any = schedule.scheduler
         wanted = {"initial_lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
         for name, value in wanted.items():
             before = optimizer.param_groups[0].get(name, value)
@@ -265,7 +276,7 @@ class DetectionModule(L.LightningModule):
                 f"{path}: trained with --model.optimizer {optimizer}, and this run is to go on with "
                 f"{self.optimizer_name}; its state would not fit"
             )
-        require_resumable(checkpoint, path, trainer, self._optimizer())
+        require_resumable(checkpoint, path, trainer, self._optimizer() if self._knows_its_optimizer(trainer) else None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the step that the mixing of features draws next, and the name of the optimizer."""
@@ -275,17 +286,30 @@ class DetectionModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on drawing where the checkpoint was written."""
+        self._restored = True
         if self.mixer is not None and "manifold" in checkpoint:
             self.mixer.load_state_dict(checkpoint["manifold"])
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer chosen, with warm-up and schedule."""
         optimizer = self._optimizer()
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = self.trainer.estimated_stepping_batches
         factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 
-    def lr_factor(self, step: int, steps: int) -> float:
+    def check_schedule(self, trainer: L.Trainer) -> None:
+        """Refuse a schedule over all steps for a training without an end.
+
+        Raises:
+            ValueError: neither epochs nor steps are limited, and the schedule is not ``constant``.
+        """
+        if trainer.max_epochs == -1 and trainer.max_steps == -1 and self.schedule != "constant":
+            raise ValueError(
+                f"--model.schedule {self.schedule} goes over all steps of a training: set --trainer.max_epochs or "
+                "--trainer.max_steps, or --model.schedule constant"
+            )
+
+    def lr_factor(self, step: int, steps: float) -> float:
         """Learning rate of a step out of `steps`, as a multiple of ``lr``."""
         warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
         if self.schedule == "cosine":

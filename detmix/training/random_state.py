@@ -51,8 +51,10 @@ def require_random_state(state: Any) -> None:
         torch.Generator().set_state(state["torch"])
         np.random.RandomState().set_state(state["numpy"])
         random.Random().setstate(state["random"])
-        place = state["numpy"][2]
+        place, on_gpu = state["numpy"][2], state.get("cuda", state["torch"])
     except Exception as error:  # each raises what it likes
         raise ValueError(f"it holds no state of the random generators: {error}") from error
+    if not isinstance(on_gpu, torch.Tensor):
+        raise ValueError("it holds no state of the random generators: that of the GPU is no tensor")
     if not 0 <= place <= 624:  # numpy would read beyond its numbers
         raise ValueError(f"it holds no state of the random generators: numpy's is at {place} of 624")

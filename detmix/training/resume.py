@@ -151,7 +151,7 @@ class LastCheckpoint(Checkpoint):
             with suppress(OSError):  # a full disk is not to hide what happened
                 self._put_in_place(trainer)
         if trainer.is_global_zero or isinstance(exception, Exception):
-            _say(exception, "\n".join(filter(None, (advice(exception), self._way_on()))))
+            say(exception, "\n".join(filter(None, (advice(exception), self._way_on()))))
         self._requests.restore()
 
     def _write(self, trainer: L.Trainer) -> None:
@@ -227,11 +227,13 @@ def _require_same_step(trainer: L.Trainer, path: Path) -> None:
         )
 
 
-def _say(error: BaseException, text: str) -> None:
+def say(error: BaseException, text: str) -> None:
+    """Say something below what ends a training."""
     if isinstance(error, Exception) and hasattr(error, "add_note"):  # shown below the traceback; from Python 3.11 on
         error.add_note(f"\n{text}")
     else:
-        sys.stderr.write(f"\n{text}\n")
+        with suppress(OSError):  # whoever read it may be gone
+            print(f"\n{text}", file=sys.stderr, flush=True)
 
 
 def _batches_left(trainer: L.Trainer, batch_idx: int) -> float:

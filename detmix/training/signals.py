@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -44,7 +45,8 @@ class StopRequests:
             self.received, self._received_at = number, time.monotonic()
             name = signal.Signals(number).name
             # not print: its buffer may be in use just now
-            os.write(2, f"\n{name}: stopping after this step; Ctrl-C from now on ends at once.\n".encode())
+            with suppress(OSError):  # whoever read it may have got the signal too, as `tee` does
+                os.write(2, f"\n{name}: stopping after this step; Ctrl-C from now on ends at once.\n".encode())
         elif number == signal.SIGINT and time.monotonic() - self._received_at > _ONE_REQUEST:
             signal.default_int_handler(number, frame)
 

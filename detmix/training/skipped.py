@@ -55,7 +55,7 @@ class SkippedImages(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the list."""
-        self.files = state_dict["files"]
+        self.files = [str(name) for name in state_dict["files"]]
 
     def _all_files(self) -> list[str]:
         return sorted({*self.files, *self._found()})
