@@ -1,4 +1,4 @@
-"""Put finished sweeps into RESULTS.md, and its table into README.md, so that the two cannot disagree.
+"""Put finished sweeps into RESULTS.md, and tables of the main ones into README.md, so that the two cannot disagree.
 
 python tools/results.py sweeps/base_shapes_objective   # keep this sweep, all of whose runs have ended, and write both
 python tools/results.py                                # write both pages from the sweeps that are kept
@@ -24,10 +24,11 @@ from typing import Any
 from detmix.files import write_whole
 from detmix.sweep.markdown import arms_compared, fill, has_ended, summary_table, sweep_section
 from detmix.sweep.results import draw_comparison
+from detmix.sweep.statistics import MEASURES
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = Path("docs/experiments")
-IN_README = {"shapes": "base_shapes_objective", "BCCD": "base_bccd_objective"}  # columns of its table
+IN_README = {"shapes": "base_shapes_objective", "BCCD": "base_bccd_objective"}  # columns of its tables
 
 
 def main() -> None:
@@ -80,7 +81,8 @@ def pages(sweeps: Mapping[str, Any]) -> dict[str, str]:
         raise ValueError(f"RESULTS.md has marks of {', '.join(gone)}, and {KEPT} has no such sweep")
     for name, content in sweeps.items():
         results = _filled("RESULTS.md", results, f"sweep {name}", sweep_section(content, f"{KEPT}/{name}.png"))
-    table = summary_table({heading: sweeps[name] for heading, name in IN_README.items() if name in sweeps})
+    shown = {heading: sweeps[name] for heading, name in IN_README.items() if name in sweeps}
+    table = "\n\n".join(summary_table(shown, measure) for measure in MEASURES)
     readme = (ROOT / "README.md").read_text("utf-8")
     return {"RESULTS.md": results, "README.md": _filled("README.md", readme, "results", table)}
 
