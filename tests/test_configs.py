@@ -118,7 +118,8 @@ def test_every_arm_of_an_experiment_builds_and_its_head_has_the_command(arms, in
     for name in plan.arms:
         data, detector = open_run(base, plan.arguments(name)[1:])
         data.check_schedule(60)
-        assert data.mixes == (name != "plain" and "model.manifold" not in plan.arms[name])
+        settings = plan.arms[name]
+        assert data.mixes == (settings.get("data.mixup") != "null" and "model.manifold" not in settings)
     command = f"python tools/sweep.py --config {base.relative_to(ROOT)} --arms {arms.relative_to(ROOT)}"
     assert command in arms.read_text()
 
