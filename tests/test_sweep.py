@@ -195,10 +195,8 @@ def test_a_failed_run_is_recorded_with_its_last_lines_and_the_others_go_on(fault
     assert [row["state"] for row in rows(folder)] == ["finished", "finished", kind] * 2
     failed = json.loads((folder / "sweep.json").read_text())["runs"][2]
     assert failed["lines"][0].startswith("cores")
-    assert (
-        failed["lines"][-1]
-        == ("It was killed outright (SIGKILL), as systems do when memory runs out.", fault)[fault != "kill"]
-    )
+    outright = "It was killed outright (SIGKILL), as systems do when memory runs out."
+    assert failed["lines"][-1] == (outright if fault == "kill" else fault)
     assert "objective=unweighted" in (folder / "sweep.html").read_text()
     (tmp_path / "fault").unlink()
     sweep()

@@ -153,8 +153,8 @@ class DetmixCLI(LightningCLI):
             self.model.build(stage, self.datamodule.class_names)
             if stage == "fit":
                 self.model.check_schedule(self.trainer)
-            if stage == "fit" and self._mixes:
-                self.datamodule.check_schedule(self.trainer.max_epochs)
+                if self._mixes:
+                    self.datamodule.check_schedule(self.trainer.max_epochs)
             if self._checkpoint:
                 self.model.require_own(self._checkpoint, self._checkpoint_path, self.trainer, stage)
         except (ValueError, TypeError, OSError, RuntimeError) as error:
