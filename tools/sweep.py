@@ -40,7 +40,6 @@ from detmix.sweep import (
     seconds_left,
     try_arm,
 )
-from detmix.sweep.outcome import FINISHED
 
 TRAIN = [sys.executable, str(Path(__file__).with_name("train.py"))]
 
@@ -71,7 +70,7 @@ def main() -> None:
         sys.exit(str(stop))
     Console().print(shown)
     ends = [state for state in look_into(folder, plan).values() if not isinstance(state, str)]
-    failed = sum(end.kind != FINISHED for end in ends)
+    failed = sum(not end.finished for end in ends)
     if failed:
         sys.exit(
             f"{failed} of {len(ends)} runs failed; {folder / 'sweep.html'} has their last lines, --retry repeats them."

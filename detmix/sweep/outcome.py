@@ -44,6 +44,11 @@ class Outcome:
     lines: list[str]
     machine: str = ""
 
+    @property
+    def finished(self) -> bool:
+        """Whether there are numbers of it."""
+        return self.kind == FINISHED
+
 
 def outcome_of(code: int, runs: Path, name: str, lines: list[str], seconds: float, host: str) -> Outcome:
     """What came of a training process that has ended.

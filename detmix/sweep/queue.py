@@ -23,7 +23,7 @@ from optuna.storages.journal import JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from .journal import look_at_study, mend, open_study
-from .outcome import FINISHED, Outcome
+from .outcome import Outcome
 from .plan import Pair, Plan
 
 States: TypeAlias = dict[Pair, str | Outcome]
@@ -111,7 +111,7 @@ class Queue:
         """Record what came of a run; nothing happens if another process, which thought it was given up, has done so."""
         with self._locked(), suppress(optuna.exceptions.UpdateFinishedTrialError):
             taken.trial.set_user_attr("outcome", asdict(outcome))
-            if outcome.kind == FINISHED:
+            if outcome.finished:
                 self._study.tell(taken.trial, outcome.metrics["AP50"], skip_if_finished=True)
             else:
                 self._study.tell(taken.trial, state=TrialState.FAIL, skip_if_finished=True)
@@ -204,7 +204,7 @@ def _pair(trial: FrozenTrial | Trial) -> Pair:
 
 
 def _failed(state: str | Outcome) -> bool:
-    return isinstance(state, Outcome) and state.kind != FINISHED
+    return isinstance(state, Outcome) and not state.finished
 
 
 def _state(trial: FrozenTrial) -> str | Outcome:

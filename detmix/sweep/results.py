@@ -19,7 +19,7 @@ from ..benchmark.comparison import machine
 from ..figures.sweep import sweep_figure
 from ..files import write_whole
 from .markdown import picture_alt
-from .outcome import FINISHED, Outcome
+from .outcome import Outcome
 from .plan import Pair, Plan
 from .statistics import Comparison, compare_arms, luck
 from .tables import columns, duration, level_rows, pair_table
@@ -102,7 +102,7 @@ def _page(plan: Plan, states: States, comparisons: Sequence[Comparison], command
     )
     template = environment.from_string(files(__package__).joinpath("sweep.html.jinja").read_text("utf-8"))
     outcomes = {pair: state for pair, state in states.items() if isinstance(state, Outcome)}
-    finished = sum(outcome.kind == FINISHED for outcome in outcomes.values())
+    finished = sum(outcome.finished for outcome in outcomes.values())
     facts = {
         "Command": command,
         "Config": plan.config,

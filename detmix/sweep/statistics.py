@@ -14,7 +14,7 @@ import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
 
-from .outcome import FINISHED, Outcome
+from .outcome import Outcome
 from .plan import Plan, short_names
 
 Interval: TypeAlias = tuple[float, float]
@@ -159,7 +159,7 @@ def compare_arms(plan: Plan, states: Mapping[tuple[str, int], str | Outcome]) ->
         values: Values = {arm: {} for arm in plan.arms}
         failed: Failures = {arm: {} for arm in plan.arms}
         for (arm, seed), state in states.items():
-            if isinstance(state, Outcome) and state.kind == FINISHED:
+            if isinstance(state, Outcome) and state.finished:
                 values[arm][seed] = state.metrics[measure]
             elif isinstance(state, Outcome):
                 failed[arm][seed] = state.kind

@@ -108,7 +108,7 @@ def seconds_left(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int) ->
     """How long the runs will take that have not finished, from those that have; None where none has."""
     known: dict[str, list[float]] = {arm: [] for arm in plan.arms}
     for (arm, _), state in states.items():
-        if isinstance(state, Outcome) and state.kind == FINISHED:
+        if isinstance(state, Outcome) and state.finished:
             known[arm].append(state.seconds)
     every = [seconds for of_arm in known.values() for seconds in of_arm]
     if not every:
