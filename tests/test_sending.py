@@ -5,11 +5,12 @@ from multiprocessing.reduction import ForkingPickler
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
 from detmix import MixupBatch, collate
-from detmix.sending import SentTogether
+from detmix.sending import SentImages, SentTargets
 
 from .factories import ListDataset, make_sample
 from .test_dataset import assert_same
@@ -30,30 +31,75 @@ KINDS = {
 }
 
 
-def send(targets):
+IMAGES = {
+    "planar": torch.arange(24, dtype=torch.uint8).reshape(2, 3, 4),
+    "interleaved": torch.arange(105, dtype=torch.uint8).reshape(7, 5, 3).permute(2, 0, 1),
+    "floats": torch.rand(3, 4, 5),
+    "doubles": torch.rand(1, 2, 3, dtype=torch.float64),
+    "cropped": torch.arange(300).reshape(3, 10, 10)[:, 2:7, 3:9],
+    "gray as colour": torch.rand(1, 4, 5).expand(3, 4, 5),
+    "no channels": torch.rand(4, 5),
+    "one pixel": torch.ones(3, 1, 1, dtype=torch.bool),
+    "empty": torch.empty(3, 0, 5),
+    "bfloat16": torch.rand(3, 4, 5).bfloat16(),
+    "differentiable": torch.rand(3, 4, 5, requires_grad=True),
+    "video": tv_tensors.Image(torch.rand(3, 4, 5)),
+    "array": np.arange(24).reshape(2, 3, 4),
+    "pillow": Image.new("RGB", (5, 4), "red"),
+    "nothing": None,
+}
+
+
+def send(batch):
     """What another process gets; it must be asked for once only, since shared memory is handed over."""
-    return pickle.loads(bytes(ForkingPickler.dumps(SentTogether(targets))))
+    return pickle.loads(bytes(ForkingPickler.dumps(batch)))
+
+
+def assert_arrived(arrived, sent):
+    assert type(arrived) is type(sent)
+    if isinstance(sent, torch.Tensor):
+        torch.testing.assert_close(arrived, sent, rtol=0, atol=0)
+        assert arrived.requires_grad == sent.requires_grad
+        arrived.detach().zero_()  # it can be written to
+    else:
+        np.testing.assert_array_equal(arrived, sent)
+
+
+@pytest.mark.parametrize("names", [list(IMAGES), ["planar"], ["interleaved", "floats"], ["empty", "array"], []])
+def test_images_arrive_as_they_were(names):
+    sent = [IMAGES[name] for name in names]
+    arrived = send(SentImages(sent))
+    assert type(arrived) is list
+    for name, one, other in zip(names, arrived, sent, strict=True):
+        assert_arrived(one, other)
+        if isinstance(other, torch.Tensor) and name not in ("cropped", "gray as colour"):  # which have gaps or overlap
+            assert one.stride() == other.stride()
+
+
+def test_images_share_one_piece_of_memory_and_do_not_touch_each_other():
+    sent = [torch.full((3, size, 7), size, dtype=torch.uint8) for size in range(1, 9)]
+    message = bytes(ForkingPickler.dumps(SentImages(sent)))
+    assert message.count(b"rebuild_storage") == 1
+    arrived = pickle.loads(message)
+    assert len({image.untyped_storage().data_ptr() for image in arrived}) == 1
+    for row, image in enumerate(arrived):
+        image.fill_(100 + row)
+    assert [image.unique().tolist() for image in arrived] == [[100 + row] for row in range(8)]
 
 
 def test_targets_arrive_as_they_were():
-    [arrived] = received = send([KINDS])
+    [arrived] = received = send(SentTargets([KINDS]))
     assert (type(received), type(arrived)) == (list, dict)
     assert list(arrived) == list(KINDS)
     for key, value in KINDS.items():
-        assert type(arrived[key]) is type(value)
-        if isinstance(value, torch.Tensor):
-            torch.testing.assert_close(arrived[key], value, rtol=0, atol=0)
-            assert arrived[key].requires_grad == value.requires_grad
-            arrived[key].detach().zero_()
-        else:
-            np.testing.assert_array_equal(arrived[key], value)
+        assert_arrived(arrived[key], value)
     assert arrived["boxes"].canvas_size == (5, 5)
-    assert send([]) == []
+    assert send(SentTargets([])) == []
 
 
 def test_targets_that_are_no_plain_dicts_arrive_too():
     targets = [[{"bbox": [1, 2, 3, 4]}], torch.ones(2, 5), None, OrderedDict(labels=torch.ones(2))]
-    listed, tensor, nothing, ordered = send(targets)
+    listed, tensor, nothing, ordered = send(SentTargets(targets))
     assert (listed, nothing, type(ordered)) == (targets[0], None, OrderedDict)
     assert torch.equal(tensor, targets[1])
     assert torch.equal(ordered["labels"], targets[3]["labels"])
@@ -61,7 +107,7 @@ def test_targets_that_are_no_plain_dicts_arrive_too():
 
 def test_what_is_small_is_in_the_message_and_what_is_large_is_not():
     sample = make_sample(4, seed=0)[1]
-    small, large = (bytes(ForkingPickler.dumps(SentTogether([sample | more]))) for more in ({}, KINDS))
+    small, large = (bytes(ForkingPickler.dumps(SentTargets([sample | more]))) for more in ({}, KINDS))
     assert sample["boxes"].numpy().tobytes() in small
     assert b"rebuild_storage" not in small
     assert len(large) < KINDS["masks"].nbytes
@@ -82,4 +128,5 @@ def test_batches_of_workers_are_lists_of_dicts_as_without_workers(mixed):
 @pytest.mark.parametrize("joined", [collate, MixupBatch().collate])
 def test_batches_of_workers_are_sent_together(joined, monkeypatch):
     monkeypatch.setattr("detmix.sending.get_worker_info", lambda: object())
-    assert type(joined([make_sample(1, seed=index) for index in range(2)])[1]) is SentTogether
+    images, targets = joined([make_sample(1, seed=index) for index in range(2)])
+    assert (type(images), type(targets)) == (SentImages, SentTargets)
