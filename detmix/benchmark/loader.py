@@ -19,7 +19,7 @@ from .photographs import write_coco
 def measure_loader(
     workers: int = 2,
     batch_size: int = 4,
-    images: int = 64,
+    images: int = 256,
     height: int = 480,
     width: int = 640,
     objects: int = 8,
