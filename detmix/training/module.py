@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import BaseFinetuning
-from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
@@ -27,9 +25,9 @@ from .data import data_of
 from .evaluation import Evaluation, evaluate
 from .loadable import require_loadable, require_resumable
 from .models import Weights, build_detector, weights_shape_the_model
+from .optimization import OptimizerName, Schedule, change_settings, lr_factor, make_optimizer
 
 Batch = tuple[Sequence[Tensor], Sequence[Target]]
-Schedule = Literal["cosine", "multistep", "constant"]
 
 
 @dataclass
@@ -69,7 +67,7 @@ class DetectionModule(L.LightningModule):
         num_classes: int | None = None,
         objective: Objective = "weighted",
         normalizer: Normalizer = "count",
-        optimizer: Literal["sgd", "adamw"] = "sgd",
+        optimizer: OptimizerName = "sgd",
         lr: float = 0.02,
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
@@ -190,30 +188,14 @@ class DetectionModule(L.LightningModule):
     def on_train_start(self) -> None:
         """Let this run's settings of the optimizer hold where a checkpoint has brought others."""
         if self._restored and self._knows_its_optimizer(self.trainer):
-            self._take_settings(self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler)
+            scheduler = self.trainer.lr_scheduler_configs[0].scheduler
+            change_settings(self.trainer.optimizers[0], scheduler, **self._settings())
         self._restored = False
 
     def _knows_its_optimizer(self, trainer: Any) -> bool:
         """Whether the optimizer of a run is the one of this class, over all parameters as one group."""
         own = type(self).configure_optimizers is DetectionModule.configure_optimizers
         return own and not any(isinstance(callback, BaseFinetuning) for callback in trainer.callbacks)
-
-    def _take_settings(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
-        """Put this run's settings into an optimizer and its schedule, and say which of them are others.
-
-        Where they are the same, nothing changes, not a bit.
-        """
-        wanted = {"initial_lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
-        for name, value in wanted.items():
-            before = optimizer.param_groups[0].get(name, value)
-            for group in optimizer.param_groups:
-                group.update({name: value} if name in group else {})
-            if before != value:
-                setting = "lr" if name == "initial_lr" else name
-                rank_zero_info(f"--model.{setting} is {value:g} from here on; in the checkpoint it is {before:g}.")
-        scheduler.base_lrs = [self.lr for _ in scheduler.base_lrs]
-        for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas, strict=True):
-            group["lr"] = self.lr * factor(scheduler.last_epoch)  # of the schedule and warm-up of this run
 
     def forward(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """Detections of a list of (3, H, W) float images in [0, 1], as torchvision's detectors give them."""
@@ -294,8 +276,12 @@ class DetectionModule(L.LightningModule):
         """The optimizer chosen, with warm-up and schedule."""
         optimizer = self._optimizer()
         steps = self.trainer.estimated_stepping_batches
-        factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step, steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+
+        def factor(step: int) -> float:
+            return lr_factor(self.schedule, step, steps, warmup_steps=self.warmup_steps, milestones=self.milestones)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def check_schedule(self, trainer: L.Trainer) -> None:
         """Refuse a schedule over all steps for a training without an end.
@@ -309,20 +295,11 @@ class DetectionModule(L.LightningModule):
                 "--trainer.max_steps, or --model.schedule constant"
             )
 
-    def lr_factor(self, step: int, steps: float) -> float:
-        """Learning rate of a step out of `steps`, as a multiple of ``lr``."""
-        warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
-        if self.schedule == "cosine":
-            return warmup * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
-        if self.schedule == "multistep":
-            return float(warmup * 0.1 ** sum(step >= share * steps for share in self.milestones))
-        return warmup
-
     def _optimizer(self) -> torch.optim.Optimizer:
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        if self.optimizer_name == "adamw":
-            return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
-        return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        return make_optimizer(self.optimizer_name, self.parameters(), **self._settings())
+
+    def _settings(self) -> dict[str, float]:
+        return {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
 
     def _visit(self, batch: Batch) -> None:
         assert self.detector is not None
