@@ -119,19 +119,22 @@ def require_way_on(folder, text, *steps):
     assert text.rstrip().endswith("--resume")
 
 
+FULL = r"next\.ckpt: the checkpoint could not be written, \d+ MiB are free there: "
+
+
 @pytest.mark.parametrize(
     ("what", "step", "error", "said"),
     [
         ("ask_for_memory", 3, "RuntimeError: ", "lower --data.batch_size"),
-        ("fill_disk", 3, "OSError: ", "next.ckpt: the checkpoint could not be written"),
-        ("limit_files", 3, "OSError: ", "next.ckpt: the checkpoint could not be written"),
+        ("fill_disk", 3, "OSError: ", FULL),
+        ("limit_files", 3, "OSError: ", FULL),
         ("break_parameter", 4, "FloatingPointError: ", "no checkpoint is written of them"),
     ],
 )
 def test_a_fault_leaves_the_last_checkpoint_and_the_command_that_goes_on(tmp_path, what, step, error, said):
     text = fail(tmp_path, does(what, step), ONE_EPOCH)
     assert error in text
-    assert said in text
+    assert re.search(said, text)
     require_way_on(tmp_path, text, 2)
 
 
