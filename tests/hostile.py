@@ -6,6 +6,7 @@ import copy
 import faulthandler
 import io
 import os
+import struct
 import sys
 import warnings
 import zipfile
@@ -94,6 +95,42 @@ def exchange(file: Path, name: str, data: bytes) -> None:
     with zipfile.ZipFile(io.BytesIO(file.read_bytes())) as old, zipfile.ZipFile(file, "w") as new:
         for part in old.infolist():
             new.writestr(part.filename, data if part.filename.endswith(name) else old.read(part))
+
+
+def beyond_zipfile(data: bytes) -> bytes:
+    """A small archive that names a version of the format which ``zipfile`` does not read, and torch does."""
+    start, stop = _directory(data)
+    return data[:start] + _edited(data[start:stop], 6, "<H", 99) + data[stop:]
+
+
+def listed_twice(data: bytes) -> bytes:
+    """A small archive with a second list of parts, of few bytes each: ``zipfile`` finds that, torch the first."""
+    start, stop = _directory(data)
+    return data[:stop] + _edited(data[start:stop], 24, "<L", 1) + data[stop:]
+
+
+def listed_twice_and_large(data: bytes) -> bytes:
+    """The same with the ends of large archives, of which torch finds the first and ``zipfile`` the second."""
+    start, stop = _directory(data)
+    count = struct.unpack_from("<H", data, len(data) - 12)[0]
+    first, second = (
+        struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, stop - start, at)
+        for at in (start, stop + 56)
+    )
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, stop, 1)
+    return data[:stop] + first + _edited(data[start:stop], 24, "<L", 1) + second + locator + data[stop:]
+
+
+def _directory(data: bytes) -> tuple[int, int]:
+    size, start = struct.unpack_from("<2L", data, len(data) - 10)
+    return start, start + size
+
+
+def _edited(directory: bytes, at: int, kind: str, value: int) -> bytes:
+    edited, entry = bytearray(directory), -1
+    while (entry := directory.find(b"PK\x01\x02", entry + 1)) >= 0:
+        struct.pack_into(kind, edited, entry + at, value)
+    return bytes(edited)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 import argparse
 import pickle
 import re
+import zipfile
 from collections import Counter
 from pickle import UnpicklingError
 
@@ -17,7 +18,7 @@ from detmix.training.safe_load import load_plain
 from detmix.training.weights import count_classes, detectors_with, lasting_shapes, read_state, read_weights
 
 from .factories import make_assembled
-from .hostile import compress, exchange
+from .hostile import beyond_zipfile, compress, exchange, listed_twice, listed_twice_and_large
 
 SMALL = "fasterrcnn_resnet18_small"
 MOBILE = ["fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_mobilenet_v3_large_fpn"]
@@ -134,6 +135,43 @@ def test_a_file_that_grows_when_it_is_read_is_refused(tmp_path, model):
     assert file.stat().st_size < 1 << 16
     with pytest.raises(ValueError, match=r"small\.pt: .*: it has \d+ bytes and claims to hold 4\d{6}, and torch"):
         read_weights(file, model, 4)
+
+
+@pytest.mark.parametrize("hide", [beyond_zipfile, listed_twice, listed_twice_and_large])
+def test_no_directory_hides_that_a_file_grows(tmp_path, hide):
+    file = tmp_path / "small.pt"
+    torch.save({"a": torch.zeros(1 << 20)}, file)
+    compress(file)
+    file.write_bytes(hide(file.read_bytes()))
+    assert file.stat().st_size < 1 << 16
+    for read in (read_state, read_checkpoint):
+        with pytest.raises(
+            ValueError, match=r"small\.pt: .*its archive is (damaged|compressed or lists its parts twice)"
+        ):
+            read(file)
+
+
+def test_a_part_that_grows_when_torch_opens_the_file_is_refused_before(tmp_path, monkeypatch):
+    file = tmp_path / "small.pt"
+    torch.save({}, file)
+    exchange(file, "version", b"3" + bytes(1 << 20))
+    compress(file)
+    monkeypatch.setattr(torch._C, "PyTorchFileReader", None)
+    with pytest.raises(UnpicklingError, match=r"it has \d+ bytes and claims to hold \d{7}"):
+        load_plain(file)
+
+
+@pytest.mark.parametrize("key", [b"X\1\0\0\0A", b"X\3\0\0\x000\0b", b"K\0"])  # torch finds a, 0 and 0 for them
+def test_a_part_that_may_be_read_again_under_another_key_is_refused(tmp_path, key):
+    file = tmp_path / "many.pt"
+    torch.save({"a": torch.ones(3)}, file)
+    with zipfile.ZipFile(file) as archive:
+        pickled = archive.read("many/data.pkl")
+    exchange(file, "data.pkl", pickled)
+    assert torch.equal(read_state(file)["a"], torch.ones(3))
+    exchange(file, "data.pkl", pickled.replace(b"X\1\0\0\x000", key, 1))
+    with pytest.raises(ValueError, match=r"many\.pt: .* another key than torch writes"):
+        read_state(file)
 
 
 @pytest.mark.parametrize("new_format", [True, False])

@@ -6,7 +6,9 @@ pickle in a file is looked through first.
 
 from __future__ import annotations
 
+import os
 import pickletools
+import struct
 import zipfile
 from argparse import Namespace
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ from torch import Tensor
 
 _DEEPEST = 50  # containers around a value
 _LEGACY_PICKLES = 5  # in torch's format of before 2020: three of a header, the content, the keys of its tensors
+_ARCHIVE, _END, _LOCATOR = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x07"  # how a zip archive and its last records begin
+_TAIL = 56 + 20 + 22  # bytes of those: the end for large archives, what tells where that lies, and the end for all
 _TENSOR = "tensor"
 # what may be called, and with the names of which opcodes as arguments; None: with any. All that a state_dict, a
 # checkpoint of the trainer's and one of torchvision's reference training need
@@ -37,7 +41,8 @@ class _Made(NamedTuple):
 
     kind: str
     depth: int = 0
-    parts: tuple[str, ...] = ()
+    parts: tuple[_Made, ...] = ()
+    text: Any = None
 
 
 def load_plain(path: Path, *, map_location: Any = "cpu", mmap: bool = False) -> Any:
@@ -53,7 +58,6 @@ def load_plain(path: Path, *, map_location: Any = "cpu", mmap: bool = False) -> 
             than it has bytes.
         Exception: a damaged file makes torch raise almost anything.
     """
-    _require_own_size(path)
     for pickled in _pickles(path):
         _require_plain(pickled)
     with torch.serialization.safe_globals([Namespace]):  # torchvision's training keeps its arguments in one
@@ -63,27 +67,50 @@ def load_plain(path: Path, *, map_location: Any = "cpu", mmap: bool = False) -> 
     return content
 
 
-def _require_own_size(path: Path) -> None:
-    """Refuse an archive that would be larger in memory than it has bytes: its parts are compressed or overlap."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            claimed = sum(part.file_size for part in archive.infolist())
-    except Exception:  # a damaged one makes zipfile raise almost anything; torch says so, or reads its older format
-        return
-    if claimed > path.stat().st_size:
-        raise UnpicklingError(
-            f"it has {path.stat().st_size} bytes and claims to hold {claimed}, and torch writes no such file"
-        )
-
-
 def _pickles(path: Path) -> Iterator[Any]:
     """The pickles in a file as torch finds them, as bytes or as an open file at the place of one."""
     with path.open("rb") as file:
-        if file.read(4) == b"PK\x03\x04":
+        if file.read(4) == _ARCHIVE:
+            _require_own_size(path)
             yield torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")
         else:
             file.seek(0)
             yield from (file for _ in range(_LEGACY_PICKLES))
+
+
+def _require_own_size(path: Path) -> None:
+    """Refuse an archive that would be larger in memory than it has bytes: its parts are compressed or overlap.
+
+    torch's reader is not asked, since it fills memory from a part as soon as it is made.
+    """
+    size = path.stat().st_size
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+        listed = archive.start_dir == _directory_start(path, size)
+    except Exception as error:  # a damaged one makes zipfile raise almost anything
+        raise UnpicklingError(f"its archive is damaged: {error}") from error
+    claimed = sum(part.file_size for part in parts)
+    if claimed > size:
+        raise UnpicklingError(f"it has {size} bytes and claims to hold {claimed}, and torch writes no such file")
+    if not listed or any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+        raise UnpicklingError("its archive is compressed or lists its parts twice, and torch writes no such file")
+
+
+def _directory_start(path: Path, size: int) -> int:
+    """Where the end of an archive tells torch's reader that the list of parts begins; -1 if it may look elsewhere.
+
+    ``zipfile`` takes the list that lies just before the end, wherever that is told to be.
+    """
+    with path.open("rb") as file:
+        file.seek(-_TAIL, os.SEEK_END)
+        large, locator, end = (file.read(count) for count in (56, 20, 22))
+    if not end.startswith(_END) or not end.endswith(b"\0\0"):  # a comment follows, which may hold another end
+        return -1
+    if not locator.startswith(_LOCATOR):
+        return int(struct.unpack_from("<L", end, 16)[0])
+    place = struct.unpack_from("<Q", locator, 8)[0]
+    return int(struct.unpack_from("<Q", large, 48)[0]) if place == size - _TAIL else -1
 
 
 def _require_plain(pickled: Any) -> None:
@@ -126,12 +153,21 @@ def _make(name: str, argument: Any, taken: list[_Made]) -> _Made:
     if into:
         made = taken[0]._replace(depth=max(taken[0].depth, depth))
     elif name in ("REDUCE", "NEWOBJ"):
-        made = _Made(_called(taken[0].kind, taken[1].parts), depth)
+        made = _Made(_called(taken[0].kind, tuple(part.kind for part in taken[1].parts)), depth)
     else:
-        made = _Made(name, depth, tuple(made.kind for made in taken))
+        made = _Made(name, depth, tuple(taken), argument)
+    if name == "BINPERSID":
+        _require_numbered(taken[0])
     if made.depth > _DEEPEST:
         raise UnpicklingError(f"it nests more than {_DEEPEST} deep")
     return made
+
+
+def _require_numbered(storage: _Made) -> None:
+    """Refuse other keys of tensors than torch's, which are numbers: it would read a part again for ``A`` and ``a``."""
+    keys = [part.text for part in storage.parts[2:3]]
+    if not all(isinstance(key, str) and key.isascii() and key.isdigit() for key in keys):
+        raise UnpicklingError("the numbers of a tensor have another key than torch writes")
 
 
 def _known(name: str) -> str:
