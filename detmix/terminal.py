@@ -7,8 +7,11 @@ from contextlib import contextmanager
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from .captions import one_line
 
 
 @contextmanager
@@ -39,3 +42,8 @@ def table_of(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     return table
+
+
+def as_text(name: str) -> str:
+    """A name from data for a table, in which neither rich's markup nor a terminal's own codes count."""
+    return escape(one_line(name))

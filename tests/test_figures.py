@@ -101,6 +101,14 @@ def test_captions_tell_class_weight_and_score():
     assert [_captions(make_target(**n), ["RBC"]) for n in numbers] == [["RBC 0.37"], ["RBC 93%"]]
 
 
+@pytest.mark.parametrize("sign", ["\n", "\t", "\0", "\x1b", "\x85", "\u2028"])
+def test_a_name_with_a_line_break_is_drawn_in_one_line(sign):
+    target = make_target()
+    assert np.array_equal(drawn(target, class_names=[f"a{sign}b"]), drawn(target, class_names=["a\ufffdb"]))
+    title = precision_recall_figure({f"a{sign}b": make_curve()}).axes[0].get_legend().get_texts()[0]
+    assert title.get_text() == "a\ufffdb"
+
+
 def test_fates_are_told_by_the_line_and_in_words():
     boxes = [[20.0, 40.0, 80.0, 100.0]]
     whole = drawn(make_target(boxes)) > 0

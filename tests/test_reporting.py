@@ -125,6 +125,18 @@ def test_tables_tell_numbers_classes_confusions_and_images(files):
         assert word in text
 
 
+def test_a_name_is_text_whatever_the_terminal_would_make_of_it(tmp_path):
+    truth, predictions = make_scene(0)
+    for category in truth["categories"]:
+        category["name"] += "\x1b[2J\n[red]"
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "results.json").write_text(json.dumps(predictions))
+    options = Options()
+    text = text_of(evaluate_files(CocoFile(tmp_path / "truth.json"), tmp_path / "results.json", options))
+    assert "\x1b" not in text
+    assert "\ufffd[2J\ufffd[red]" in text
+
+
 def test_masks_and_the_fast_backend(tmp_path):
     truth, predictions = make_scene(0)
     add_masks(truth["annotations"] + predictions)

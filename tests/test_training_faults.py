@@ -275,6 +275,11 @@ def leave_as_it_is(file):
     pass
 
 
+def lose_header(file):
+    log = file.parents[1] / "csv" / "version_0" / "metrics.csv"
+    log.write_bytes(log.read_bytes().partition(b"\n")[2])
+
+
 def empty(file):
     torch.save({"a": torch.zeros(1)}, file)
 
@@ -294,6 +299,7 @@ def empty(file):
         ),
         (Path.unlink, ["--ckpt_path={file}"], "last.ckpt: no such checkpoint"),
         (leave_as_it_is, ["--model.detector=ssdlite320_mobilenet_v3_large", "--model.options=null"], "tensors differ"),
+        (lose_header, [], "metrics.csv: the log is damaged: its first line has no 'step'"),
         (leave_as_it_is, ["--model.optimizer=sgd"], "trained with --model.optimizer adamw"),
     ],
 )

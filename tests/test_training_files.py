@@ -1,6 +1,8 @@
 import os
 import signal
 
+import pytest
+
 from detmix.files import write_whole
 from detmix.training import log
 from detmix.training.files import forget_from, newest_version, read_history, set_aside
@@ -58,6 +60,62 @@ def test_a_run_that_goes_on_forgets_the_rows_that_come_again_and_a_line_that_was
     forget_from(tmp_path, 3)
     assert [row["step"] + row["loss"] for row in read_history(tmp_path)] == ["1a", "2a"]
     forget_from(tmp_path / "nothing", 0)
+
+
+def write_log(folder, data):
+    file = folder / "csv" / "version_0" / "metrics.csv"
+    write_whole(file, lambda path: path.write_bytes(data))
+    return file
+
+
+@pytest.mark.parametrize(
+    "sign", ["\n", "\r", "\x0b", "\x0c", "\x1c", "\x1e", "\x85", "\u2028", "\u2029", ",", '"', "é"]
+)
+def test_a_class_may_have_any_name(tmp_path, sign):
+    logger = log.RowLogger(tmp_path, name="csv")
+    name = f"val/AP/a{sign}b"
+    for step, metrics in enumerate([{name: 0.5}, {name: 0.25, f"other{sign}": 1}, {name: 0.75}]):
+        logger.log_metrics(metrics, step=step)
+        logger.save()
+    rows = [{"0": "0.5"}, {"1": "0.25"}, {"2": "0.75"}]
+    assert [{row["step"]: row[name]} for row in read_history(tmp_path)] == rows
+    forget_from(tmp_path, 2)
+    assert [{row["step"]: row[name]} for row in read_history(tmp_path)] == rows[:2]
+
+
+@pytest.mark.parametrize(
+    "end", [b"\0" * 300, b"\0" * 30 + b"\n", b"\xff\xfe\n", b"3\n", b",0.5\n", b"3,0.5,7\n", b"\n\n"]
+)
+def test_what_a_power_cut_leaves_at_the_end_is_left_out(tmp_path, end):
+    file = write_log(tmp_path, b"step,loss\n1,0.5\n2,\n" + end)
+    assert read_history(tmp_path) == [{"step": "1", "loss": "0.5"}, {"step": "2", "loss": ""}]
+    forget_from(tmp_path, 2)
+    assert file.read_bytes().split() == [b"step,loss", b"1,0.5"]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"1,0.5\n2,0.4\n", "its first line has no 'step'"),
+        (b"step,loss\n1,0.5\n2\n3,0.3\n", "row 2 of 3 is no row of numbers"),
+        (b"step,loss\n1,0.5\n2,\xff\n3,0.3\n", "row 2 of 3 is no row of numbers"),
+        (b'step,loss\n1,0.5\n"2,0.4\n3,0.3\n', "unexpected end of data"),
+    ],
+)
+def test_a_log_that_is_damaged_is_named_and_left_as_it_is(tmp_path, data, said):
+    file = write_log(tmp_path, data)
+    for read in (read_history, lambda folder: forget_from(folder, 2)):
+        with pytest.raises(ValueError, match=rf"metrics.csv: the log is damaged: {said}\. Mend it, or move it"):
+            read(tmp_path)
+    assert file.read_bytes() == data
+
+
+def test_a_folder_that_is_no_version_counts_for_nothing(tmp_path):
+    write_log(tmp_path, b"step\n1\n")
+    for name in ("version_old", "version_0_old", "version_"):
+        write_whole(tmp_path / "csv" / name / "metrics.csv", lambda path: path.write_text("no log"))
+    assert newest_version(tmp_path / "csv") == 0
+    assert read_history(tmp_path) == [{"step": "1"}]
 
 
 def test_the_newest_version_counts_by_number(tmp_path):

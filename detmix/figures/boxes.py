@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..captions import one_line
 from ..evaluation import Fate
 from ..targets import Target
 from .style import PALETTE, font_of, line_height
@@ -99,7 +100,7 @@ def _name(label: int, class_names: Sequence[str] | None) -> str:
         return str(label)
     if not 1 <= label <= len(class_names):
         raise ValueError(f"labels must lie in [1, {len(class_names)}], one for each class name, got {label}")
-    return class_names[label - 1]
+    return one_line(class_names[label - 1])
 
 
 def _faded(opacity: float) -> list[int]:

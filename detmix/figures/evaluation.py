@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ..captions import one_line
 from ..evaluation import NO_OBJECTS, Difference, Mistakes
 from .plots import legend, small_plots
 from .style import INK, PALETTE
@@ -105,7 +106,7 @@ def comparison_figure(differences: Mapping[str, Difference], names: Sequence[str
 def _rows(labels: Sequence[str], title: str | None) -> tuple[Figure, Axes]:
     """A plot with a row for each label, the first on top."""
     figure, (axis,) = small_plots(1, 1, (6.4, 1.7 + 0.26 * max(1, len(labels))))
-    axis.set_yticks(range(len(labels)), labels, parse_math=False)
+    axis.set_yticks(range(len(labels)), list(map(one_line, labels)), parse_math=False)
     axis.set_ylim(len(labels) - 0.4, -0.6)
     if title:
         figure.suptitle(title, parse_math=False)
@@ -115,7 +116,7 @@ def _rows(labels: Sequence[str], title: str | None) -> tuple[Figure, Axes]:
 def _readable(mistakes: Mistakes) -> tuple[list[str], NDArray[np.int64]]:
     """Names and counts of at most 20 classes with objects or detections; the last then stands for those left out."""
     occurring, counts = mistakes.occurring()
-    names = list(occurring)
+    names = list(map(one_line, occurring))
     if len(names) <= _MOST_CLASSES:
         return names, counts
     between = counts[:-1, :-1] * (1 - np.eye(len(names), dtype=np.int64))

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.ticker import MaxNLocator
 
+from ..captions import one_line
 from ..evaluation.curves import NO_OBJECTS, Curve
 from .style import PALETTE
 
@@ -45,7 +46,7 @@ def precision_recall_figure(curves: Mapping[str, Curve], title: str | None = Non
         end: dict[str, Any] = {"drawstyle": "steps-pre", "marker": "o", "markersize": 4, "markevery": [-1]}
         axis.plot(*_steps(curve), label=name, **end, **line_style(n if together else 0))
         if not together:
-            axis.set_title(name, fontsize="medium", parse_math=False)
+            axis.set_title(one_line(name), fontsize="medium", parse_math=False)
             axis.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
     for axis in axes:
         axis.set(xlim=(0, 1.02), ylim=(0, 1.04))
@@ -138,6 +139,7 @@ def legend(axis: Axes | Figure, **options: Any) -> Legend:
     drawn = axis.legend(fontsize="small", framealpha=0.8, edgecolor="none", handlelength=3, **options)
     for text in drawn.get_texts():
         text.set_parse_math(False)
+        text.set_text(one_line(text.get_text()))
     return drawn
 
 

@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 
 from ..evaluation import NO_OBJECTS, Difference, Mistakes
 from ..evaluation.backends import MAX_DETECTIONS
 from ..evaluation.coco import METRICS
-from ..terminal import table_of
+from ..terminal import as_text, table_of
 from .measured import Measured, Options
 
 _SHOWN = 10  # confusions and images
@@ -37,7 +36,7 @@ def class_table(measured: Measured) -> Group:
     columns = list(dict.fromkeys(key for row in measured.by_class.values() for key in row))
     table = table_of("By class", ["class"], columns)
     for name, row in counted.items():
-        table.add_row(escape(name), *(str(v) if key == "objects" else _number(v) for key, v in row.items()))
+        table.add_row(as_text(name), *(str(v) if key == "objects" else _number(v) for key, v in row.items()))
     unmeasured = _unmeasured(value for row in counted.values() for value in row.values())
     return _noted(table, unmeasured, f"Classes without objects, which do not count: {without}." if without else "")
 
@@ -50,7 +49,7 @@ def confusion_table(mistakes: Mistakes) -> Group:
     table = table_of("Confused most often", ["objects of", "taken for"], ["times", "of all"])
     for row, column in zip(*np.unravel_index(ranked, between.shape), strict=True):
         if between[row, column]:
-            names = (escape(mistakes.class_names[place]) for place in (row, column))
+            names = (as_text(mistakes.class_names[place]) for place in (row, column))
             share = between[row, column] / counts[row].sum()
             table.add_row(*names, str(between[row, column]), f"{share:.0%}")
     right, objects, missed = np.trace(counts), counts[:-1].sum(), counts[:-1, -1].sum()
@@ -68,7 +67,7 @@ def images_table(mistakes: Mistakes) -> Table | str:
     table = table_of("Images with the most mistakes", ["image"], ["found", "confused", "missed", "false"])
     for image in mistakes.worst(_SHOWN):
         numbers = (image.found, image.confused, image.missed, image.false)
-        table.add_row(escape(image.file_name or f"id {image.image_id}"), *map(str, numbers))
+        table.add_row(as_text(image.file_name or f"id {image.image_id}"), *map(str, numbers))
     return table
 
 
@@ -80,13 +79,13 @@ def comparison_table(differences: Mapping[str, Difference], names: tuple[str, st
         names: of the two.
         images: how many there are.
     """
-    title = f"A: {escape(names[0])}\nB: {escape(names[1])}"
+    title = f"A: {as_text(names[0])}\nB: {as_text(names[1])}"
     table = table_of(title, ["measure"], ["A", "B", "B - A", "95 % interval"])
     table.add_column("B is")
     for name, of in differences.items():
         interval = "too few images" if math.isnan(of.low) else f"{of.low:+.3f} to {of.high:+.3f}"
         numbers = (f"{of.first:.3f}", f"{of.second:.3f}", f"{of.value:+.3f}", interval)
-        table.add_row(escape(name), *numbers, verdict(of), style="bold" if of.clear else None)
+        table.add_row(as_text(name), *numbers, verdict(of), style="bold" if of.clear else None)
     draws = max((of.draws for of in differences.values()), default=0)
     few = [name for name, of in differences.items() if of.images < _ENOUGH]
     return _noted(
@@ -112,7 +111,7 @@ def _narrow(few: Sequence[str]) -> str:
         return ""
     names = ", ".join(few[:_SHOWN]) + (f" and {len(few) - _SHOWN} more" if len(few) > _SHOWN else "")
     return (
-        f"Fewer than {_ENOUGH} images have objects that bear on {escape(names)}. Intervals are too narrow there: "
+        f"Fewer than {_ENOUGH} images have objects that bear on {as_text(names)}. Intervals are too narrow there: "
         "they show a difference where there is none more often than 5 times in 100."
     )
 

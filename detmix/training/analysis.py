@@ -9,13 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.markup import escape
 from rich.table import Table
 
 from ..analysis import DetectionRates, Entanglement, detection_rates, entanglement
 from ..figures.analysis import entanglement_figure, visibility_figure
 from ..files import write_whole
-from ..terminal import bar_of, progress_bars, table_of
+from ..terminal import as_text, bar_of, progress_bars, table_of
 from .trained import device_named, open_run
 from .weights import read_weights
 
@@ -141,11 +140,11 @@ def _rates_table(results: Mapping[str, DetectionRates]) -> Table:
         [f"{share:g}" for share in first.visibilities],
     )
     for name, result in results.items():
-        totals = ["all", *map(escape, result.class_names)]
+        totals = ["all", *map(as_text, result.class_names)]
         counts = [result.counts.sum(), *result.counts]
         rates = np.column_stack([result.rates, result.rates_by_class]).T
         for row, (label, count, values) in enumerate(zip(totals, counts, rates, strict=True)):
-            table.add_row("" if row else escape(name), label, str(count), *_cells(100 * values, ".0f"))
+            table.add_row("" if row else as_text(name), label, str(count), *_cells(100 * values, ".0f"))
         table.add_section()
     return table
 
@@ -156,7 +155,7 @@ def _losses_table(result: Entanglement) -> Table:
         "Soft nearest neighbour loss in nats: low where classes are well apart, "
         f"{result.uninformed:.3f} where all objects are equally far from each other",
         ["layer"],
-        ["all", *(escape(result.class_names[row]) for row in shown), "T"],
+        ["all", *(as_text(result.class_names[row]) for row in shown), "T"],
     )
     table.add_row(
         "objects", str(result.counts.sum()), *(str(result.counts[row]) for row in shown), "", end_section=True

@@ -29,7 +29,7 @@ from .checkpoints import CheckpointFiles, read_checkpoint
 from .configs import CONFIG_MODE
 from .data import DetectionData
 from .faults import FiniteLoss
-from .files import forget_from, newest_version, set_aside
+from .files import forget_from, newest_version, read_history, set_aside
 from .log import RowLogger
 from .module import DetectionModule
 from .resume import BestCheckpoint, LastCheckpoint
@@ -155,6 +155,8 @@ class DetmixCLI(LightningCLI):
                 self.model.check_schedule(self.trainer)
                 if self._mixes:
                     self.datamodule.check_schedule(self.trainer.max_epochs)
+            if self._goes_on:
+                read_history(self.run_dir)
             if self._checkpoint:
                 self.model.require_own(self._checkpoint, self._checkpoint_path, self.trainer, stage)
         except (ValueError, TypeError, OSError, RuntimeError) as error:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from ..files import write_whole
+
+_MEND = "Mend it, or move it out of the run's folder; the plots of the report then lack its rows"
 
 
 def set_aside(run_dir: Path) -> Path | None:
@@ -33,9 +37,12 @@ def forget_from(run_dir: Path, step: int) -> None:
     Args:
         run_dir: the run's folder; the rows are in ``csv/version_*/metrics.csv``.
         step: first of the steps that are done again.
+
+    Raises:
+        ValueError: a log is damaged; it is named, and all are as they were.
     """
-    for file in _logs(run_dir):
-        names, rows = read_rows(file)
+    logs = {file: read_rows(file) for file in _logs(run_dir)}
+    for file, (names, rows) in logs.items():
         kept = [row for row in rows if int(row["step"]) < step]
         write_whole(file, partial(write_rows, names=names, rows=kept))
 
@@ -48,35 +55,62 @@ def read_history(run_dir: Path) -> list[dict[str, str]]:
 
     Returns:
         One dict for each row; a quantity that was not logged in it is an empty string.
+
+    Raises:
+        ValueError: a log is damaged; it is named.
     """
     return [row for file in _logs(run_dir) for row in read_rows(file)[1]]
 
 
 def newest_version(folder: Path) -> int | None:
     """Number of the newest of a logger's folders ``version_0``, ``version_1`` ...; None where there are none."""
-    return max((_number(path) for path in folder.glob("version_*")), default=None)
+    return max(_versions(folder), default=None)
 
 
 def read_rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Names and rows of a log; a last line that was cut off when the process was killed is left out."""
-    text = file.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    reader = csv.DictReader(whole.splitlines())
-    return list(reader.fieldnames or []), list(reader)
+    """Names and rows of a log.
+
+    What a kill or a power cut can leave at its end is left out: a line that was cut off, or one of zeros.
+
+    Raises:
+        ValueError: it is damaged in another place; it is named.
+    """
+    data = file.read_bytes().replace(b"\0", b"\xff")  # before Python 3.11 csv reads no zeros
+    text = data[: data.rfind(b"\n") + 1].decode(errors="surrogateescape")
+    try:
+        names, *rows = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
+    except csv.Error as error:
+        raise ValueError(f"{file}: the log is damaged: {error}. {_MEND}") from error
+    if rows and "step" not in names:
+        raise ValueError(f"{file}: the log is damaged: its first line has no 'step'. {_MEND}")
+    while rows and not _is_whole(names, rows[-1]):
+        rows.pop()
+    broken = next((number for number, row in enumerate(rows, start=1) if not _is_whole(names, row)), None)
+    if broken is not None:
+        raise ValueError(f"{file}: the log is damaged: row {broken} of {len(rows)} is no row of numbers. {_MEND}")
+    return names, [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def write_rows(path: Path, names: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
     """Write names and rows of a log; what a row lacks is left empty."""
-    with path.open("w", newline="") as lines:
+    with path.open("w", newline="", encoding="utf-8") as lines:
         writer = csv.DictWriter(lines, names)
         writer.writeheader()
         writer.writerows(rows)
 
 
+def _is_whole(names: Sequence[str], row: Sequence[str]) -> bool:
+    """Whether a row has a value or an empty place for each name, and its step."""
+    return len(row) == len(names) and "".join(row).isprintable() and row[names.index("step")].isdecimal()
+
+
 def _logs(run_dir: Path) -> list[Path]:
-    folders = sorted((run_dir / "csv").glob("version_*"), key=_number)
-    return [folder / "metrics.csv" for folder in folders if (folder / "metrics.csv").exists()]
+    folders = _versions(run_dir / "csv")
+    files = [folders[number] / "metrics.csv" for number in sorted(folders)]
+    return [file for file in files if file.exists()]
 
 
-def _number(folder: Path) -> int:
-    return int(folder.name.split("_")[1])
+def _versions(folder: Path) -> dict[int, Path]:
+    """The folders of a logger by their numbers; others, such as a copy that somebody made, count for nothing."""
+    found = ((re.fullmatch(r"version_(\d+)", path.name), path) for path in folder.glob("version_*"))
+    return {int(name[1]): path for name, path in found if name}

@@ -33,8 +33,10 @@ class RowLogger(CSVLogger):
 class _Rows(ExperimentWriter):
     def save(self) -> None:
         """Write what is new, and wait until the disk has the rows."""
-        super().save()
         file = Path(self.metrics_file_path)
+        if self.metrics:
+            file.touch()  # Lightning leaves the header of a file that is there to us: UTF-8, whatever the locale
+        super().save()
         if file.exists():
             with file.open("rb") as rows:
                 os.fsync(rows.fileno())

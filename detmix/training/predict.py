@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -23,7 +22,7 @@ from ..evaluation import coco_results
 from ..figures import draw_boxes
 from ..files import whole_folder
 from ..targets import Target
-from ..terminal import bar_of, progress_bars, table_of
+from ..terminal import as_text, bar_of, progress_bars, table_of
 from .files import set_aside
 from .trained import Trained, categories, device_named
 
@@ -197,7 +196,7 @@ def _tables(predictions: _Predictions, trained: Trained, least: float) -> list[T
     for number, name in names.items():
         of_class = [row for row in rows if row["category_id"] == number]
         if of_class or len(names) <= _ROWS:
-            by_class.add_row(escape(name), *_numbers(of_class))
+            by_class.add_row(as_text(name), *_numbers(of_class))
     by_class.add_section()
     by_class.add_row("all", *_numbers(rows))
     if len(predictions.images) > _ROWS:
@@ -206,18 +205,18 @@ def _tables(predictions: _Predictions, trained: Trained, least: float) -> list[T
     for image in predictions.images:
         counts = Counter(names[row["category_id"]] for row in rows if row["image_id"] == image["id"])
         found = ", ".join(f"{name} {count}" for name, count in counts.most_common()) or "-"
-        by_image.add_row(escape(image["file_name"]), escape(found))
+        by_image.add_row(as_text(image["file_name"]), as_text(found))
     return [by_class, by_image]
 
 
 def _notes(predictions: _Predictions, output: Path, kept: Path | None) -> Iterator[str]:
-    names = [escape(skipped["file_name"]) for skipped in predictions.skipped]
+    names = [as_text(skipped["file_name"]) for skipped in predictions.skipped]
     if names:
         count = "1 image was" if len(names) == 1 else f"{len(names)} images were"
         shown = ", ".join(names[:_ROWS]) + (" ..." if len(names) > _ROWS else "")
         yield f"{count} left out as unreadable: {shown}"
     if kept:
-        yield f"The earlier {escape(str(output))} is now in {escape(str(kept))}."
+        yield f"The earlier {as_text(str(output))} is now in {as_text(str(kept))}."
 
 
 def _numbers(rows: Sequence[dict[str, Any]]) -> list[str]:
