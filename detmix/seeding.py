@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import operator
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,8 @@ from .draws import AUGMENTATION, generator_at
 from .switch import Switched
 
 _STREAM = AUGMENTATION + 1
+_MOST = 100  # things in a container that is looked through
+_PLAIN = (torch.Tensor, np.ndarray, str, bytes, int, float, type, ModuleType, type(None))
 _numpy: Any = np.random  # its stubs do not know that bit generators can be exchanged
 
 
@@ -24,15 +29,18 @@ class SeededDataset(Switched, Dataset[Sample]):
     """Makes the random transforms within a data set draw by (seed, epoch, index), whichever generator they use.
 
     While a sample is loaded, the global generators of torch (on the CPU), numpy and ``random`` are seeded for it;
-    afterwards they are as they were. So is every ``transform`` of the wrapped data sets that keeps generators of its
-    own and has albumentations' ``set_random_state``, as ``A.Compose`` does. Then samples depend neither on the number
-    of workers, nor on the order of visits, nor on a restart in the middle::
+    afterwards they are as they were. Seeded too is whatever has albumentations' ``set_random_state``, as ``A.Compose``
+    does, and is found when this is made or unpickled: in attributes of the data set, in lists, tuples and dicts, in a
+    ``functools.partial``, in what a function encloses or has as a default, and in what is held by those, however deep:
+    data sets and transforms. Then samples depend neither on the number of workers, nor on the order of visits, nor on a
+    restart in the middle::
 
         train_set = SeededDataset(MixupDataset(data, alpha=1.5, transform=augment), seed=0)
         train_set.set_epoch(epoch)  # before each epoch; reaches the mixing, and running workers
 
-    Not covered are generators that a transform hides elsewhere, draws on a GPU, and what depends on earlier samples.
-    Some 40 microseconds a sample.
+    Not covered are an ``A.Compose`` that is a global variable, in a slot, in a set, among more than 100 things in one
+    container, or put into place later; other generators of a transform's own (``numpy.random.default_rng()``, a
+    ``torch.Generator``); draws on a GPU, and what depends on earlier samples. Some 40 microseconds a sample.
     """
 
     def __init__(self, dataset: MapDataset, *, seed: int = 0) -> None:
@@ -63,6 +71,10 @@ class SeededDataset(Switched, Dataset[Sample]):
                 compose.set_random_state(generator, random.Random(random.getrandbits(64)))
             return self.dataset[index]
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._composes = _composes_within(self.dataset)  # it may have been built anew
+
     @property
     def _depth(self) -> int:
         return super()._depth - 1  # this is no mixer, and those around it are to draw as they would without
@@ -85,8 +97,32 @@ class SeededDataset(Switched, Dataset[Sample]):
 
 
 def _composes_within(dataset: Any) -> list[Any]:
-    """The transforms with a random state of their own, along the data sets that wrap each other."""
-    several = getattr(dataset, "datasets", None)
-    wrapped = [getattr(dataset, "dataset", None), *(several if isinstance(several, (list, tuple)) else ())]
-    own = [t for t in (getattr(dataset, "transform", None),) if hasattr(t, "set_random_state")]
-    return own + [compose for inner in wrapped if inner is not None for compose in _composes_within(inner)]
+    """All that has a random state of its own, in the data set and in what it holds, however deep, in a fixed order."""
+    found, waiting = [], [dataset]
+    seen: dict[int, Any] = {}
+    while waiting:
+        held = waiting.pop()
+        if id(held) in seen or isinstance(held, _PLAIN):
+            continue
+        seen[id(held)] = held  # while it lives, nothing else has its id
+        if hasattr(type(held), "set_random_state"):
+            found.append(held)  # and hands it on to what it holds
+        else:
+            waiting += reversed(_held_by(held))
+    return found
+
+
+def _held_by(holder: Any) -> list[Any]:
+    if isinstance(holder, (list, tuple, dict)):
+        if len(holder) > _MOST:  # they are data
+            return []
+        return list(holder.values() if isinstance(holder, dict) else holder)
+    if isinstance(holder, partial):
+        return [holder.func, holder.args, holder.keywords]
+    if isinstance(holder, MethodType):
+        return [holder.__self__, holder.__func__]
+    if isinstance(holder, FunctionType):
+        return [holder.__closure__, holder.__defaults__, holder.__kwdefaults__]
+    if isinstance(holder, CellType):  # of a closure; it may be empty yet
+        return gc.get_referents(holder)
+    return list(getattr(holder, "__dict__", {}).values())

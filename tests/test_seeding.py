@@ -1,12 +1,16 @@
 """Samples whose transforms draw by (seed, epoch, index), whichever generator they use."""
 
+import copy
+import pickle
 import random
+from functools import partial
 
 import albumentations as A
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset
+from torchvision.transforms import v2
 
 from detmix import MixupDataset, SeededDataset, collate
 from detmix.data.transforms import Albumentations
@@ -117,6 +121,97 @@ def test_a_sample_depends_neither_on_workers_nor_on_the_order_of_visits(kind, in
         not torch.equal(image, wanted[index][0]) for index, ([image], _) in zip(loader.sampler, loader, strict=True)
     ]
     assert all(changed)
+
+
+class Holder:
+    """A transform that holds something else than itself, under whatever names and however deep."""
+
+    def __init__(self, **held):
+        vars(self).update(held)
+        self.itself = self
+
+    def __call__(self, image, target):
+        return image, target
+
+
+class Making(Holder):
+    """One that makes what it holds anew when it is unpickled."""
+
+    def __init__(self):
+        super().__init__(aug=make_compose())
+
+    def __reduce__(self):
+        return Making, ()
+
+
+def make_compose():
+    return A.Compose([A.GaussNoise(p=1)])
+
+
+def unchanged(*arguments, **_):
+    return arguments[-2:]
+
+
+def function_around(compose):
+    def call(image, target):
+        return (image, target) if compose else undefined
+
+    if not compose:
+        undefined = None
+    return call
+
+
+HOLDERS = {
+    "attribute": lambda it: Holder(aug=it),
+    "attribute of an attribute": lambda it: Holder(augment=Holder(_inner=it)),
+    "list": lambda it: Holder(stages=[(it, None), "other"]),
+    "dict": lambda it: Holder(by_class={1: it}),
+    "torchvision": lambda it: v2.Compose([v2.RandomHorizontalFlip(), Holder(aug=it)]),
+    "partial": lambda it: partial(unchanged, it),
+    "partial by name": lambda it: partial(unchanged, aug=it),
+    "method": lambda it: Holder(aug=it).__call__,
+    "closure": function_around,
+    "default": lambda it: lambda image, target, aug=it: (image, target),
+}
+
+
+@pytest.mark.parametrize("how", HOLDERS)
+@pytest.mark.parametrize("where", ["data", "transform"])
+def test_what_keeps_its_own_generator_is_found_wherever_it_is_held(how, where):
+    compose = make_compose()
+    held = HOLDERS[how](compose)
+    data = ListDataset([make_sample(2, seed=seed) for seed in range(6)])
+    if where == "data":
+        data.aug = held
+    samples = SeededDataset(Subset(MixupDataset(data, transform=held if where == "transform" else None), range(6)))
+    drawn = [(samples[index], compose.random_generator.random(), compose.py_random.random()) for index in (2, 3, 2)]
+    assert drawn[0][1:] == drawn[2][1:]
+    assert drawn[0][1:] != drawn[1][1:]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+@pytest.mark.parametrize("make", [Making, lambda: Holder(aug=make_compose())])
+def test_a_copy_finds_its_own_generators(make, copied):
+    samples = SeededDataset(ListDataset([make_sample(2, seed=0)]))
+    samples.dataset.aug = make()
+    drawn = []
+    for each in (copied(samples), copied(copied(samples))):
+        each[0]
+        drawn.append(each.dataset.aug.aug.random_generator.random())
+    assert drawn[0] == drawn[1]
+
+
+def test_data_are_not_looked_through():
+    class Data(list):
+        def __iter__(self):
+            raise AssertionError("looked through")
+
+    data = ListDataset([make_sample(2, seed=0)])
+    data.rows, data.by_image = Data(range(1000)), {index: make_compose() for index in range(1000)}
+    samples = SeededDataset(data)
+    before = data.by_image[7].random_generator
+    samples[0]
+    assert data.by_image[7].random_generator is before
 
 
 def test_what_is_mixed_is_the_same_with_and_without_and_around_it():
