@@ -71,12 +71,22 @@ class Dies(L.Callback):
 
 
 class Terminates(L.Callback):
-    """Has processes send SIGTERM to themselves after a step, or the first to what started it, and wait for it."""
+    """Has processes send SIGTERM to themselves after a step, or the first to what started it, and wait for it.
+
+    After step 0 means in the validation before the first step.
+    """
 
     def __init__(self, step: int, ranks: list[int], launcher: bool = False) -> None:
         self.step, self.ranks, self.launcher = step, ranks, launcher
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+    def on_train_batch_end(self, trainer, *_):
+        self.send(trainer)
+
+    def on_validation_batch_end(self, trainer, *_):
+        if trainer.sanity_checking:
+            self.send(trainer)
+
+    def send(self, trainer):
         if trainer.global_step == self.step and trainer.global_rank in self.ranks:
             os.kill(os.getppid() if self.launcher and trainer.is_global_zero else os.getpid(), signal.SIGTERM)
             [last] = [callback for callback in trainer.callbacks if isinstance(callback, LastCheckpoint)]
@@ -264,6 +274,14 @@ def test_sigterm_to_one_process_to_the_launcher_or_to_all_ends_in_a_checkpoint_t
     for code, said in two_processes(as_by_torchrun, folders, "--resume"):
         assert code == 0, said
     assert differences(outcome(uninterrupted), outcome(tmp_path / "quickstart")) == []
+
+
+def test_sigterm_to_one_process_before_the_first_step_ends_them_all(tmp_path):
+    settings = *terminates(step=0, ranks=[1]), "--trainer.num_sanity_val_steps=1"
+    (code, first), (other, second) = two_processes(as_by_torchrun, [tmp_path, tmp_path], *settings)
+    assert (code, other) == (128 + signal.SIGTERM, 0), first + second
+    assert "No checkpoint was written yet. Begin again with" in first
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_hosts_that_do_not_see_the_same_checkpoint_do_not_train_together(uninterrupted, tmp_path):

@@ -228,51 +228,68 @@ def test_the_log_has_each_row_once_and_tensorboard_each_number(uninterrupted, tm
 
 
 class Signals(L.Callback):
-    """Sends a signal to this process, twice as by a launcher that passes it on, after a step or within a validation."""
+    """Sends a signal to this process, twice as by a launcher that passes it on, at a hook behind some step."""
 
-    def __init__(self, number: int, step: int, validating: bool = False) -> None:
-        self.number, self.step, self.validating = number, step, validating
+    def __init__(self, number: int, hook: str, step: int = 0) -> None:
+        self.number, self.step = number, step
+        setattr(self, hook, self.send)
 
-    def send(self, trainer):
+    def send(self, trainer, *_, **__):
         if trainer.global_step == self.step:
             signal.raise_signal(self.number)
             signal.raise_signal(self.number)
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if not self.validating:
-            self.send(trainer)
 
-    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
-        if self.validating:
-            self.send(trainer)
-
-
-@pytest.mark.parametrize(
-    ("number", "step", "validating", "left"),
-    [
-        (signal.SIGTERM, 3, False, 3),
-        (signal.SIGINT, 6, False, 5),  # the last step of an epoch: a validation comes first
-        (signal.SIGTERM, 6, True, 5),
-    ],
-)
-def test_a_signal_ends_the_run_with_a_checkpoint_and_the_command_that_goes_on(
-    uninterrupted, tmp_path, capfd, number, step, validating, left
-):
-    wanted, _ = uninterrupted
-    send = callback("tests.test_training_resume.Signals", number=int(number), step=step, validating=validating)
+def stopped(folder, number, hook, step, capfd, *arguments):
+    """What a run says that gets a signal, ends with its code, and gives the signals back."""
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as ended:
-        train(tmp_path, send)
+        train(
+            folder, callback("tests.test_training_resume.Signals", number=int(number), hook=hook, step=step), *arguments
+        )
     assert ended.value.code == 128 + number
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
     said = capfd.readouterr().err
-    assert f"{number.name}: stopping after this step" in said
+    assert f"{number.name}: stopping" in said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("number", "hook", "step", "left"),
+    [
+        (signal.SIGTERM, "on_train_batch_end", 3, 3),
+        (signal.SIGINT, "on_train_batch_end", 6, 5),  # the last step of an epoch: a validation comes first
+        (signal.SIGTERM, "on_validation_batch_end", 6, 5),
+        (signal.SIGTERM, "on_train_end", 12, 11),
+        (signal.SIGINT, "on_fit_end", 12, 11),  # the weights and the report are not written yet
+    ],
+)
+def test_a_signal_ends_the_run_with_a_checkpoint_and_the_command_that_goes_on(
+    uninterrupted, tmp_path, capfd, number, hook, step, left
+):
+    wanted, _ = uninterrupted
+    said = stopped(tmp_path, number, hook, step, capfd)
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert f"{last} holds the run up to step {left}. Go on from there with" in said
     assert torch.load(last, weights_only=True)["global_step"] == left
     [command] = [line.strip() for line in said.splitlines() if line.strip().startswith("python tools/train.py fit")]
     cli_main([word for word in shlex.split(command)[2:] if "Signals" not in word])
     assert differences(wanted, outcome(tmp_path / "run")) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "hook"),
+    [
+        (signal.SIGINT, "on_fit_start"),
+        (signal.SIGTERM, "on_validation_batch_end"),
+        (signal.SIGINT, "on_sanity_check_end"),
+    ],
+)
+def test_a_signal_before_the_first_step_ends_the_run_too(in_repository, tmp_path, capfd, number, hook):
+    said = stopped(tmp_path, number, hook, 0, capfd, "--trainer.num_sanity_val_steps=1")
+    assert "No checkpoint was written yet. Begin again with\n  python tools/train.py fit" in said
+    assert not list(tmp_path.rglob("*.ckpt"))
+    assert not list(tmp_path.rglob("model.pt"))
 
 
 def test_one_request_may_come_by_many_signals_and_a_later_ctrl_c_ends_at_once(monkeypatch):

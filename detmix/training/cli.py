@@ -33,6 +33,7 @@ from .files import forget_from, newest_version, read_history, set_aside
 from .log import RowLogger
 from .module import DetectionModule
 from .resume import BestCheckpoint, LastCheckpoint
+from .signals import StopRequests
 from .skipped import SkippedImages
 
 _UNHELPFUL = (
@@ -73,8 +74,9 @@ class DetmixCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Keep the command, for the report."""
-        self.command = shlex.join(["tools/train.py", *(sys.argv[1:] if args is None else args)])
+        """Keep the command, for the report; what torchrun was told is not known here."""
+        launcher = "torchrun ..." if torch.distributed.is_torchelastic_launched() else "python"
+        self.command = f"{launcher} {shlex.join(sys.argv if args is None else ['tools/train.py', *args])}"
         try:
             super().parse_arguments(parser, args)
         except UnicodeDecodeError as error:
@@ -93,6 +95,7 @@ class DetmixCLI(LightningCLI):
         run_dir = self.run_dir
         fitting = self.subcommand == "fit"
         self._checkpoint = self._read_checkpoint()
+        self._requests = StopRequests(at_once=True)
         chosen: dict[str, Any] = {
             "default_root_dir": run_dir,
             "callbacks": [*_as_list(config.get("callbacks")), *self._callbacks(run_dir, fitting)],
@@ -161,6 +164,14 @@ class DetmixCLI(LightningCLI):
                 self.model.require_own(self._checkpoint, self._checkpoint_path, self.trainer, stage)
         except (ValueError, TypeError, OSError, RuntimeError) as error:
             self.parser.error(str(error))
+
+    def fit(self, **arguments: Any) -> None:
+        """Train; what SIGINT and SIGTERM do meanwhile is up to ``LastCheckpoint``."""
+        self._requests.listen()
+        try:
+            self.trainer.fit(**arguments)
+        finally:
+            self._requests.restore()
 
     def after_fit(self) -> None:
         """Say what came out, and where to look."""
@@ -231,7 +242,7 @@ class DetmixCLI(LightningCLI):
     def _callbacks(self, run_dir: Path, fitting: bool) -> list[L.Callback]:
         shown = self._get(self.config_init, "trainer.enable_progress_bar") is not False
         bar: list[L.Callback] = [ProgressBar()] if shown else []
-        files: list[L.Callback] = [*bar, RunFiles(run_dir, f"python {self.command}", self._config_text())]
+        files: list[L.Callback] = [*bar, RunFiles(run_dir, self.command, self._config_text())]
         if not fitting:
             return files
         folder = run_dir / "checkpoints"
@@ -245,12 +256,17 @@ class DetmixCLI(LightningCLI):
             *files,
             BestCheckpoint(folder),
             # after the best one, so that it knows of it
-            LastCheckpoint(folder, every_n_steps=self._get(self.config, "checkpoint_every"), command=self._way_on()),
+            LastCheckpoint(
+                folder,
+                every_n_steps=self._get(self.config, "checkpoint_every"),
+                command=self._way_on(),
+                requests=self._requests,
+            ),
         ]
 
     def _way_on(self) -> str:
         """The command that takes this run up again."""
-        return f"python {self.command}" + ("" if "--resume" in self.command.split() else " --resume")
+        return self.command + ("" if "--resume" in self.command.split() else " --resume")
 
     def _get_config(self) -> Any:
         return self.config.get(str(self.subcommand), self.config)

@@ -18,13 +18,9 @@ from .callbacks import callbacks_of
 from .data import data_of
 from .faults import advice
 from .random_state import random_state, set_random_state
-from .signals import StopRequests
+from .signals import Stopped, StopRequests
 
 _KEY = "detmix"  # of what is added to Lightning's checkpoint
-
-
-class Stopped(SystemExit):
-    """A training that ended because it was asked to; the code is 128 plus the signal's number."""
 
 
 class LastCheckpoint(Checkpoint):
@@ -36,13 +32,14 @@ class LastCheckpoint(Checkpoint):
     logged up to it are on disk too; that of the last epoch, when all other files of the run are.
     """
 
-    def __init__(self, folder: Path, *, every_n_steps: int, command: str) -> None:
+    def __init__(self, folder: Path, *, every_n_steps: int, command: str, requests: StopRequests) -> None:
         """Say where and how often.
 
         Args:
             folder: of the checkpoints.
             every_n_steps: steps of the optimizer from one to the next within an epoch; 1 or more.
             command: goes on from the checkpoint, to be shown when the run ends early.
+            requests: tell when the run is to stop; whoever made them gives the signals back.
 
         Raises:
             ValueError: every_n_steps is below 1.
@@ -55,7 +52,7 @@ class LastCheckpoint(Checkpoint):
         self._next = folder / "next.ckpt"
         self._written: int | None = None  # the step of the one that waits to take its place
         self._step: int | None = None  # that of the one in place
-        self._requests = StopRequests()
+        self._requests = requests
         self._stopping = False
         self._trained = False
         self._ended_early = False
@@ -85,8 +82,12 @@ class LastCheckpoint(Checkpoint):
         if limits and all(now <= then for now, then in zip(_limits(trainer), limits, strict=True)):
             self._ended_early = trainer.should_stop = True
 
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen to signals: see ``_listen``."""
+        self._listen()
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Go on in the epoch and in the random states; listen to signals.
+        """Go on in the epoch and in the random states; stop if asked to by now.
 
         Raises:
             RuntimeError: processes go on from different steps, since not all have found the checkpoint.
@@ -102,7 +103,9 @@ class LastCheckpoint(Checkpoint):
         for callback in callbacks_of(trainer):
             if isinstance(callback, GradientAccumulationScheduler):  # it would wait for the start of an epoch
                 callback.on_train_epoch_start(trainer)
-        self._requests.listen()
+        self._listen()
+        if self._is_asked_to_stop(trainer):
+            self._leave(trainer)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -123,7 +126,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         """Stop if asked to: there is a checkpoint of one step before the validation."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and self._is_asked_to_stop(trainer):
+        if trainer.state.fn == "fit" and self._is_asked_to_stop(trainer):
             self._leave(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -137,9 +140,11 @@ class LastCheckpoint(Checkpoint):
         self._end_step(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let a signal end the process: a run that goes on from here has the last step and validation to do again."""
-        self._requests.restore()
+        """Stop if asked to, at once from now on: a run that goes on has the last step and validation to do again."""
         self._trained = True
+        if self._is_asked_to_stop(trainer):
+            self._leave(trainer)
+        self._requests.at_once = True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the checkpoint of the last epoch in its place: all other files of the run are written."""
@@ -152,7 +157,16 @@ class LastCheckpoint(Checkpoint):
                 self._put_in_place(trainer)
         if trainer.is_global_zero or isinstance(exception, Exception):
             say(exception, "\n".join(filter(None, (advice(exception), self._way_on()))))
-        self._requests.restore()
+        self._requests.at_once = True
+
+    def _listen(self) -> None:
+        """Note signals from now on, until all processes can agree on them.
+
+        In Lightning's place: it would send messages from one process to the others within a signal, whatever they are
+        about just then.
+        """
+        self._requests.at_once = False
+        self._requests.listen()
 
     def _write(self, trainer: L.Trainer) -> None:
         self._written = None

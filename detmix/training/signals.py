@@ -14,6 +14,10 @@ _GRACE = 30  # seconds that a worker outlives SIGTERM
 _ONE_REQUEST = 2.0  # seconds in which SIGINT is the one before, passed on by a launcher
 
 
+class Stopped(SystemExit):
+    """A training that ended because it was asked to; the code is 128 plus the signal's number."""
+
+
 class StopRequests:
     """Notes SIGINT and SIGTERM instead of ending at once; a later SIGINT, of an impatient person, does end at once.
 
@@ -21,18 +25,24 @@ class StopRequests:
 
     Attributes:
         received: number of the signal that came first; None as long as none has.
+        at_once: whether the first one raises ``Stopped`` in the main thread, wherever that is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_once: bool = False) -> None:
         self.received: int | None = None
+        self.at_once = at_once
         self._received_at = 0.0
         self._handlers: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Take the two signals over. Python allows that in the main thread only; elsewhere nothing happens."""
+        """Take the two signals over, or take them back from whoever has done so since.
+
+        Python allows that in the main thread only; elsewhere nothing happens.
+        """
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._note)
+                self._handlers.setdefault(number, signal.getsignal(number))
+                signal.signal(number, self._note)
 
     def restore(self) -> None:
         """Give the signals back to whom they belonged."""
@@ -43,10 +53,12 @@ class StopRequests:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received, self._received_at = number, time.monotonic()
-            name = signal.Signals(number).name
+            when = "." if self.at_once else " after this step; Ctrl-C from now on ends at once."
             # not print: its buffer may be in use just now
             with suppress(OSError):  # whoever read it may have got the signal too, as `tee` does
-                os.write(2, f"\n{name}: stopping after this step; Ctrl-C from now on ends at once.\n".encode())
+                os.write(2, f"\n{signal.Signals(number).name}: stopping{when}\n".encode())
+            if self.at_once:
+                raise Stopped(128 + number)
         elif number == signal.SIGINT and time.monotonic() - self._received_at > _ONE_REQUEST:
             signal.default_int_handler(number, frame)
 
