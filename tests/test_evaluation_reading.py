@@ -1,5 +1,6 @@
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -7,6 +8,8 @@ from pycocotools import mask as rle
 
 from detmix.evaluation import evaluate_coco
 from detmix.evaluation.reading import read_ground_truth, read_predictions
+
+from .hostile import ending
 
 TRUTH = {
     "info": {"year": 2024},
@@ -292,6 +295,13 @@ def test_results_in_an_object_are_recognised():
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.json"):
         read_ground_truth(tmp_path / "nowhere.json")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    for read in (read_ground_truth, lambda path: read_predictions(path, read_ground_truth(TRUTH))):
+        with ending(60), pytest.raises(ValueError, match=r"pipe\.json: not a file, but a folder, a pipe or a device"):
+            read(tmp_path / "pipe.json")
 
 
 def test_inputs_are_not_changed():

@@ -151,6 +151,13 @@ def test_no_directory_hides_that_a_file_grows(tmp_path, hide):
             read(file)
 
 
+def test_a_checkpoint_cut_short_is_not_said_to_hold_code(tmp_path):
+    torch.save({"a": torch.ones(3)}, tmp_path / "cut.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes((tmp_path / "cut.ckpt").read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"cut\.ckpt: truncated, or no checkpoint: its archive is damaged"):
+        read_checkpoint(tmp_path / "cut.ckpt")
+
+
 def test_a_part_that_grows_when_torch_opens_the_file_is_refused_before(tmp_path, monkeypatch):
     file = tmp_path / "small.pt"
     torch.save({}, file)

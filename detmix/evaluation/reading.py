@@ -24,6 +24,7 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from ..data.bounds import Id, PixelsOrNone
+from ..data.paths import read_file
 from .checks import check_areas, check_boxes, check_ids, check_scores
 from .corners import check_not_corners
 from .masks import encode_masks, mask_areas, mask_boxes
@@ -202,7 +203,7 @@ def _decode(source: Any, form: Any, name: str) -> tuple[str, Any]:
     try:
         if not isinstance(source, (str, os.PathLike)):
             return name, msgspec.convert(source, form)
-        name, data = str(source), Path(source).read_bytes()
+        name, data = str(source), read_file(Path(source))
         try:
             return name, msgspec.json.decode(data, type=form)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

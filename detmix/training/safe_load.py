@@ -89,7 +89,7 @@ def _require_own_size(path: Path) -> None:
             parts = archive.infolist()
         listed = archive.start_dir == _directory_start(path, size)
     except Exception as error:  # a damaged one makes zipfile raise almost anything
-        raise UnpicklingError(f"its archive is damaged: {error}") from error
+        raise ValueError(f"its archive is damaged: {error}") from error
     claimed = sum(part.file_size for part in parts)
     if claimed > size:
         raise UnpicklingError(f"it has {size} bytes and claims to hold {claimed}, and torch writes no such file")
