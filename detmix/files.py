@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 
+class NotWritten(OSError):
+    """A file could not be written; it is named."""
+
+
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file under a temporary name and move it into place, so that no reader meets half of it.
 
@@ -19,16 +23,35 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     Args:
         path: where the file is to be; its folder is made if need be.
         write: called with the temporary path.
+
+    Raises:
+        NotWritten: it could not be written, as on a full disk; what was at the path before is there still.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
-        write(temporary)
-        with temporary.open("rb") as content:
-            os.fsync(content.fileno())
-        os.replace(temporary, path)
+        with naming(path):
+            write(temporary)
+            with temporary.open("rb") as content:
+                os.fsync(content.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Where what writes a file, or to a folder, fails: say which it is, and the space left there.
+
+    Raises:
+        NotWritten: an OSError came from within.
+    """
+    try:
+        yield
+    except NotWritten:
+        raise
+    except OSError as error:
+        raise NotWritten(f"{path}: could not be written{_space_left(path.parent)}: {error}") from error
 
 
 def remove_temporary(folder: Path) -> None:
@@ -61,6 +84,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _space_left(folder: Path) -> str:
+    try:
+        return f", {shutil.disk_usage(folder).free / 2**20:.0f} MiB are free there"
+    except OSError:  # the folder itself may be gone
+        return ""
 
 
 def _temporary(path: Path) -> Path:

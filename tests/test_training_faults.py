@@ -16,7 +16,8 @@ import lightning as L
 import pytest
 import torch
 
-from detmix.training.checkpoints import CheckpointFiles, read_checkpoint
+from detmix.files import NotWritten
+from detmix.training.checkpoints import CheckpointFiles, read_checkpoint, save_whole
 from detmix.training.faults import FiniteLoss
 from detmix.training.files import read_history
 from detmix.training.loader import TrainingLoader
@@ -65,6 +66,13 @@ def fill_disk(trainer):
     folder = Path(trainer.default_root_dir) / "checkpoints"
     (folder / ".next.ckpt.full.tmp").symlink_to("/dev/full")
     secrets.token_hex = lambda count: "full"
+
+
+def fill_events(trainer):
+    """What goes to TensorBoard gets to a device that is always full."""
+    [events] = (Path(trainer.default_root_dir) / "tensorboard" / "version_0").glob("events*")
+    events.unlink()
+    events.symlink_to("/dev/full")
 
 
 def limit_files(trainer):
@@ -119,15 +127,15 @@ def require_way_on(folder, text, *steps):
     assert text.rstrip().endswith("--resume")
 
 
-FULL = r"next\.ckpt: the checkpoint could not be written, \d+ MiB are free there: "
+FULL = r"next\.ckpt: could not be written, \d+ MiB are free there: "
 
 
 @pytest.mark.parametrize(
     ("what", "step", "error", "said"),
     [
         ("ask_for_memory", 3, "RuntimeError: ", "lower --data.batch_size"),
-        ("fill_disk", 3, "OSError: ", FULL),
-        ("limit_files", 3, "OSError: ", FULL),
+        ("fill_disk", 3, "NotWritten: ", FULL),
+        ("limit_files", 3, "NotWritten: ", FULL),
         ("break_parameter", 4, "FloatingPointError: ", "no checkpoint is written of them"),
     ],
 )
@@ -136,6 +144,22 @@ def test_a_fault_leaves_the_last_checkpoint_and_the_command_that_goes_on(tmp_pat
     assert error in text
     assert re.search(said, text)
     require_way_on(tmp_path, text, 2)
+
+
+def test_a_disk_that_is_full_for_a_logger_is_named_and_how_to_go_on_is_said_last(tmp_path):
+    text = fail(tmp_path, does("fill_events", 3), ONE_EPOCH)
+    said = r"\S*NotWritten: \S*tensorboard/version_0: could not be written, \d+ MiB are free there: "
+    assert re.search(said, text)
+    assert "last.ckpt holds the run up to step 2. Go on" in text
+    assert text.rstrip().endswith("--resume")
+
+
+def test_weights_that_do_not_fit_on_the_disk_are_named(tmp_path, monkeypatch):
+    (tmp_path / ".model.pt.full.tmp").symlink_to("/dev/full")
+    monkeypatch.setattr(secrets, "token_hex", lambda count: "full")
+    with pytest.raises(NotWritten, match=r"model\.pt: could not be written, \d+ MiB are free there: "):
+        save_whole(tmp_path / "model.pt", {"weight": torch.zeros(1 << 18)})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_worker_that_is_killed_leaves_them_after_the_batches_that_it_had_sent(tmp_path):

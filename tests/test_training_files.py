@@ -1,9 +1,10 @@
+import errno
 import os
 import signal
 
 import pytest
 
-from detmix.files import write_whole
+from detmix.files import NotWritten, write_whole
 from detmix.training import log
 from detmix.training.files import forget_from, newest_version, read_history, set_aside
 
@@ -47,6 +48,30 @@ def lose_the_process(folder):
 def test_a_kill_while_the_log_gets_a_new_column_leaves_the_rows_before(tmp_path):
     assert run_apart(lose_the_process, tmp_path, output=tmp_path / "said.txt") == -signal.SIGKILL
     assert read_history(tmp_path) == [{"loss": "0.5", "step": "1"}]
+
+
+@pytest.mark.parametrize(("failing", "metrics"), [("fsync", {"loss": 0.4}), ("replace", {"loss": 0.4, "val/AP": 0.1})])
+def test_rows_that_did_not_fit_on_the_disk_come_whole_when_there_is_space_again(
+    tmp_path, monkeypatch, failing, metrics
+):
+    logger = log.RowLogger(tmp_path, name="csv")
+    logger.log_metrics({"loss": 0.5}, step=1)
+    logger.save()
+    logger.log_metrics(metrics, step=2)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, failing, full)
+        for _ in range(2):
+            with pytest.raises(NotWritten, match=r"metrics\.csv: could not be written, .*: \[Errno 28\] No space left"):
+                logger.save()
+            assert [row["step"] for row in read_history(tmp_path)] == ["1"]
+        logger.finalize("failed")  # what has failed was said
+    logger.finalize("success")
+    rows = [{name: value for name, value in row.items() if value} for row in read_history(tmp_path)]
+    assert rows == [{"loss": "0.5", "step": "1"}, {name: str(value) for name, value in metrics.items()} | {"step": "2"}]
 
 
 def test_a_run_that_goes_on_forgets_the_rows_that_come_again_and_a_line_that_was_cut_off(tmp_path):

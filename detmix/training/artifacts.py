@@ -19,6 +19,7 @@ from ..figures import draw_boxes, image_grid
 from ..files import write_whole
 from ..targets import Target
 from .callbacks import callbacks_of, mixing_of
+from .checkpoints import save_whole
 from .data import data_of
 from .module import DetectionModule
 from .run_report import MIN_SCORE, SAMPLES, as_detections, write_facts, write_run_report, write_sample
@@ -111,7 +112,7 @@ class RunFiles(L.Callback):
         module = _module(pl_module)
         assert module.detector is not None
         weights = {name: value.cpu() for name, value in module.detector.state_dict().items()}
-        write_whole(self.run_dir / "model.pt", lambda path: torch.save(weights, path))
+        save_whole(self.run_dir / "model.pt", weights)
         if self._samples and len(self._samples) < _PICTURES:
             self._show(trainer, SAMPLES, image_grid(self._samples))
         if module.evaluation is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -27,21 +26,31 @@ class CheckpointFiles(TorchCheckpointIO):
         """Write a checkpoint.
 
         Raises:
-            OSError: it could not be written, as on a full disk; what was at the path before is there still.
+            NotWritten: it could not be written, as on a full disk; what was at the path before is there still.
         """
-        try:
-            write_whole(Path(path), lambda file: torch.save(checkpoint, file))
-        except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
-            if str(error).startswith("DataLoader worker"):  # its death is told wherever the main thread is just then
-                raise
-            free = shutil.disk_usage(Path(path).parent).free / 2**20
-            raise OSError(
-                f"{path}: the checkpoint could not be written, {free:.0f} MiB are free there: {first_line(error)}"
-            ) from error
+        save_whole(Path(path), checkpoint)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint; see ``read_checkpoint``."""
         return read_checkpoint(Path(path), map_location=map_location, weights_only=weights_only is not False)
+
+
+def save_whole(path: Path, content: Any) -> None:
+    """``torch.save``, to a temporary name first.
+
+    Raises:
+        NotWritten: it could not be written, as on a full disk; what was at the path before is there still.
+    """
+    write_whole(path, lambda file: _save(file, content))
+
+
+def _save(file: Path, content: Any) -> None:
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:  # that of torch's own writer, on a full disk too
+        if isinstance(error, torch.OutOfMemoryError) or str(error).startswith("DataLoader worker"):
+            raise  # a worker's death is told wherever the main thread is just then
+        raise OSError(first_line(error)) from error
 
 
 def read_checkpoint(

@@ -17,7 +17,6 @@ from jsonargparse import ActionYesNo
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -30,7 +29,7 @@ from .configs import CONFIG_MODE
 from .data import DetectionData
 from .faults import FiniteLoss
 from .files import forget_from, newest_version, read_history, set_aside
-from .log import RowLogger
+from .log import EventLogger, RowLogger
 from .module import DetectionModule
 from .resume import BestCheckpoint, LastCheckpoint
 from .signals import StopRequests
@@ -229,7 +228,7 @@ class DetmixCLI(LightningCLI):
         if self._goes_on:
             version = newest_version(run_dir / "tensorboard")
             again = {"version": version, "purge_step": self._checkpoint["global_step"]}
-        return [RowLogger(run_dir, name="csv"), TensorBoardLogger(run_dir, name="tensorboard", **again)]
+        return [RowLogger(run_dir, name="csv"), EventLogger(run_dir, name="tensorboard", **again)]
 
     def _config_text(self) -> str:
         """The resolved config, from which the run can be done again from its beginning."""

@@ -1,24 +1,32 @@
-"""The rows that a training logs: a file of them is whole at any moment, and on the disk when it is said to be saved."""
+"""The rows and events that a training logs.
+
+The file of rows is whole at any moment, and on the disk when it is said to be saved.
+"""
 
 from __future__ import annotations
 
+import csv
 import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from ..files import write_whole
+from ..files import naming, write_whole
 from .files import read_rows, write_rows
 
 
 class RowLogger(CSVLogger):
-    """Lightning's ``CSVLogger``, whose rows survive SIGKILL and a power cut at any moment once they are saved.
+    """Lightning's ``CSVLogger``, whose rows survive SIGKILL, a power cut and a full disk once they are saved.
 
     Lightning writes the file anew when a name is logged for the first time, and a kill in the middle of that would lose
-    the rows before. Here the new file takes the place of the old one when it is whole.
+    the rows before; half a row that got to a full disk would spoil the next. Here the new file takes the place of the
+    old one when it is whole, and rows are written whole or not at all.
     """
 
     @property
@@ -29,19 +37,61 @@ class RowLogger(CSVLogger):
             self._experiment = _Rows(self.log_dir)
         return self._experiment
 
+    def finalize(self, status: str) -> None:
+        """Write the last rows."""
+        with _unless_it_failed(status):
+            super().finalize(status)
+
+
+class EventLogger(TensorBoardLogger):
+    """Lightning's ``TensorBoardLogger``, which names its folder where that cannot be written to."""
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log numbers of a step."""
+        with naming(Path(self.log_dir)):
+            super().log_metrics(metrics, step)
+
+    def save(self) -> None:
+        """Write what was logged."""
+        with naming(Path(self.log_dir)):
+            super().save()
+
+    def finalize(self, status: str) -> None:
+        """Write the last numbers."""
+        with _unless_it_failed(status), naming(Path(self.log_dir)):
+            super().finalize(status)
+
 
 class _Rows(ExperimentWriter):
     def save(self) -> None:
-        """Write what is new, and wait until the disk has the rows."""
-        file = Path(self.metrics_file_path)
-        if self.metrics:
-            file.touch()  # Lightning leaves the header of a file that is there to us: UTF-8, whatever the locale
-        super().save()
-        if file.exists():
-            with file.open("rb") as rows:
-                os.fsync(rows.fileno())
+        """Write what is new, and wait until the disk has the rows; if that fails they wait for the next time."""
+        if not self.metrics:
+            return
+        file, names = (
+            Path(self.metrics_file_path),
+            sorted({*self.metrics_keys, *(name for m in self.metrics for name in m)}),
+        )
+        if names != self.metrics_keys:
+            rows = read_rows(file)[1] if file.exists() else []
+            write_whole(file, partial(write_rows, names=names, rows=rows))
+            self.metrics_keys = names
+        with naming(file):
+            _append(file, names, self.metrics)
+        self.metrics = []
 
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        file = Path(self.metrics_file_path)
-        rows = read_rows(file)[1]
-        write_whole(file, lambda path: write_rows(path, fieldnames, rows))
+
+def _append(file: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    size = file.stat().st_size
+    try:
+        with file.open("a", newline="", encoding="utf-8") as lines:
+            csv.DictWriter(lines, names).writerows(rows)
+            lines.flush()
+            os.fsync(lines.fileno())
+    except OSError:
+        os.truncate(file, size)
+        raise
+
+
+def _unless_it_failed(status: str) -> AbstractContextManager[None]:
+    """A run that has failed has said why, and how to go on: that is not to be followed by more."""
+    return suppress(OSError) if status == "failed" else nullcontext()
