@@ -63,8 +63,8 @@ def damaged(draw: Callable[..., Any], data: bytes) -> bytes:
     return data
 
 
-def read_or_refused(read: Callable[[], Any], name: str) -> Any:
-    """What is read; or None if that ended with an error of ours, which names the file."""
+def read_or_refused(read: Callable[[], Any], *names: str) -> Any:
+    """What is read; or None if that ended with an error of ours, which has one of the names."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # in the tests they are errors, where users are they are not
@@ -72,7 +72,7 @@ def read_or_refused(read: Callable[[], Any], name: str) -> Any:
     except (ValueError, FileNotFoundError) as error:
         refusal = error
     assert type(refusal) in (ValueError, FileNotFoundError), repr(refusal)
-    assert name in str(refusal)
+    assert any(name in str(refusal) for name in names), f"{refusal} names none of {names}"
     return None
 
 

@@ -280,7 +280,7 @@ def test_sigterm_to_one_process_before_the_first_step_ends_them_all(tmp_path):
     settings = *terminates(step=0, ranks=[1]), "--trainer.num_sanity_val_steps=1"
     (code, first), (other, second) = two_processes(as_by_torchrun, [tmp_path, tmp_path], *settings)
     assert (code, other) == (128 + signal.SIGTERM, 0), first + second
-    assert "No checkpoint was written yet. Begin again with" in first
+    assert "No checkpoint was written yet. Begin again with\n  torchrun ... tools/train.py fit" in first
     assert not list(tmp_path.rglob("*.ckpt"))
 
 

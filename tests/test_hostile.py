@@ -109,10 +109,10 @@ def test_coco_annotations_with_other_bytes(tmp_path, data):
     read_or_refused(lambda: image_ids_in(tmp_path / "set.json", [tmp_path / "1.png"]), str(tmp_path))
 
 
-def evaluate(truth, found, name):
+def evaluate(truth, found, *names):
     for kind in ("bbox", "segm"):
-        read_or_refused(lambda kind=kind: evaluate_coco(truth, found, kind), name)
-    read_or_refused(lambda: evaluate_voc(truth, found), name)
+        read_or_refused(lambda kind=kind: evaluate_coco(truth, found, kind), *names)
+    read_or_refused(lambda: evaluate_voc(truth, found), *names)
 
 
 @fuzz
@@ -133,7 +133,7 @@ def test_results_with_other_bytes(tmp_path, data):
 @given(changed(TRUTH))
 def test_ground_truth_with_other_values(tmp_path, content):
     (tmp_path / "truth.json").write_bytes(as_json(content))
-    evaluate(tmp_path / "truth.json", FOUND, "")
+    evaluate(tmp_path / "truth.json", FOUND, str(tmp_path), "predictions")  # which are of images that it lacks
 
 
 @fuzz
@@ -291,7 +291,7 @@ def read_small_files(folder, megabytes):
         (TRUTH, [{**row, "segmentation": {"size": [10**5] * 2, "counts": "0" * 9}} for row in FOUND]),
         (TRUTH, [{**row, "score": 10**400} for row in FOUND]),
     ):
-        evaluate(truth, found, "")
+        evaluate(truth, found, "ground truth", "predictions")
         file.write_bytes(as_json(truth))
         walk_coco(file)
 
@@ -299,5 +299,5 @@ def read_small_files(folder, megabytes):
 def test_small_files_that_claim_much_take_little_memory(tmp_path):
     said = tmp_path / "said.txt"
     assert run_apart(read_small_files, tmp_path, 256, output=said) == 0, said.read_text()
-    assert run_apart(read_small_files, tmp_path, 1, output=said) == 1  # the limit is one
-    assert "MemoryError" in said.read_text() or "memory" in said.read_text()
+    assert run_apart(read_small_files, tmp_path, 1, output=said) != 0  # the limit is one
+    assert any(word in said.read_text() for word in ("MemoryError", "memory", "bad_alloc"))

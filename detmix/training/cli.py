@@ -15,6 +15,7 @@ import lightning as L
 import torch
 from jsonargparse import ActionYesNo
 from jsonargparse.typing import PositiveInt
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
@@ -74,7 +75,7 @@ class DetmixCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Keep the command, for the report; what torchrun was told is not known here."""
-        launcher = "torchrun ..." if torch.distributed.is_torchelastic_launched() else "python"
+        launcher = "torchrun ..." if TorchElasticEnvironment.detect() else "python"
         self.command = f"{launcher} {shlex.join(sys.argv if args is None else ['tools/train.py', *args])}"
         try:
             super().parse_arguments(parser, args)
