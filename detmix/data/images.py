@@ -1,7 +1,8 @@
 """Image files into tensors, whatever their format and mode.
 
 Pillow reads them all, and tells a truncated file from a whole one. OpenCV decodes the common kind of JPEG in two thirds
-of the time, to the same pixels; what it would not notice or not convert is left to Pillow. torchvision's decoder is as
+of the time, to the same pixels; what it would not notice or not convert is left to Pillow. Within a JPEG both read on
+where bytes are wrong, so zeros are looked for before. torchvision's decoder is as
 fast, but deprecated since 0.29. ``tools/benchmark.py sample`` measures them.
 """
 
@@ -18,6 +19,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from .jpeg import find_zeros
 from .paths import read_file, require_file
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
@@ -50,7 +52,8 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None, *, reduce_
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is corrupt, truncated or not an image, or its size is not the stated one.
+        ValueError: the file is corrupt, truncated or not an image, or its size is not the stated one. Not every damage
+            within a JPEG can be told: see docs/faults.md.
     """
     path = Path(path)
     return decode_image(read_file(path), size, name=path, reduce_to=reduce_to)
@@ -71,6 +74,10 @@ def decode_image(
         image = Image.open(BytesIO(data))
         if image.format == "EPS":  # Pillow would have Ghostscript run it
             raise ValueError("EPS files are not read")
+        if image.format in ("JPEG", "MPO") and (place := find_zeros(data)) is not None:
+            raise ValueError(
+                f"zeros stand in the place of its picture from byte {place} on, as a failing disk leaves them"
+            )
     stored = (image.height, image.width)
     if size is not None and sorted(size) != sorted(stored):  # before memory is taken for as many pixels as it claims
         raise ValueError(_disagreement(name, size, stored))
