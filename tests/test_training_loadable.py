@@ -10,11 +10,17 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lightning.pytorch.callbacks import BackboneFinetuning, EarlyStopping, EMAWeightAveraging, Timer
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    EarlyStopping,
+    EMAWeightAveraging,
+    StochasticWeightAveraging,
+    Timer,
+)
 from lightning.pytorch.utilities.migration import migrate_checkpoint
 
 from detmix.training import MixBatches
-from detmix.training.checkpoints import read_checkpoint
+from detmix.training.checkpoints import CheckpointFiles, read_checkpoint
 from detmix.training.module import DetectionModule
 from detmix.training.random_state import random_state, require_random_state
 from detmix.training.skipped import SkippedImages
@@ -194,6 +200,21 @@ def test_a_checkpoint_of_more_epochs_than_the_run_is_to_have_is_refused(run):
     checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] = 4
     with pytest.raises(ValueError, match=r"4 epochs behind it, and --trainer.max_epochs is 3"):
         run.read(checkpoint)
+    run.trainer.callbacks += [StochasticWeightAveraging(swa_lrs=0.1)]  # which adds one, for batch normalisation
+    run.read(checkpoint)
+    checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] = 5
+    with pytest.raises(ValueError, match=r"5 epochs behind it, and --trainer.max_epochs is 3"):
+        run.read(checkpoint)
+
+
+def test_lists_that_callbacks_share_are_written_apart(run):
+    checkpoint = run.checkpoint()
+    shared = checkpoint["lr_schedulers"][0]
+    checkpoint["callbacks"]["Other"] = {"schedule": shared, "rates": (shared["base_lrs"], [shared["_last_lr"]])}
+    CheckpointFiles().save_checkpoint(checkpoint, run.path)
+    read = read_checkpoint(run.path)
+    assert differences(read, checkpoint) == []
+    assert read["state_dict"].keys() == run.module.state_dict().keys()
 
 
 def test_the_state_of_an_optimizer_has_the_shapes_of_the_parameters(run):

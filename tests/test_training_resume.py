@@ -203,10 +203,24 @@ VARIANTS = {
             "--model.manifold={layers: [input, backbone.body.layer2, roi]}",
         ],
     ),
+    "Lightning's averages of the last epochs": (
+        "end9",
+        [
+            "--trainer.max_epochs=3",
+            callback(
+                "lightning.pytorch.callbacks.StochasticWeightAveraging",
+                swa_lrs=0.003,
+                swa_epoch_start=1,
+                annealing_strategy="linear",
+                device=None,  # its default, a torch.device, cannot be written into a config
+            ),
+        ],
+    ),
     "a number of steps": ("start6", ["--trainer.max_steps=8", "--trainer.max_epochs=-1"]),
 }
 
 
+@pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch", "ignore:Detected call of `lr_sch")
 @pytest.mark.parametrize("name", VARIANTS)
 def test_so_does_one_that_trains_in_another_way(tmp_path, in_repository, name):
     killed, arguments = VARIANTS[name]

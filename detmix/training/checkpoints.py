@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -28,7 +29,7 @@ class CheckpointFiles(TorchCheckpointIO):
         Raises:
             NotWritten: it could not be written, as on a full disk; what was at the path before is there still.
         """
-        save_whole(Path(path), checkpoint)
+        save_whole(Path(path), _each_once(checkpoint))
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint; see ``read_checkpoint``."""
@@ -51,6 +52,15 @@ def _save(file: Path, content: Any) -> None:
         if isinstance(error, torch.OutOfMemoryError) or str(error).startswith("DataLoader worker"):
             raise  # a worker's death is told wherever the main thread is just then
         raise OSError(first_line(error)) from error
+
+
+def _each_once(content: Any) -> Any:
+    """The same nest with no list or dict at two places, as ``read_checkpoint`` wants it; tensors are not copied."""
+    if isinstance(content, dict):
+        apart = copy.copy(content)  # with its kind, and what torch hangs on it
+        apart.update((key, _each_once(value)) for key, value in content.items())
+        return apart
+    return type(content)(map(_each_once, content)) if type(content) in (list, tuple) else content
 
 
 def read_checkpoint(

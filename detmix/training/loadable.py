@@ -12,9 +12,11 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from packaging.version import Version
 from torch import Tensor, nn
 
+from .callbacks import callbacks_of
 from .checkpoints import first_line, require_same_tensors
 from .random_state import require_random_state
 
@@ -98,7 +100,8 @@ def _require_loops(loops: dict[str, Any], trainer: L.Trainer) -> None:
     own = trainer.fit_loop.state_dict()
     _require_like({name: state for name, state in own.items() if name in given}, given, "loops")
     epochs = given.get("epoch_progress", own["epoch_progress"])["current"]["processed"]
-    if trainer.max_epochs not in (None, -1) and epochs > trainer.max_epochs:
+    more = any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks_of(trainer))  # for batch norm
+    if trainer.max_epochs not in (None, -1) and epochs > trainer.max_epochs + more:
         raise ValueError(f"it has {epochs} epochs behind it, and --trainer.max_epochs is {trainer.max_epochs}")
 
 

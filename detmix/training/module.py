@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import BaseFinetuning
+from lightning.pytorch.callbacks import BaseFinetuning, StochasticWeightAveraging
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
@@ -28,6 +28,8 @@ from .models import Weights, build_detector, weights_shape_the_model
 from .optimization import OptimizerName, Schedule, change_settings, lr_factor, make_optimizer
 
 Batch = tuple[Sequence[Tensor], Sequence[Target]]
+
+_CHANGES_IT = (BaseFinetuning, StochasticWeightAveraging)  # the optimizer or its schedule, during the run
 
 
 @dataclass
@@ -195,7 +197,7 @@ class DetectionModule(L.LightningModule):
     def _knows_its_optimizer(self, trainer: Any) -> bool:
         """Whether the optimizer of a run is the one of this class, over all parameters as one group."""
         own = type(self).configure_optimizers is DetectionModule.configure_optimizers
-        return own and not any(isinstance(callback, BaseFinetuning) for callback in trainer.callbacks)
+        return own and not any(isinstance(callback, _CHANGES_IT) for callback in trainer.callbacks)
 
     def forward(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """Detections of a list of (3, H, W) float images in [0, 1], as torchvision's detectors give them."""

@@ -12,7 +12,13 @@ from typing import Any, NoReturn
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationScheduler, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import (
+    Checkpoint,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    Timer,
+)
 
 from .callbacks import callbacks_of
 from .data import data_of
@@ -94,15 +100,18 @@ class LastCheckpoint(Checkpoint):
         """
         if trainer.world_size > 1:
             _require_same_step(trainer, self.path)
+        waiting: tuple[type, ...] = (GradientAccumulationScheduler,)  # would wait for the start of an epoch
         if self._restored is not None:
+            if self._restored["batches"]:
+                waiting = (GradientAccumulationScheduler, StochasticWeightAveraging)
             states = self._restored.pop("random")
             data_of(trainer).go_on(**self._restored)
             if trainer.global_rank < len(states):
                 set_random_state(states[trainer.global_rank], trainer.strategy.root_device)
             self._restored = None
         for callback in callbacks_of(trainer):
-            if isinstance(callback, GradientAccumulationScheduler):  # it would wait for the start of an epoch
-                callback.on_train_epoch_start(trainer)
+            if isinstance(callback, waiting):
+                callback.on_train_epoch_start(trainer, pl_module)
         self._listen()
         if self._is_asked_to_stop(trainer):
             self._leave(trainer)
