@@ -16,7 +16,6 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from packaging.version import Version
 from torch import Tensor, nn
 
-from .callbacks import callbacks_of
 from .checkpoints import first_line, require_same_tensors
 from .random_state import require_random_state
 
@@ -95,12 +94,12 @@ def _naming(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: no checkpoint to go on from: {first_line(error)}") from error
 
 
-def _require_loops(loops: dict[str, Any], trainer: L.Trainer) -> None:
+def _require_loops(loops: dict[str, Any], trainer: Any) -> None:
     given = _dict_in(loops, "fit_loop")
     own = trainer.fit_loop.state_dict()
     _require_like({name: state for name, state in own.items() if name in given}, given, "loops")
     epochs = given.get("epoch_progress", own["epoch_progress"])["current"]["processed"]
-    more = any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks_of(trainer))  # for batch norm
+    more = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)  # for batch norm
     if trainer.max_epochs not in (None, -1) and epochs > trainer.max_epochs + more:
         raise ValueError(f"it has {epochs} epochs behind it, and --trainer.max_epochs is {trainer.max_epochs}")
 
