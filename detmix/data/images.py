@@ -2,8 +2,8 @@
 
 Pillow reads them all, and tells a truncated file from a whole one. OpenCV decodes the common kind of JPEG in two thirds
 of the time, to the same pixels; what it would not notice or not convert is left to Pillow. Within a JPEG both read on
-where bytes are wrong, so zeros are looked for before. torchvision's decoder is as
-fast, but deprecated since 0.29. ``tools/benchmark.py sample`` measures them.
+where bytes are wrong, so zeros are looked for before. torchvision's decoder is as fast, but deprecated since 0.29.
+``tools/benchmark.py sample`` measures them.
 """
 
 from __future__ import annotations

@@ -67,10 +67,8 @@ class _Rows(ExperimentWriter):
         """Write what is new, and wait until the disk has the rows; if that fails they wait for the next time."""
         if not self.metrics:
             return
-        file, names = (
-            Path(self.metrics_file_path),
-            sorted({*self.metrics_keys, *(name for m in self.metrics for name in m)}),
-        )
+        file = Path(self.metrics_file_path)
+        names = sorted({*self.metrics_keys, *(name for row in self.metrics for name in row)})
         if names != self.metrics_keys:
             rows = read_rows(file)[1] if file.exists() else []
             write_whole(file, partial(write_rows, names=names, rows=rows))
