@@ -9,7 +9,7 @@ from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import lightning as L
 import torch
@@ -30,6 +30,7 @@ from .configs import CONFIG_MODE
 from .data import DetectionData
 from .faults import FiniteLoss
 from .files import forget_from, newest_version, read_history, set_aside
+from .lock import hold
 from .log import EventLogger, RowLogger
 from .module import DetectionModule
 from .resume import BestCheckpoint, LastCheckpoint
@@ -134,8 +135,13 @@ class DetmixCLI(LightningCLI):
     def before_fit(self) -> None:
         """Keep an earlier run of the same name, unless this one goes on from it."""
         self._prepare()
+        try:
+            self._held = _hold(self.run_dir)
+        except (ValueError, OSError) as error:
+            self.parser.error(str(error))
         if self._goes_on:
-            _forget_from(self.run_dir, self._checkpoint["global_step"])
+            # read again: who held it may have gone on until now
+            _forget_from(self.run_dir, self._read_checkpoint()["global_step"])
         else:
             _keep_earlier(self.run_dir)
         self._checkpoint = {}
@@ -172,6 +178,8 @@ class DetmixCLI(LightningCLI):
             self.trainer.fit(**arguments)
         finally:
             self._requests.restore()
+            if self._held is not None:
+                self._held.close()
 
     def after_fit(self) -> None:
         """Say what came out, and where to look."""
@@ -335,6 +343,11 @@ def _quiet() -> Iterator[None]:
         for message in _UNHELPFUL:
             warnings.filterwarnings("ignore", message)
         yield
+
+
+@rank_zero_only
+def _hold(run_dir: Path) -> IO[str]:
+    return hold(run_dir)
 
 
 @rank_zero_only
