@@ -46,6 +46,15 @@ SMALL = [
 STEPS = 6  # in an epoch
 
 
+def copy_or_link(source, target):
+    """Copy a file; link a checkpoint, which is large and never written to, only replaced."""
+    if source.endswith(".ckpt"):
+        Path(target).unlink(missing_ok=True)
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
+
+
 class Copies(L.Callback):
     """Copies the folder of the run at the hooks of a training, in front of the checkpoint's own."""
 
@@ -53,7 +62,9 @@ class Copies(L.Callback):
         self.folder = folder
 
     def copy(self, trainer, name):
-        shutil.copytree(trainer.default_root_dir, f"{self.folder}/{name}", dirs_exist_ok=True)
+        shutil.copytree(
+            trainer.default_root_dir, f"{self.folder}/{name}", dirs_exist_ok=True, copy_function=copy_or_link
+        )
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.copy(trainer, f"start{trainer.global_step}")
