@@ -1,12 +1,13 @@
 """One process at a time trains a run; one that is gone, however it went, holds it no more."""
 
+import fcntl
 import os
 import signal
 import time
 
 import pytest
 
-from detmix.training.lock import hold
+from detmix.training.lock import hold, let_go
 
 from .processes import end_of, start_apart
 from .test_training_resume import train
@@ -43,6 +44,7 @@ def test_a_run_that_another_process_trains_is_left_alone_until_that_is_gone(tmp_
         end_of(other)
         os.kill(int(child.read_text()), 0)  # it lives on
         train(runs, "--resume")
+        assert [path.name for path in runs.iterdir()] == ["run"]
     finally:
         os.killpg(other.pid, signal.SIGKILL)
         end_of(other)
@@ -52,6 +54,20 @@ def test_a_process_may_train_one_run_after_another(tmp_path):
     hold(tmp_path / "a").close()
     with hold(tmp_path / "a") as first, hold(tmp_path / "b") as second:
         assert first.name != second.name
+
+
+def test_a_lock_that_was_let_go_between_opening_and_locking_is_taken_anew(tmp_path, monkeypatch):
+    first = hold(tmp_path / "a")
+    wait = fcntl.lockf
+
+    def let_go_first(file, how):
+        if not first.closed:
+            let_go(first)
+        wait(file, how)
+
+    monkeypatch.setattr("fcntl.lockf", let_go_first)
+    with hold(tmp_path / "a") as second:
+        assert os.path.samestat(os.fstat(second.fileno()), (tmp_path / ".a.lock").stat())
 
 
 def test_where_the_file_system_has_no_locks_a_run_is_trained_all_the_same(tmp_path, monkeypatch):

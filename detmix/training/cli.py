@@ -30,7 +30,7 @@ from .configs import CONFIG_MODE
 from .data import DetectionData
 from .faults import FiniteLoss
 from .files import forget_from, newest_version, read_history, set_aside
-from .lock import hold
+from .lock import hold, let_go
 from .log import EventLogger, RowLogger
 from .module import DetectionModule
 from .resume import BestCheckpoint, LastCheckpoint
@@ -179,7 +179,7 @@ class DetmixCLI(LightningCLI):
         finally:
             self._requests.restore()
             if self._held is not None:
-                self._held.close()
+                let_go(self._held)
 
     def after_fit(self) -> None:
         """Say what came out, and where to look."""

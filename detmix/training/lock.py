@@ -11,7 +11,7 @@ from typing import IO
 
 
 def hold(run_dir: Path) -> IO[str]:
-    """Hold the folder of a run for this process, until the file that is returned is closed or the process is gone.
+    """Hold the folder of a run for this process, until ``let_go`` of what is returned or the process is gone.
 
     The lock is POSIX's, which data-loading workers do not share, on ``.<name>.lock`` beside the folder, which may be
     renamed meanwhile. On a file system without locks nothing is held.
@@ -21,7 +21,8 @@ def hold(run_dir: Path) -> IO[str]:
         OSError: the file cannot be written.
     """
     run_dir.parent.mkdir(parents=True, exist_ok=True)
-    file = (run_dir.parent / f".{run_dir.name}.lock").open("a+")
+    path = run_dir.parent / f".{run_dir.name}.lock"
+    file = path.open("a+")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:  # POSIX leaves open which of them tells that it is held
@@ -33,8 +34,25 @@ def hold(run_dir: Path) -> IO[str]:
         ) from error
     except OSError:
         return file
+    if not _is_at(path, file):  # who held it has let it go just now
+        file.close()
+        return hold(run_dir)
     with suppress(OSError):  # a full disk; it is told where something is lost by it
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
     return file
+
+
+def let_go(file: IO[str]) -> None:
+    """Let another process hold the folder, and leave nothing beside it."""
+    with suppress(OSError):
+        os.unlink(file.name)
+    file.close()
+
+
+def _is_at(path: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
