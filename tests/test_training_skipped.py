@@ -1,0 +1,81 @@
+"""Images that break while a training runs: named, or skipped and counted."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning as L
+import pytest
+
+from detmix.training.checkpoints import read_checkpoint
+from detmix.training.skipped import SkippedImages
+
+from .test_configs import write_coco
+from .test_training_faults import ONE_EPOCH, fail
+from .test_training_resume import callback, differences, outcome, train
+
+
+class Breaks(L.Callback):
+    """Overwrites a file after the first epoch, as a failing disk may."""
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.file.write_bytes(self.file.read_bytes()[:200])
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """The folder of a COCO data set, and the settings that train on it."""
+    root = tmp_path / "data"
+    write_coco(root)
+    splits = ["--data.train=[train2017]", "--data.val=val2017", "--data.test=val2017"]
+    return root, ["--data.format=coco", f"--data.root={root}", *splits]
+
+
+def test_an_image_that_breaks_between_two_epochs_is_named_and_the_run_goes_on_when_it_is_mended(
+    tmp_path, in_repository, photographs
+):
+    root, data = photographs
+    data += ["--checkpoint_every=1"]
+    wanted = outcome(train(tmp_path / "whole", *data))
+    image = root / "train2017" / "2.jpg"
+    pixels = image.read_bytes()
+    said = fail(tmp_path, callback("tests.test_training_skipped.Breaks", file=str(image)), *data)
+    assert f"{image}: corrupt, truncated or not an image" in said
+    assert "last.ckpt holds the run up to step" in said
+    image.write_bytes(pixels)
+    assert differences(wanted, outcome(train(tmp_path, "--resume", *data))) == []
+
+
+def test_where_images_are_skipped_the_run_goes_on_and_lists_them(tmp_path, in_repository, photographs, capsys):
+    root, data = photographs
+    image = root / "train2017" / "2.jpg"
+    breaks = callback("tests.test_training_skipped.Breaks", file=str(image))
+    skipping = ["--data.on_error=skip", "--data.num_workers=1", "--trainer.max_epochs=3"]
+    run = train(tmp_path, breaks, *skipping, *data, report=True)
+    assert (run / "skipped_images.txt").read_text() == f"{image}\n"
+    assert " ".join(capsys.readouterr().out.split()).count("1 of 4 training images skipped") == 1
+    assert '<th scope="row">Skipped images</th><td>1 of 4</td>' in (run / "report.html").read_text()
+    state = read_checkpoint(run / "checkpoints" / "last.ckpt")["callbacks"]["SkippedImages"]
+    assert state == {"files": [str(image)]}
+
+
+def test_an_image_skipped_before_a_checkpoint_within_an_epoch_is_listed_after_it(tmp_path):
+    def run_with(images):
+        data = SimpleNamespace(on_error="skip", skipped_images=lambda: images, train_set=range(9))
+        return SimpleNamespace(datamodule=data, world_size=1, is_global_zero=True)
+
+    interrupted, resumed = SkippedImages(tmp_path), SkippedImages(tmp_path)
+    interrupted.setup(run_with(["a.jpg"]), None, "fit")
+    resumed.setup(run_with([]), None, "fit")
+    resumed.load_state_dict(interrupted.state_dict())
+    resumed.on_train_epoch_end(run_with([]), None)
+    assert (tmp_path / "skipped_images.txt").read_text() == "a.jpg\n"
+    assert resumed.files == ["a.jpg"]
+
+
+def test_a_validation_image_is_never_skipped(tmp_path, photographs):
+    root, data = photographs
+    (root / "val2017" / "1.jpg").write_bytes(b"no image")
+    assert "1.jpg: corrupt, truncated or not an image" in fail(tmp_path, "--data.on_error=skip", ONE_EPOCH, *data)
