@@ -64,3 +64,12 @@ def no_report():
     """The same for a test."""
     with undrawn_report():
         yield
+
+
+@pytest.fixture
+def sweep(in_repository, tmp_path, monkeypatch):
+    """Run a sweep of three arms with the stand-in for the trainer; give its folder."""
+    from .stand_in import sweeps_in  # with torch, which reads what is set above
+
+    monkeypatch.setenv("STAND_IN", str(tmp_path))
+    return sweeps_in(tmp_path)

@@ -3,7 +3,6 @@
 import io
 import itertools
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -19,15 +18,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from detmix import MixupIterable, collate
-from detmix.data import HuggingFaceStream, WebDatasetStream, read_image
+from detmix.data import HuggingFaceStream, WebDatasetStream
 from detmix.switch import Reader
 
-from .hostile import ending, open_files
 from .test_stream import process_group
 
 pytest.importorskip("webdataset")
 datasets = pytest.importorskip("datasets")
-fsspec = pytest.importorskip("fsspec")
 
 CLASSES = ("cat", "dog")
 SIZES = (4, 1, 7, 0, 3)  # samples of the shards
@@ -284,164 +281,6 @@ def test_a_transform_sees_each_sample_and_the_epoch(shards):
 
 def test_braces_name_shards(shards):
     assert ids(WebDatasetStream(shards[0].replace("part-0", "part-{0..4}"), classes=CLASSES)) == list(range(COUNT))
-
-
-BROKEN = {
-    "no json": ({"json": None}, r"wanted json and one of jpg, .*, got \['png'\]"),
-    "no image": ({"png": None}, r"wanted json and one of jpg, .*, got \['json'\]"),
-    "two images": ({"jpg": b"x"}, r"wanted json and one of jpg, .*, got \['png', 'json', 'jpg'\]"),
-    "no JSON": ({"json": b"{"}, "json: Input data was truncated"),
-    "a list": ({"json": b"[]"}, "json: Expected `object`, got `array`"),
-    "no objects": ({"json": b"{}"}, "the key 'objects' is missing"),
-    "not an image": ({"png": b"GIF8"}, "corrupt, truncated or not an image"),
-    "half an image": ({"png": picture(1)[:45]}, "corrupt, truncated or not an image"),
-    "another size": ({"json": json.dumps(row(1) | {"height": 13}).encode()}, "the annotations say 13 high"),
-    "another class": (
-        {"json": json.dumps(row(1) | {"objects": {"bbox": [[1, 1, 2, 2]], "category": ["yak"]}}).encode()},
-        r"objects\[0\]: category must be one of \['cat', 'dog'\], got 'yak'",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BROKEN)
-def test_what_is_wrong_is_named_with_shard_and_key(case, tmp_path):
-    change, message = BROKEN[case]
-    content = {"png": picture(1), "json": json.dumps(row(1)).encode()} | change
-    members = members_of([0]) | {f"b/001.{kind}": data for kind, data in content.items() if data is not None}
-    shard = write_tar(tmp_path / "part.tar", members)
-    stream = iter(WebDatasetStream(shard, classes=CLASSES))
-    next(stream)
-    assert str(shard) in open_files()
-    with pytest.raises(ValueError, match=r"part\.tar: sample b/001: ") as caught:
-        next(stream)
-    caught.match(message)
-    assert str(shard) not in open_files()
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.floats(0, 1, exclude_max=True))
-def test_a_shard_that_is_cut_short_is_refused_and_never_loses_a_sample(tmp_path_factory, share):
-    folder = tmp_path_factory.mktemp("cut")
-    whole = write_tar(folder / "whole.tar", members_of(range(3))).read_bytes()
-    cut = folder / "cut.tar"
-    cut.write_bytes(whole[: int(share * len(whole))])
-    try:
-        found = ids(WebDatasetStream(cut, classes=CLASSES))
-    except ValueError as error:
-        found = str(error)
-    assert found == [0, 1, 2] or "cut.tar: " in found  # some of the zeros at the end are enough
-
-
-def test_a_shard_that_changes_while_it_is_in_use_loses_no_sample_silently(tmp_path):
-    shard = write_tar(tmp_path / "a.tar", members_of(range(2)))
-    stream = WebDatasetStream(shard, classes=CLASSES)
-    assert ids(stream) == [0, 1]
-    write_tar(shard, members_of(range(3)))
-    assert ids(stream) == [0, 1, 2]
-    shard.write_bytes(shard.read_bytes()[: 4 * 1024])  # two samples, four blocks each
-    with pytest.raises(ValueError, match=r"a\.tar: cut short"):
-        list(stream)
-    shard.unlink()
-    with pytest.raises(FileNotFoundError, match=r"a\.tar: no such shard"):
-        list(stream)
-
-
-def test_a_file_that_a_shard_has_twice_is_named(tmp_path):
-    shard = write_tar(tmp_path / "a.tar", members_of([0]) | {"000.PNG": picture(1)})
-    with pytest.raises(ValueError, match=r"^.*a\.tar: 000\.PNG: duplicate file name"):
-        list(WebDatasetStream(shard, classes=CLASSES))
-
-
-def test_a_shard_that_is_no_tar_file_is_named(tmp_path):
-    shard = tmp_path / "a.tar"
-    shard.write_bytes(b"x" * 4096 + bytes(1024))
-    with pytest.raises(ValueError, match=r"a\.tar: not a tar file, or not whole"):
-        list(WebDatasetStream(shard, classes=CLASSES))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"shards": []}, ValueError, "there must be a shard at least, got none"),
-        ({"shards": ["pipe:a", "pipe:a"]}, ValueError, "shards must be named once, got pipe:a more than once"),
-        ({"shards": "none-{0..2}.tar"}, FileNotFoundError, r"none-0\.tar: no such shard"),
-        ({"share": "rows"}, ValueError, "share must be one of shards, samples, got 'rows'"),
-        ({"shuffle": -1}, ValueError, "shuffle must be 0 or more, got -1"),
-        ({"shuffle": 1.5}, TypeError, "integer"),
-        ({"seed": None}, TypeError, "integer"),
-        ({"box_format": "yx"}, ValueError, "box_format must be one of xywh, xyxy"),
-    ],
-)
-def test_bad_settings_are_refused(arguments, error, message):
-    with pytest.raises(error, match=message):
-        WebDatasetStream(**{"shards": "pipe:a", "classes": CLASSES} | arguments)
-
-
-def wrapped(rows, **options):
-    dataset = datasets.Dataset.from_list(rows).to_iterable_dataset()
-    return HuggingFaceStream(dataset, **{"box_format": "xywh", "classes": CLASSES} | options)
-
-
-def test_rows_may_hold_files_and_lists_of_objects(tmp_path):
-    (tmp_path / "a.png").write_bytes(picture(9))
-    objects = [{"box": [1, 2, 3, 4], "kind": 5}]
-    for image in (picture(9), str(tmp_path / "a.png"), {"bytes": None, "path": str(tmp_path / "a.png")}):
-        rows = [{"pixels": image, "things": objects}]
-        keys = {"image": "pixels", "objects": "things", "boxes": "box", "labels": "kind"}
-        ((found, target),) = wrapped(rows, classes=[5], box_format="xyxy", **keys)
-        assert torch.equal(found, read_image(tmp_path / "a.png"))
-        assert target["boxes"].tolist() == [[1, 2, 3, 4]]
-        assert target["labels"].tolist() == [1]
-        assert "image_id" not in target
-
-
-def test_a_pipe_in_the_place_of_an_image_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", f"file://{tmp_path}/pipe", f"local://{tmp_path}/pipe"):
-        with ending(60), pytest.raises(OSError, match="not a file, but a folder, a pipe or a device"):
-            next(iter(wrapped([{"image": {"bytes": None, "path": str(path)}, **row(1)}])))
-
-
-def test_images_may_lie_at_a_url():
-    fsspec.filesystem("memory").pipe("/a/1.png", picture(9))
-    rows = [{"image": {"bytes": None, "path": f"memory://a/{n}.png"}, **row(n)} for n in (1, 2)]
-    stream = iter(wrapped(rows))
-    assert next(stream)[0].unique().tolist() == [9]
-    with pytest.raises(OSError, match=r"row 1 of this reader, image_id 2: memory://a/2\.png cannot be read: .*"):
-        next(stream)
-
-
-def test_a_path_that_is_no_file_is_refused():
-    with pytest.raises(OSError, match="row 0 of this reader, image_id 1: /dev/zero cannot be read: .*not a file"):
-        list(wrapped([{"image": "/dev/zero", **row(1)}]))
-
-
-def test_classes_may_be_put_in_another_order():
-    stream = HuggingFaceStream(hub(), box_format="xywh", classes=("dog", "cat"))
-    assert [target["labels"].item() for _, target in stream] == [2 - number % 2 for number in range(COUNT)]
-
-
-def test_a_row_of_the_hub_that_is_wrong_is_named():
-    rows = [{"image": picture(n), **row(n)} for n in range(2)]
-    rows[1]["objects"]["category"] = ["yak"]
-    with pytest.raises(ValueError, match=r"row 1 of this reader, image_id 1: objects\[0\]: category .* got 'yak'"):
-        list(wrapped(rows))
-    with pytest.raises(
-        ValueError, match=r"row 0 of this reader, image_id 0: the key 'photo' is missing, got \['height'"
-    ):
-        list(wrapped(rows, image="photo"))
-    with pytest.raises(ValueError, match="row 0 of this reader, image_id 0: the image must be the bytes .* got int"):
-        list(wrapped(rows, image="height"))
-
-
-def test_data_sets_that_do_not_stream_or_are_split_are_refused():
-    rows = datasets.Dataset.from_list([{"image": picture(0), **row(0)}])
-    with pytest.raises(TypeError, match=r"got Dataset: load it with streaming=True .* to_iterable_dataset"):
-        HuggingFaceStream(rows, box_format="xywh")
-    with pytest.raises(ValueError, match="split among ranks already"):
-        HuggingFaceStream(datasets.distributed.split_dataset_by_node(hub(), 0, 2), box_format="xywh")
-    with pytest.raises(ValueError, match=r"objects\.category is no ClassLabel, so classes must be given"):
-        wrapped([{"image": picture(0), **row(0)}], classes=None)
 
 
 def test_the_libraries_are_loaded_when_they_are_needed():

@@ -63,13 +63,13 @@ def main() -> None:
             show_plan(plan, look_into(folder, plan, retry=options.retry), options.jobs)
             return
         command = shlex.join(["python", "tools/sweep.py", *sys.argv[1:]])
-        shown = run_sweep(plan, folder, train=TRAIN, command=command, jobs=options.jobs, retry=options.retry)
+        shown, states = run_sweep(plan, folder, train=TRAIN, command=command, jobs=options.jobs, retry=options.retry)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     except Interrupted as stop:
         sys.exit(str(stop))
     Console().print(shown)
-    ends = [state for state in look_into(folder, plan).values() if not isinstance(state, str)]
+    ends = [state for state in states.values() if not isinstance(state, str)]
     failed = sum(not end.finished for end in ends)
     if failed:
         sys.exit(

@@ -9,7 +9,6 @@ import operator
 import random
 import tarfile
 import zlib
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
@@ -21,7 +20,7 @@ import msgspec
 from ..draws import SHARDS, generator_at
 from ..switch import Reader, this_reader
 from ..targets import Target
-from .cleaning import OnInvalid
+from .cleaning import OnInvalid, require_unique
 from .samples import BoxFormat, Layout
 from .streams import Sample, SampleStream, load_library
 
@@ -140,9 +139,7 @@ def _expand(shards: str | Path | Sequence[str | Path]) -> list[str]:
     names = [str(shard) for shard in found]
     if not names:
         raise ValueError("there must be a shard at least, got none")
-    name, count = Counter(names).most_common(1)[0]
-    if count > 1:
-        raise ValueError(f"shards must be named once, got {name} more than once")
+    require_unique(names, "shards")
     for name in names:
         _check_whole(name)
     return names

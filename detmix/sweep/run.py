@@ -13,7 +13,7 @@ from ..files import write_whole
 from ..training.signals import StopRequests
 from .outcome import Outcome
 from .plan import CONFIG, Plan
-from .queue import Queue
+from .queue import Queue, States
 from .results import write_results
 from .tables import in_a_line, progress_table, result_tables
 from .workers import Workers
@@ -27,7 +27,7 @@ class Interrupted(Exception):
 
 def run_sweep(
     plan: Plan, folder: Path, *, train: Sequence[str], command: str, jobs: int = 1, retry: bool = False
-) -> Group:
+) -> tuple[Group, States]:
     """Train every arm with every seed that nobody has trained yet, and write what came out.
 
     Other processes may do the same in the same folder at the same time; they share the runs. A run that fails is
@@ -43,7 +43,7 @@ def run_sweep(
         retry: do failed runs again.
 
     Returns:
-        Tables and sentences for the terminal.
+        Tables and sentences for the terminal, and how each run ended.
 
     Raises:
         ValueError: the folder holds another sweep, or jobs is below 1.
@@ -66,12 +66,13 @@ def run_sweep(
             raise
     finally:
         requests.restore()
-    comparisons = write_results(folder, plan, queue.states(), command)
+    states = queue.states()
+    comparisons = write_results(folder, plan, states, command)
     if workers.errors:
         raise workers.errors[0]
     if requests.received is not None:
         raise Interrupted(f"Stopped. The same command goes on:\n{command}")
-    return Group(*result_tables(comparisons), f"See {folder / 'sweep.html'}")
+    return Group(*result_tables(comparisons), f"See {folder / 'sweep.html'}"), states
 
 
 def _watch(workers: Workers, command: str) -> None:

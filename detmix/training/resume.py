@@ -27,6 +27,8 @@ from .random_state import random_state, set_random_state
 from .signals import Stopped, StopRequests
 
 _KEY = "detmix"  # of what is added to Lightning's checkpoint
+_WAITING = (GradientAccumulationScheduler,)
+_WAITING_WITHIN_EPOCH = (GradientAccumulationScheduler, StochasticWeightAveraging)
 
 
 class LastCheckpoint(Checkpoint):
@@ -100,17 +102,15 @@ class LastCheckpoint(Checkpoint):
         """
         if trainer.world_size > 1:
             _require_same_step(trainer, self.path)
-        waiting: tuple[type, ...] = (GradientAccumulationScheduler,)  # would wait for the start of an epoch
+        within_epoch = self._restored is not None and self._restored["batches"] > 0
         if self._restored is not None:
-            if self._restored["batches"]:
-                waiting = (GradientAccumulationScheduler, StochasticWeightAveraging)
             states = self._restored.pop("random")
             data_of(trainer).go_on(**self._restored)
             if trainer.global_rank < len(states):
                 set_random_state(states[trainer.global_rank], trainer.strategy.root_device)
             self._restored = None
-        for callback in callbacks_of(trainer):
-            if isinstance(callback, waiting):
+        for callback in callbacks_of(trainer):  # those that would wait for the start of an epoch
+            if isinstance(callback, _WAITING_WITHIN_EPOCH if within_epoch else _WAITING):
                 callback.on_train_epoch_start(trainer, pl_module)
         self._listen()
         if self._is_asked_to_stop(trainer):

@@ -1,0 +1,102 @@
+"""WebDataset's shards that are damaged, changed or wrong."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detmix.data import WebDatasetStream
+
+from .hostile import open_files
+from .test_data_streams import CLASSES, ids, members_of, picture, row, write_tar
+
+BROKEN = {
+    "no json": ({"json": None}, r"wanted json and one of jpg, .*, got \['png'\]"),
+    "no image": ({"png": None}, r"wanted json and one of jpg, .*, got \['json'\]"),
+    "two images": ({"jpg": b"x"}, r"wanted json and one of jpg, .*, got \['png', 'json', 'jpg'\]"),
+    "no JSON": ({"json": b"{"}, "json: Input data was truncated"),
+    "a list": ({"json": b"[]"}, "json: Expected `object`, got `array`"),
+    "no objects": ({"json": b"{}"}, "the key 'objects' is missing"),
+    "not an image": ({"png": b"GIF8"}, "corrupt, truncated or not an image"),
+    "half an image": ({"png": picture(1)[:45]}, "corrupt, truncated or not an image"),
+    "another size": ({"json": json.dumps(row(1) | {"height": 13}).encode()}, "the annotations say 13 high"),
+    "another class": (
+        {"json": json.dumps(row(1) | {"objects": {"bbox": [[1, 1, 2, 2]], "category": ["yak"]}}).encode()},
+        r"objects\[0\]: category must be one of \['cat', 'dog'\], got 'yak'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_is_wrong_is_named_with_shard_and_key(case, tmp_path):
+    change, message = BROKEN[case]
+    content = {"png": picture(1), "json": json.dumps(row(1)).encode()} | change
+    members = members_of([0]) | {f"b/001.{kind}": data for kind, data in content.items() if data is not None}
+    shard = write_tar(tmp_path / "part.tar", members)
+    stream = iter(WebDatasetStream(shard, classes=CLASSES))
+    next(stream)
+    assert str(shard) in open_files()
+    with pytest.raises(ValueError, match=r"part\.tar: sample b/001: ") as caught:
+        next(stream)
+    caught.match(message)
+    assert str(shard) not in open_files()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(0, 1, exclude_max=True))
+def test_a_shard_that_is_cut_short_is_refused_and_never_loses_a_sample(tmp_path_factory, share):
+    folder = tmp_path_factory.mktemp("cut")
+    whole = write_tar(folder / "whole.tar", members_of(range(3))).read_bytes()
+    cut = folder / "cut.tar"
+    cut.write_bytes(whole[: int(share * len(whole))])
+    try:
+        found = ids(WebDatasetStream(cut, classes=CLASSES))
+    except ValueError as error:
+        found = str(error)
+    assert found == [0, 1, 2] or "cut.tar: " in found  # some of the zeros at the end are enough
+
+
+def test_a_shard_that_changes_while_it_is_in_use_loses_no_sample_silently(tmp_path):
+    shard = write_tar(tmp_path / "a.tar", members_of(range(2)))
+    stream = WebDatasetStream(shard, classes=CLASSES)
+    assert ids(stream) == [0, 1]
+    write_tar(shard, members_of(range(3)))
+    assert ids(stream) == [0, 1, 2]
+    shard.write_bytes(shard.read_bytes()[: 4 * 1024])  # two samples, four blocks each
+    with pytest.raises(ValueError, match=r"a\.tar: cut short"):
+        list(stream)
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.tar: no such shard"):
+        list(stream)
+
+
+def test_a_file_that_a_shard_has_twice_is_named(tmp_path):
+    shard = write_tar(tmp_path / "a.tar", members_of([0]) | {"000.PNG": picture(1)})
+    with pytest.raises(ValueError, match=r"^.*a\.tar: 000\.PNG: duplicate file name"):
+        list(WebDatasetStream(shard, classes=CLASSES))
+
+
+def test_a_shard_that_is_no_tar_file_is_named(tmp_path):
+    shard = tmp_path / "a.tar"
+    shard.write_bytes(b"x" * 4096 + bytes(1024))
+    with pytest.raises(ValueError, match=r"a\.tar: not a tar file, or not whole"):
+        list(WebDatasetStream(shard, classes=CLASSES))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"shards": []}, ValueError, "there must be a shard at least, got none"),
+        ({"shards": ["pipe:a", "pipe:a"]}, ValueError, "shards must be unique, got 'pipe:a' more than once"),
+        ({"shards": "none-{0..2}.tar"}, FileNotFoundError, r"none-0\.tar: no such shard"),
+        ({"share": "rows"}, ValueError, "share must be one of shards, samples, got 'rows'"),
+        ({"shuffle": -1}, ValueError, "shuffle must be 0 or more, got -1"),
+        ({"shuffle": 1.5}, TypeError, "integer"),
+        ({"seed": None}, TypeError, "integer"),
+        ({"box_format": "yx"}, ValueError, "box_format must be one of xywh, xyxy"),
+    ],
+)
+def test_bad_settings_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        WebDatasetStream(**{"shards": "pipe:a", "classes": CLASSES} | arguments)
