@@ -6,9 +6,10 @@ The kind that comes is the kind that leaves.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeAlias
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image as PILImage
@@ -18,7 +19,6 @@ from torchvision import tv_tensors
 Image: TypeAlias = Tensor | np.ndarray | PILImage.Image
 Region: TypeAlias = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, x2 and y2 exclusive
 
-_STRIP = 1 << 14  # bytes of an image that are laid out anew at a time, where they have to be
 _PIL_MODES = ("L", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
 
 
@@ -123,10 +123,52 @@ def _to_pil(pixels: np.ndarray, mode: str) -> PILImage.Image:
     return PILImage.frombytes(mode, (pixels.shape[1], pixels.shape[0]), pixels.tobytes())
 
 
+@cache
+def compiled_blend() -> Callable[[np.ndarray, np.ndarray, np.ndarray, float, float], None]:
+    """What blends uint8 images; see ``blend_rows``. The first call in a process takes most of a second.
+
+    Data sets call it when they are made, so that workers forked later have it.
+    """
+    from .compiled import blend_rows
+
+    return blend_rows
+
+
 def _blend_tensors(image_a: Tensor, image_b: Tensor, lam: float) -> Tensor:
     if image_a.dtype == torch.uint8 and image_a.device.type == "cpu":
-        return torch.from_numpy(_blend_planar(image_a.numpy(), image_b.numpy(), lam))
+        return torch.from_numpy(_blend_bytes(image_a.numpy(), image_b.numpy(), lam))
     return _blend_floats(image_a, image_b, lam)
+
+
+def _blend_arrays(image_a: np.ndarray, image_b: np.ndarray, lam: float) -> np.ndarray:
+    """Blend (H, W, C) or (H, W) arrays."""
+    if image_a.dtype == np.uint8 and image_a.ndim == 3:
+        return _blend_bytes(image_a.transpose(2, 0, 1), image_b.transpose(2, 0, 1), lam).transpose(1, 2, 0)
+    if image_a.dtype == np.uint8:
+        return _blend_bytes(image_a[None], image_b[None], lam)[0]
+    canvas = np.zeros(tuple(map(max, image_a.shape, image_b.shape)), image_a.dtype)
+    for image, share in ((image_a, lam), (image_b, 1.0 - lam)):
+        canvas[: image.shape[0], : image.shape[1]] += share * image
+    return canvas
+
+
+def _blend_bytes(image_a: np.ndarray, image_b: np.ndarray, lam: float) -> np.ndarray:
+    """Blend (C, H, W) arrays of uint8; the canvas lies in memory as A does, colour by colour or pixel by pixel."""
+    channels, height, width = map(max, image_a.shape, image_b.shape)
+    if _has_whole_pixels(image_a) and not image_a[0, :1].flags.c_contiguous:
+        canvas = np.empty((height, width, channels), np.uint8).transpose(2, 0, 1)
+    else:
+        canvas = np.empty((channels, height, width), np.uint8)
+    rows = images = (canvas, image_a, image_b)
+    if all(map(_has_whole_pixels, images)):
+        rows = tuple(image.transpose(1, 2, 0).reshape(1, image.shape[1], -1) for image in images)
+    compiled_blend()(*rows, lam, 1.0 - lam)
+    return canvas
+
+
+def _has_whole_pixels(image: np.ndarray) -> bool:
+    """Whether each row of a (C, H, W) array lies in memory pixel by pixel, without a gap."""
+    return image.transpose(1, 2, 0)[:1].flags.c_contiguous
 
 
 def _blend_floats(image_a: Tensor, image_b: Tensor, lam: float) -> Tensor:
@@ -136,67 +178,6 @@ def _blend_floats(image_a: Tensor, image_b: Tensor, lam: float) -> Tensor:
     for image, share in ((image_a, lam), (image_b, 1.0 - lam)):
         canvas[:, : image.shape[1], : image.shape[2]].add_(image.to(dtype), alpha=share)
     return canvas if image_a.is_floating_point() else canvas.round_().to(image_a.dtype)
-
-
-def _blend_planar(image_a: np.ndarray, image_b: np.ndarray, lam: float) -> np.ndarray:
-    """Blend (C, H, W) arrays; the result lies in memory as A does, colour by colour or pixel by pixel."""
-    interleaved = image_a.transpose(1, 2, 0)
-    if _has_whole_rows(interleaved) and not _has_whole_rows(image_a[0]):
-        return _blend_arrays(interleaved, image_b.transpose(1, 2, 0), lam).transpose(2, 0, 1)
-    if image_a.shape == image_b.shape and _has_whole_rows(image_a) and _has_whole_rows(image_b):
-        return _blend_arrays(image_a, image_b, lam)
-    canvas = np.empty((len(image_a), *np.maximum(image_a.shape[1:], image_b.shape[1:])), image_a.dtype)
-    for plane, plane_a, plane_b in zip(canvas, image_a, image_b, strict=True):
-        _blend_onto(plane, plane_a, plane_b, lam)
-    return canvas
-
-
-def _blend_arrays(image_a: np.ndarray, image_b: np.ndarray, lam: float) -> np.ndarray:
-    """Blend (H, W, C) or (H, W) arrays, or any two of one shape."""
-    canvas = np.empty(tuple(map(max, image_a.shape, image_b.shape)), image_a.dtype)
-    _blend_onto(canvas, image_a, image_b, lam)
-    return canvas
-
-
-def _blend_onto(canvas: np.ndarray, image_a: np.ndarray, image_b: np.ndarray, lam: float) -> None:
-    """Write each pixel of the canvas once."""
-    if image_a.shape == image_b.shape:
-        _fill(canvas, lam, image_a, image_b)
-        return
-    height, width = map(min, image_a.shape[:2], image_b.shape[:2])
-    shared = np.s_[:height, :width]
-    _fill(canvas[shared], lam, image_a[shared], image_b[shared])
-    for image, share in ((image_a, lam), (image_b, 1.0 - lam)):
-        for gap in (np.s_[: len(image), width : image.shape[1]], np.s_[height : len(image), :width]):
-            _fill(canvas[gap], share, image[gap])
-    if canvas.shape not in (image_a.shape, image_b.shape):
-        canvas[height:, width:] = 0  # one image is higher, the other wider
-
-
-def _fill(out: np.ndarray, share: float, image: np.ndarray, other: np.ndarray | None = None) -> None:
-    """``share * image``, plus ``(1 - share) * other`` if there is one, into a window of the canvas.
-
-    OpenCV takes rows whose pixels follow each other, and would copy an image that has none: such an image is taken a
-    few rows at a time.
-    """
-    if not out.size:
-        return
-    sources = (image,) if other is None else (image, other)
-    step = len(out) if all(map(_has_whole_rows, sources)) else max(1, _STRIP // out[0].nbytes)
-    for top in range(0, len(out), step):
-        target, *rows = (x[top : top + step].reshape(min(step, len(out) - top), -1) for x in (out, *sources))
-        if len(rows) == 2:
-            cv2.addWeighted(rows[0], share, rows[1], 1.0 - share, 0.0, dst=target)
-        elif out.dtype == np.uint8:
-            cv2.convertScaleAbs(rows[0], dst=target, alpha=share)
-        else:
-            np.multiply(rows[0], share, out=target)
-
-
-def _has_whole_rows(image: np.ndarray) -> bool:
-    """Whether the pixels of each row follow each other in memory, and the rows do not overlap."""
-    row = image[:1]
-    return row.flags.c_contiguous and image.strides[0] >= row.nbytes
 
 
 def require_supported(image: Image) -> None:
@@ -213,11 +194,11 @@ def require_supported(image: Image) -> None:
     if 0 in image.shape:
         raise ValueError(f"an image must have at least one pixel and one channel, got shape {tuple(image.shape)}")
     if isinstance(image, Tensor):
-        supported = image.dtype == torch.uint8 or image.is_floating_point()
+        supported, wanted = image.dtype == torch.uint8 or image.is_floating_point(), "uint8 or floating"
     else:
-        supported = image.dtype in (np.uint8, np.float32, np.float64)
+        supported, wanted = image.dtype in (np.uint8, np.float32, np.float64), "uint8, float32 or float64"
     if not supported:
-        raise TypeError(f"an image must be of dtype uint8 or floating, got {image.dtype}")
+        raise TypeError(f"an image must be of dtype {wanted}, got {image.dtype}")
 
 
 def _kind(image: Image) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 from torch.utils.data import Dataset
 
 from .cache import Loaded, PartnerCache
-from .canvas import canvas_size, image_size, require_same_kind
+from .canvas import canvas_size, compiled_blend, image_size, require_same_kind
 from .cutmix import cutmix_pair, cutout, region_around
 from .draws import CACHES, MIXING, generator_at
 from .mixing import check_alpha, check_share, mix_pair, sample_lambda
@@ -144,6 +144,8 @@ class MixupDataset(Switched, Dataset[Sample]):
         self.seed = operator.index(seed)
         self._stream, self._cache_stream = MIXING + self._depth, CACHES + self._depth
         self._held = PartnerCache(min(self.cache, len(dataset)) if pairing else 0)
+        if pairing and mix == "mixup":
+            compiled_blend()
 
     @property
     def cache_bytes(self) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .canvas import image_size
+from .canvas import compiled_blend, image_size
 from .draws import STREAMS, generator_at
 from .mixing import check_alpha, check_share, mix_pair, sample_lambda
 from .switch import Reader, Switched, shares_itself_out, this_process, this_reader
@@ -105,6 +105,8 @@ class MixupIterable(Switched, IterableDataset[Sample]):
         self._read_by_workers = torch.tensor([False]).share_memory_()
         self._state = {"epoch": 0, "position": 0, "readers": 1}
         self._to_resume = torch.tensor([False]).share_memory_()  # which readers are still to go on from the state
+        if alpha > 0 and p > 0:
+            compiled_blend()
 
     def state_dict(self) -> dict[str, int]:
         """Where the reading that began last is: what ``load_state_dict`` goes on from.

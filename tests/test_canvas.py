@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detmix import mix_pair
-from detmix.canvas import _blend_floats, _blend_onto, blend
+from detmix.canvas import _blend_floats, blend, compiled_blend
 
 from .factories import make_sample
 from .test_mixing import naive_blend
@@ -65,9 +65,9 @@ def test_a_blend_takes_no_memory_but_its_canvas(layout_a, layout_b, size_b):
 
 @given(SIZES, SIZES, st.floats(0, 1))
 def test_every_pixel_of_the_canvas_is_written(size_a, size_b, lam):
-    a, b = np.ones((*size_a, 3), np.uint8), np.ones((*size_b, 3), np.uint8)
-    canvas = np.full((*map(max, size_a, size_b), 3), 255, np.uint8)
-    _blend_onto(canvas, a, b, lam)
+    a, b = np.ones((3, *size_a), np.uint8), np.ones((3, *size_b), np.uint8)
+    canvas = np.full((3, *map(max, size_a, size_b)), 255, np.uint8)
+    compiled_blend()(canvas, a, b, lam, 1 - lam)
     assert canvas.max() <= 1
 
 

@@ -31,7 +31,7 @@ def test_public_names():
 
 
 def test_import_is_light():
-    heavy = ("lightning", "matplotlib.pyplot", "albumentations", "webdataset", "datasets")
+    heavy = ("lightning", "matplotlib.pyplot", "albumentations", "webdataset", "datasets", "numba")
     code = f"import sys, detmix, detmix.data, detmix.evaluation; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
