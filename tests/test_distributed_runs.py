@@ -3,6 +3,7 @@ and on from there."""
 
 import json
 import os
+import random
 import re
 import shlex
 import shutil
@@ -106,8 +107,8 @@ def recipe(first_word, **changes):
 
 
 def free_port():
-    """A port that nobody has, below those that the system gives away; tests beside this one begin elsewhere."""
-    for port in range(10_000 + os.getpid() % 20_000, 32_768):
+    """A port that nobody has, below those that the system gives away; at random, for there may be tests beside this one."""
+    for port in random.SystemRandom().sample(range(10_000, 32_768), 1000):
         with socket.socket() as found, suppress(OSError):
             found.bind(("localhost", port))
             return port
