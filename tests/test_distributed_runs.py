@@ -107,7 +107,7 @@ def recipe(first_word, **changes):
 
 
 def free_port():
-    """A port that nobody has, below those that the system gives away; at random, for there may be tests beside this one."""
+    """A port that nobody has, below those that the system gives away; at random: there may be tests beside this one."""
     for port in random.SystemRandom().sample(range(10_000, 32_768), 1000):
         with socket.socket() as found, suppress(OSError):
             found.bind(("localhost", port))
