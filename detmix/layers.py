@@ -93,7 +93,7 @@ def map_tensors(value: Any, change: Callable[[str, Tensor], Tensor], key: str = 
     if isinstance(value, (list, tuple)):
         parts = [map_tensors(part, change, f"{start}{place}") for place, part in enumerate(value)]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    raise TypeError(f"a layer must return tensors, or lists or dicts of them, to be mixed: got {type(value).__name__}")
+    raise TypeError(f"a layer must return tensors, or lists or dicts of them: got {type(value).__name__}")
 
 
 def _missing(model: Any, layer: str, others: Sequence[str]) -> str:
@@ -101,6 +101,6 @@ def _missing(model: Any, layer: str, others: Sequence[str]) -> str:
     near = difflib.get_close_matches(split_layer(layer)[0], [*others, *modules], n=3)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return (
-        f"the model has no layer {layer!r} to mix.{hint} Layers are {', '.join(map(repr, others))}, 'backbone' and the "
+        f"the model has no layer {layer!r}.{hint} Layers are {', '.join(map(repr, others))}, 'backbone' and the "
         "modules in it: [name for name, _ in model.backbone.named_modules(prefix='backbone')]"
     )

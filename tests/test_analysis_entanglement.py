@@ -172,6 +172,11 @@ def test_the_temperature_follows_the_data():
             ["backbone.fpn"],
             ["backbone.fpn:0", "backbone.fpn:1", "backbone.fpn:pool"],
         ),
+        (
+            "fasterrcnn_mobilenet_v3_large_320_fpn",
+            ["backbone.fpn:pool,0", "roi", "backbone:1", "backbone.fpn:0"],
+            ["backbone.fpn:0", "backbone.fpn:pool", "roi", "backbone:1"],
+        ),
         ("FasterRCNN", ["roi", "backbone", "backbone.0", "input"], ["roi", "backbone", "backbone.0", "input"]),
         ("RetinaNet", ["backbone"], ["backbone"]),
         ("FCOS", ["backbone.1"], ["backbone.1"]),
@@ -221,13 +226,14 @@ def test_no_more_objects_are_taken_than_asked(most):
 @pytest.mark.parametrize(
     ("layers", "options", "message"),
     [
-        (["backbone.body.layr2"], {}, r"no layer 'backbone.body.layr2' .* near are backbone.body.layer2"),
-        (["rpn"], {}, "there is no layer 'rpn' in the detector's backbone; near are"),
-        ([], {}, "layers must name one layer or more, such as input, backbone"),
+        (["backbone.body.layr2"], {}, r"no layer 'backbone.body.layr2'\. Did you mean .*'backbone.body.layer2'"),
+        (["rpn"], {}, "the model has no layer 'rpn'.* Layers are 'input', 'roi', 'backbone' and the modules in it"),
+        (["backbone.fpn:poll"], {}, "'backbone.fpn:poll' has no key 'poll'.* has the keys '0', '1', '2', '3', 'pool'"),
+        ([], {}, "layers must name one layer or more, such as input or backbone"),
         (["input"], {"temperature": "best"}, "temperature must be a number, 'median' or 'optimised', got 'best'"),
         (["input"], {"max_objects": 0}, "max_objects must be 1 or more, got 0"),
         (["input"], {"grid": 0}, "grid must be 1 or more, got 0"),
-        (["backbone.fpn.layer_blocks"], {}, "the backbone does not call its layer 'backbone.fpn.layer_blocks'"),
+        (["backbone.fpn.layer_blocks"], {}, "is a ModuleList, which is never called"),
         (["input"], {"class_names": ("cat",)}, r"labels must lie in \[1, 1\]"),
     ],
 )
@@ -247,6 +253,10 @@ def test_what_has_no_such_layer_is_refused_by_name():
         entanglement(nn.Linear(1, 1), dataset, ["input"], class_names=NAMES)
     with pytest.raises(ValueError, match=r"'backbone.1' must give maps of shape \(B, C, H, W\), got shape"):
         entanglement(Identity(), PAINTED, ["backbone.1"], class_names=NAMES)
+    unused = Identity()
+    unused.backbone.forward = nn.Identity().forward
+    with pytest.raises(ValueError, match="the backbone does not call its layer 'backbone.0'"):
+        entanglement(unused, PAINTED, ["backbone.0"], class_names=NAMES)
     broken = make_assembled("FCOS")
     nn.init.constant_(broken.backbone[0].weight, torch.nan)
     with pytest.raises(ValueError, match=r"features of layer 'backbone.0' are not finite"):

@@ -51,10 +51,12 @@ def test_all_levels_by_name_are_the_module_itself(pyramid):
     assert whole[0] == levels[0]
 
 
-def test_the_names_that_the_analysis_gives_are_layers_to_mix(pyramid):
+def test_the_names_that_the_analysis_gives_are_layers_to_measure_again_and_to_mix(pyramid):
     dataset = ListDataset([make_sample(4, seed=n) for n in range(2)])
     result = entanglement(pyramid, dataset, ["backbone.fpn", "backbone.body.4"], class_names=("cat", "dog", "bird"))
     assert len(result.layers) == 4
+    again = entanglement(pyramid, dataset, result.layers, class_names=("cat", "dog", "bird"))
+    assert again.to_json() == result.to_json()
     for name in result.layers:
         mixer = ManifoldMixup(pyramid, [name])
         mixer(*make_batch((1, 2)))
@@ -83,8 +85,8 @@ def test_a_key_that_the_output_lacks_is_an_error_in_the_first_step_whatever_it_d
 @pytest.mark.parametrize(
     ("layer", "wanted"),
     [
-        ("backbone.fpm:0", "no layer 'backbone.fpm:0' to mix. Did you mean 'backbone.fpn'"),
-        ("input:0", "no layer 'input:0' to mix"),
+        ("backbone.fpm:0", "no layer 'backbone.fpm:0'. Did you mean 'backbone.fpn'"),
+        ("input:0", "no layer 'input:0'"),
         ("rpn:0", "no layer 'rpn:0'"),
         ("backbone.fpn:", "keys of a layer must be one or more, each once, .* got 'backbone.fpn:'"),
         ("backbone.fpn:0,", "each once"),

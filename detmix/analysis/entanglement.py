@@ -29,6 +29,7 @@ class Entanglement:
 
     Attributes:
         layers: names of the L layers; those of a module that gives several maps end with the map's: ``backbone.fpn:0``.
+            Each is a layer to ask for again, or for ``ManifoldMixup`` to mix.
         class_names: K - 1 names; label l is ``class_names[l - 1]``.
         losses: (L,) float64, mean over all objects that have another one of their class.
         losses_by_class: (L, K - 1) float64, mean over a class's objects; NaN for a class with fewer than two.
@@ -77,8 +78,8 @@ def entanglement(
         model: a detector of torchvision's, or one with its ``transform`` and ``backbone``.
         dataset: map-style, of (image, target) samples, not mixed, with ``boxes`` and ``labels``.
         layers: ``"input"``, the resized and normalised image; dotted names of modules in the backbone, such
-            as ``backbone.body.layer2`` or ``backbone.fpn``, of which each level becomes a layer of its own;
-            ``"roi"``, the box head's output on the ground-truth boxes, for R-CNN detectors. A module that is
+            as ``backbone.body.layer2`` or ``backbone.fpn``, of which each level becomes a layer of its own, or
+            some of these by their keys, ``backbone.fpn:0,pool``; ``"roi"``, the box head's output on the ground-truth boxes, for R-CNN detectors. A module that is
             called several times in one pass counts with its last output.
         temperature: T of the loss. ``"optimised"`` takes at each layer the T of the lowest mean loss, as the paper
             does, so that layers compare whatever the scale and number of their features; it looks at 2**(k/2) times
@@ -94,9 +95,9 @@ def entanglement(
         on_step: called with the objects done and their number at most, after each pass.
 
     Raises:
-        ValueError: there is no such layer (near ones are named), its output is no map, features are not
-            finite, no class has two objects, or a number is out of its range.
-        TypeError: the model has no transform and backbone.
+        ValueError: there is no such layer (near ones are named), its output lacks a key or is no map, features are
+            not finite, no class has two objects, or a number is out of its range.
+        TypeError: the model has no transform and backbone, or a layer returns something else than tensors.
 
     Source: Frosst, Papernot, Hinton, Analyzing and Improving Representations with the Soft Nearest Neighbor
     Loss, arXiv:1902.01889.

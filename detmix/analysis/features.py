@@ -5,14 +5,15 @@ Letters: B images of a batch; C channels, H and W height and width of a map; N b
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from torchvision.ops import roi_align
+
+from ..layers import INPUT, ROI, check_keys, check_module, split_layer, tensors_of
 
 
 def box_features(
@@ -39,13 +40,13 @@ def box_features(
             name: _pooled(values, placed, batch.tensors.shape[-2:], grid) for name, values in _maps(layer, output)
         }
 
-    if "input" in pooled:
-        keep("input", batch.tensors)
+    if INPUT in pooled:
+        keep(INPUT, batch.tensors)
     with _watched(model, pooled, keep):
         levels = model.backbone(batch.tensors)
-    if "roi" in pooled:
+    if ROI in pooled:
         maps = {"0": levels} if isinstance(levels, Tensor) else levels
-        pooled["roi"] = {"roi": model.roi_heads.box_head(model.roi_heads.box_roi_pool(maps, placed, batch.image_sizes))}
+        pooled[ROI] = {ROI: model.roi_heads.box_head(model.roi_heads.box_roi_pool(maps, placed, batch.image_sizes))}
     uncalled = [layer for layer, rows in pooled.items() if not rows]
     if uncalled:
         raise ValueError(f"the backbone does not call its layer {uncalled[0]!r}")
@@ -59,17 +60,14 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
             raise TypeError(
                 f"the model must be a detector with transform and backbone, {type(model).__name__} has no {part}"
             )
-    known = [name for name, _ in model.named_modules() if name.split(".")[0] == "backbone"]
-    with_head = hasattr(getattr(model, "roi_heads", None), "box_head")
-    choices = ["input", *known, *(["roi"] if with_head else [])]
     if not layers:
-        raise ValueError(f"layers must name one layer or more, such as {', '.join(choices[:4])}")
+        raise ValueError(f"layers must name one layer or more, such as {INPUT} or backbone")
+    with_head = hasattr(getattr(model, "roi_heads", None), "box_head")
     for layer in layers:
-        if layer == "roi" and not with_head:
-            raise ValueError(f"'roi' is the box head of an R-CNN detector, and {type(model).__name__} has none")
-        if layer not in choices:
-            near = difflib.get_close_matches(layer, choices, n=5, cutoff=0.5) or choices[:5]
-            raise ValueError(f"there is no layer {layer!r} in the detector's backbone; near are {', '.join(near)}")
+        if layer == ROI and not with_head:
+            raise ValueError(f"{ROI!r} is the box head of an R-CNN detector, and {type(model).__name__} has none")
+        if layer not in (INPUT, ROI):
+            check_module(model, layer, [INPUT, ROI] if with_head else [INPUT])
 
 
 def _pooled(values: Tensor, boxes: list[Tensor], size: Sequence[int], grid: int) -> Tensor:
@@ -80,17 +78,17 @@ def _pooled(values: Tensor, boxes: list[Tensor], size: Sequence[int], grid: int)
     return roi_align(values, placed, output_size=grid, sampling_ratio=-1, aligned=True)
 
 
-def _maps(name: str, output: Any) -> Iterator[tuple[str, Tensor]]:
-    """The maps of a layer, (B, C, H, W) each, by name."""
-    if isinstance(output, Tensor) and output.ndim == 4:
-        yield name, output
-    elif isinstance(output, (Mapping, list, tuple)):
-        levels = output.items() if isinstance(output, Mapping) else enumerate(output)
-        for key, value in levels:
-            yield from _maps(f"{name}:{key}", value)
-    else:
-        got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"layer {name!r} must give maps of shape (B, C, H, W), got {got}")
+def _maps(layer: str, output: Any) -> Iterator[tuple[str, Tensor]]:
+    """The maps that a layer's name stands for, (B, C, H, W) each, by a name of their own."""
+    check_keys(layer, output)
+    module, keys = split_layer(layer)
+    for key, values in tensors_of(output).items():
+        if keys and key not in keys:
+            continue
+        name = f"{module}:{key}" if key else module
+        if values.ndim != 4:
+            raise ValueError(f"layer {name!r} must give maps of shape (B, C, H, W), got shape {tuple(values.shape)}")
+        yield name, values
 
 
 @contextmanager
@@ -100,7 +98,7 @@ def _watched(model: nn.Module, layers: Iterable[str], keep: Callable[[str, Any],
     def pass_on(layer: str, module: nn.Module, arguments: Any, output: Any) -> None:
         keep(layer, output)
 
-    modules = {layer: model.get_submodule(layer) for layer in layers if layer not in ("input", "roi")}
+    modules = {layer: model.get_submodule(split_layer(layer)[0]) for layer in layers if layer not in (INPUT, ROI)}
     handles = [module.register_forward_hook(partial(pass_on, layer)) for layer, module in modules.items()]
     try:
         yield
