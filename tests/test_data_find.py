@@ -78,6 +78,10 @@ def test_ids_are_those_of_the_file_names_in_which_a_path_ends(ids_of):
     assert ids_of({"b.jpg": 7, "er/c.jpeg": 9, "other.jpg": 1}, "deep/er/c.jpeg", "b.jpg") == [9, 7]
 
 
+def test_a_file_name_may_be_the_whole_path(ids_of, photos):
+    assert ids_of({"b.jpg": 7, f"{photos}/b.jpg": 8, f"{photos}/a.PNG": 9}, "b.jpg", "a.PNG") == [8, 9]
+
+
 def test_an_image_that_has_no_id_or_shares_one_is_named(ids_of):
     with pytest.raises(ValueError, match=r"photos/a\.PNG: .*coco\.json has no image of this name; it has b\.jpg"):
         ids_of({"b.jpg": 7}, "b.jpg", "a.PNG")

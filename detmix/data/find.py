@@ -64,7 +64,7 @@ def image_ids_in(annotations: Path, paths: Sequence[Path]) -> list[int]:
     taken: dict[int, Path] = {}
     for path in paths:
         parts = Path(os.path.abspath(path)).parts
-        endings = ("/".join(parts[start:]) for start in range(len(parts)))
+        endings = (PurePath(*parts[start:]).as_posix() for start in range(len(parts)))  # all of it comes first
         number = next((ids[name] for name in endings if name in ids), None)
         if number is None:
             raise ValueError(f"{path}: {annotations} has no image of this name; it has {_some(list(ids))}")
