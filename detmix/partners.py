@@ -207,6 +207,7 @@ def _joint_reader(dataset: ConcatDataset[Any]) -> Callable[[int], Any]:
     readers, starts = [_label_reader(part) for part in dataset.datasets], [0, *dataset.cumulative_sizes]
 
     def labels_of(index: int) -> Any:
+        index = range(starts[-1])[index]  # a Subset may count from the end
         number = bisect_right(starts, index) - 1
         return readers[number](index - starts[number])
 

@@ -164,6 +164,14 @@ def test_data_sets_one_after_the_other_ask_each_of_them(parts):
     assert found.tolist() == [label for row in labels for label in row]
 
 
+def test_a_subset_of_data_sets_one_after_the_other_may_count_from_the_end():
+    joined = ConcatDataset([Labelled([[1], [2]]), Labelled([[3], [4]])])
+    found, _ = _read_labels(Subset(joined, [-1, 0, 1, -3, -4]))
+    assert found.tolist() == [4, 1, 2, 2, 1]
+    with pytest.raises(IndexError):
+        _read_labels(Subset(joined, [-5]))
+
+
 def test_data_sets_one_after_the_other_must_all_tell_their_labels():
     with pytest.raises(TypeError, match="list cannot tell them"):
         index_partners("other_class", ConcatDataset([Labelled([[1]]), [2]]))
