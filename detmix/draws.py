@@ -45,7 +45,7 @@ def generator_at(seed: SupportsIndex, epoch: SupportsIndex, index: SupportsIndex
     Args:
         seed: any integer, Python's or numpy's; taken modulo 2**64.
         epoch: 0 or more.
-        index: 0 or more.
+        index: as the seed; ids of images may be negative.
         stream: what the draws are for: one of the constants of this module, plus what its comment says.
 
     Returns:
@@ -58,5 +58,5 @@ def generator_at(seed: SupportsIndex, epoch: SupportsIndex, index: SupportsIndex
     # numpy's integers would overflow below
     seed, epoch, index = (operator.index(number) for number in (seed, epoch, index))
     key = _Key(np.array([seed & _WORD, epoch & _WORD], np.uint64))
-    counter = np.array([0, 0, stream, index], np.uint64)
+    counter = np.array([0, 0, stream, index & _WORD], np.uint64)
     return np.random.Generator(np.random.Philox(key, counter=counter))  # type: ignore[arg-type]  # numpy's stub is narrow

@@ -294,6 +294,11 @@ class Crops(torch.utils.data.Dataset):
         return shift_of(self.augment, index)
 
 
+def test_an_image_id_may_be_any_int64():
+    drawn = crops(Albumentations([A.RandomCrop(20, 20)], seed=0), (-1, -(2**63), 2**63 - 1, 0))
+    assert len(set(drawn)) == 4
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_persistent_workers_see_the_epoch_and_draw_the_same():
     augment = Albumentations([A.RandomCrop(20, 20)], seed=3)
