@@ -169,7 +169,7 @@ def test_analyze_reads_weights_without_running_code_from_them(analyze, capsys, t
         ("visibility", ["--model=a=nowhere/model.pt"], "nowhere/model.pt: no such file of weights"),
         ("visibility", ["--model=a={weights}", "--data.shapes.sice=3"], "sice"),
         ("visibility", ["--model=a={weights}", "--plot=rates.docx"], "must end in one of"),
-        ("entanglement", ["--model={weights}", "--layers", "backbone.body.layer9"], "Did you mean 'backbone.body.layer"),
+        ("entanglement", ["--model={weights}", "--layers", "backbone.body.layer9"], "mean 'backbone.body.layer"),
         (
             "entanglement",
             ["--model={weights}", "--layers", "roi", "--temperature=warm"],

@@ -58,7 +58,12 @@ def add_entanglement(parts: Any) -> None:
     """Add the options of ``entanglement``."""
     part = add_part(parts, "entanglement", "soft nearest neighbour loss of the classes, by layer")
     part.add_argument("--model", metavar="PATH", type=Path, required=True, help="weights: model.pt of a run")
-    part.add_argument("--layers", nargs="+", required=True, help="input, backbone modules by dotted name (backbone.fpn, or backbone.fpn:0,1 for some of its levels), roi")
+    part.add_argument(
+        "--layers",
+        nargs="+",
+        required=True,
+        help="input, backbone modules by dotted name, some of what one gives (backbone.fpn:0,pool), roi",
+    )
     part.add_argument(
         "--temperature", type=temperature, default="optimised", help="optimised (default), median, or a number"
     )

@@ -79,8 +79,9 @@ def entanglement(
         dataset: map-style, of (image, target) samples, not mixed, with ``boxes`` and ``labels``.
         layers: ``"input"``, the resized and normalised image; dotted names of modules in the backbone, such
             as ``backbone.body.layer2`` or ``backbone.fpn``, of which each level becomes a layer of its own, or
-            some of these by their keys, ``backbone.fpn:0,pool``; ``"roi"``, the box head's output on the ground-truth boxes, for R-CNN detectors. A module that is
-            called several times in one pass counts with its last output.
+            some of these by their keys, ``backbone.fpn:0,pool``; ``"roi"``, the box head's output on the
+            ground-truth boxes, for R-CNN detectors. A module that is called several times in one pass counts with
+            its last output.
         temperature: T of the loss. ``"optimised"`` takes at each layer the T of the lowest mean loss, as the paper
             does, so that layers compare whatever the scale and number of their features; it looks at 2**(k/2) times
             the median squared distance of two objects, k from -24 to 12, where the paper descends a gradient.
