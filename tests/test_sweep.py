@@ -50,7 +50,7 @@ def test_the_page_is_whole_and_needs_nothing_beside_it(sweep):
     assert "The others among themselves, row minus column" in text
     assert "of the 6 that are shown" in text
     assert "range of seeds" in text
-    assert [image["src"].partition(",")[0] for image in page.all("img")] == 2 * ["data:image/png;base64"]
+    assert [image["src"].partition(",")[0] for image in page.all("img")] == 2 * ["data:image/svg+xml;base64"]
     assert "http" not in text.replace("http-equiv", "")
 
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from matplotlib.figure import Figure
 
 from ..benchmark.comparison import machine
+from ..figures.encode import data_url
 from ..figures.sweep import sweep_figure
 from ..files import write_whole
+from ..page import page_of
 from .markdown import picture_alt
 from .outcome import Outcome
 from .plan import Pair, Plan
@@ -43,7 +41,7 @@ def write_results(folder: Path, plan: Plan, states: States, command: str) -> lis
     content = json.dumps(_content(plan, states, comparisons, command), indent=2) + "\n"
     write_whole(folder / "sweep.csv", lambda path: _write_rows(path, plan, states))
     write_whole(folder / "sweep.json", lambda path: path.write_text(content))
-    page = _page(plan, states, comparisons, command).encode("utf-8", errors="replace")
+    page = page_of(__package__, "sweep.html.jinja", _shown(plan, states, comparisons, command))
     write_whole(folder / "sweep.html", lambda path: path.write_bytes(page))
     return comparisons
 
@@ -96,11 +94,8 @@ def _write_rows(path: Path, plan: Plan, states: States) -> None:
             writer.writerow(row)
 
 
-def _page(plan: Plan, states: States, comparisons: Sequence[Comparison], command: str) -> str:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(files(__package__).joinpath("sweep.html.jinja").read_text("utf-8"))
+def _shown(plan: Plan, states: States, comparisons: Sequence[Comparison], command: str) -> dict[str, Any]:
+    """What the page's template names."""
     outcomes = {pair: state for pair, state in states.items() if isinstance(state, Outcome)}
     finished = sum(outcome.finished for outcome in outcomes.values())
     facts = {
@@ -112,19 +107,19 @@ def _page(plan: Plan, states: States, comparisons: Sequence[Comparison], command
         "Time of all runs": duration(sum(outcome.seconds for outcome in outcomes.values())),
         "Machine": "; ".join(dict.fromkeys(one.machine for one in outcomes.values() if one.machine)) or "none yet",
     }
-    return template.render(
-        title=f"Sweep of {plan.config.stem}",
-        complete=len(outcomes) == len(states),
-        facts=facts,
-        comparisons=[(one, _data_url(draw_comparison(one)), picture_alt(one)) for one in comparisons],
-        columns=columns,
-        level_rows=level_rows,
-        pair_table=pair_table,
-        luck=luck(comparisons),
-        arms=plan.arms,
-        outcomes=outcomes,
-        duration=duration,
-    )
+    return {
+        "title": f"Sweep of {plan.config.stem}",
+        "complete": len(outcomes) == len(states),
+        "facts": facts,
+        "comparisons": [(one, data_url(draw_comparison(one)), picture_alt(one)) for one in comparisons],
+        "columns": columns,
+        "level_rows": level_rows,
+        "pair_table": pair_table,
+        "luck": luck(comparisons),
+        "arms": plan.arms,
+        "outcomes": outcomes,
+        "duration": duration,
+    }
 
 
 def draw_comparison(comparison: Comparison) -> Figure:
@@ -141,9 +136,3 @@ def draw_comparison(comparison: Comparison) -> Figure:
 
 def _percent(shares: Iterable[float]) -> list[float]:
     return [100 * share for share in shares]
-
-
-def _data_url(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

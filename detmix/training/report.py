@@ -8,11 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 
 from ..analysis import DetectionRates
@@ -23,6 +21,7 @@ from ..figures import history_figures, history_series, precision_recall_figure, 
 from ..figures.encode import Picture, data_url
 from ..figures.style import PALETTE
 from ..files import write_whole
+from ..page import page_of
 
 _HEADLINE = {"AP": "AP (COCO)", "AP50": "AP50 (COCO)", "voc/AP50": "AP50 (VOC)"}
 _MEANINGS = {
@@ -97,28 +96,23 @@ def write_report(path: Path, report: Report) -> None:
     Raises:
         ValueError: a picture has no text for those who cannot see it.
     """
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": _number, "picture": _source}
-    template = environment.from_string(files(__package__).joinpath("report.html.jinja").read_text("utf-8"))
     axis, series = history_series(report.history)
-    page = template.render(
-        report=report,
-        headline=[(name, report.metrics[key]) for key, name in _HEADLINE.items() if key in report.metrics],
-        meanings=_MEANINGS,
-        unmeasured=_UNMEASURED,
-        columns=list(dict.fromkeys(name for numbers in report.per_class.values() for name in numbers)),
-        any_unmeasured=_any_unmeasured,
-        curves=_precision_recall(report.curves),
-        confusion=_confusion(report.mistakes),
-        confusions=_confusions(report.mistakes),
-        history=_history(report.history, axis, series),
-        numbers={name: _summed_up(points[:, 1]) for name, points in series.items()},
-        visibility=_visibility(report.visibility),
-    )
-    content = page.encode("utf-8", errors="replace")  # a command may hold bytes that are no text
-    write_whole(path, lambda temporary: temporary.write_bytes(content))
+    content = {
+        "report": report,
+        "headline": [(name, report.metrics[key]) for key, name in _HEADLINE.items() if key in report.metrics],
+        "meanings": _MEANINGS,
+        "unmeasured": _UNMEASURED,
+        "columns": list(dict.fromkeys(name for numbers in report.per_class.values() for name in numbers)),
+        "any_unmeasured": _any_unmeasured,
+        "curves": _precision_recall(report.curves),
+        "confusion": _confusion(report.mistakes),
+        "confusions": _confusions(report.mistakes),
+        "history": _history(report.history, axis, series),
+        "numbers": {name: _summed_up(points[:, 1]) for name, points in series.items()},
+        "visibility": _visibility(report.visibility),
+    }
+    page = page_of(__package__, "report.html.jinja", content, {"number": _number, "picture": _source})
+    write_whole(path, lambda temporary: temporary.write_bytes(page))
 
 
 def _source(illustration: Illustration) -> str:
