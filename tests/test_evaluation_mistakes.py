@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as rle
 
-from detmix.evaluation import find_fates, find_mistakes
+from detmix.evaluation import Confusion, Mistakes, find_fates, find_mistakes
 from tests.test_evaluation_coco import make_scene
 
 NAMES = ("cat", "dog", "bird")
@@ -145,6 +145,18 @@ def test_worst_and_best_images():
     assert [i.image_id for i in result.worst()] == [1, 0, 2]
     assert [i.image_id for i in result.worst(2)] == [1, 0]
     assert [i.image_id for i in result.best()] == [3, 0]
+
+
+@given(st.integers(0, 5), st.integers(1, 30), st.data())
+def test_confusions_are_the_counts_off_the_diagonal_the_largest_first(classes, count, data):
+    size = (classes + 1) ** 2
+    counts = np.array(data.draw(st.lists(st.integers(0, 3), min_size=size, max_size=size))).reshape(classes + 1, -1)
+    names = tuple("abcde"[:classes])
+    result = Mistakes(names, counts, (), 0.5, 0.5)
+    pairs = [(i, j) for i in range(classes) for j in range(classes) if i != j and counts[i, j]]
+    wanted = [Confusion(names[i], names[j], counts[i, j], counts[i, j] / sum(counts[i])) for i, j in pairs]
+    assert result.most_confused(count) == sorted(wanted, key=lambda one: -one.times)[:count]
+    assert result.confused.sum() == sum(one.times for one in wanted)
 
 
 def test_every_object_and_detection_is_counted_once():

@@ -11,6 +11,7 @@ from .fates import Fate as Fate
 from .fates import Fates as Fates
 from .fates import find_fates as find_fates
 from .kit_files import read_kit_files as read_kit_files
+from .mistakes import Confusion as Confusion
 from .mistakes import ImageMistakes as ImageMistakes
 from .mistakes import Mistakes as Mistakes
 from .mistakes import find_mistakes as find_mistakes

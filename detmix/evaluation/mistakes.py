@@ -50,6 +50,23 @@ class ImageMistakes:
         return 2 * self.found / both if both else 1.0
 
 
+@dataclass(frozen=True)
+class Confusion:
+    """Objects of a class that were taken for another one.
+
+    Attributes:
+        of: name of their class.
+        taken_for: name of the other.
+        times: how many.
+        share: of all objects of their class.
+    """
+
+    of: str
+    taken_for: str
+    times: int
+    share: float
+
+
 @dataclass(frozen=True, eq=False)
 class Mistakes:
     """What became of the objects and detections of a data set.
@@ -69,11 +86,33 @@ class Mistakes:
     iou: float
     min_score: float
 
+    @property
+    def occurs(self) -> NDArray[np.bool_]:
+        """(K,) bool: whether a class has objects or detections."""
+        return (self.confusion[:-1].sum(axis=1) + self.confusion[:, :-1].sum(axis=0)) > 0
+
     def occurring(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
         """Names of the C classes with objects or detections, and the confusion of these, (C + 1, C + 1)."""
-        there = np.flatnonzero(self.confusion[:-1].sum(axis=1) + self.confusion[:, :-1].sum(axis=0))
+        there = np.flatnonzero(self.occurs)
         kept = np.append(there, -1)
         return tuple(self.class_names[place] for place in there), self.confusion[kept][:, kept]
+
+    @property
+    def confused(self) -> NDArray[np.int64]:
+        """(K, K) int64: objects of a class, by row, that were taken for another one, by column."""
+        between = self.confusion[:-1, :-1].copy()
+        np.fill_diagonal(between, 0)
+        return between
+
+    def most_confused(self, count: int = 10) -> list[Confusion]:
+        """What was taken for another class most often, those with any; the first of equals."""
+        times, objects, names = self.confused, self.confusion.sum(axis=1), self.class_names
+        ranked = np.argsort(-times, axis=None, kind="stable")[:count]
+        return [
+            Confusion(names[row], names[column], int(times[row, column]), float(times[row, column] / objects[row]))
+            for row, column in zip(*np.unravel_index(ranked, times.shape), strict=True)
+            if times[row, column]
+        ]
 
     def worst(self, count: int = 10) -> list[ImageMistakes]:
         """The images with the most mistakes (confused, missed and false ones), those with any; the first of equals."""

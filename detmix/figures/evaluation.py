@@ -119,8 +119,8 @@ def _readable(mistakes: Mistakes) -> tuple[list[str], NDArray[np.int64]]:
     names = list(map(one_line, occurring))
     if len(names) <= _MOST_CLASSES:
         return names, counts
-    between = counts[:-1, :-1] * (1 - np.eye(len(names), dtype=np.int64))
-    ranked = np.argsort(-(between.sum(axis=0) + between.sum(axis=1)), kind="stable")
+    between = mistakes.confused
+    ranked = np.argsort(-(between.sum(axis=0) + between.sum(axis=1))[mistakes.occurs], kind="stable")
     kept = np.sort(ranked[: _MOST_CLASSES - 1])
     group = np.full(len(counts), len(kept))  # which row and column of the result each one is added to
     group[kept], group[-1] = np.arange(len(kept)), len(kept) + 1

@@ -43,20 +43,15 @@ def class_table(measured: Measured) -> Group:
 
 def confusion_table(mistakes: Mistakes) -> Group:
     """The most frequent confusions of two classes, and what became of all objects below."""
-    counts = mistakes.confusion
-    between = counts[:-1, :-1] * (1 - np.eye(len(counts) - 1, dtype=np.int64))
-    ranked = np.argsort(-between, axis=None, kind="stable")[:_SHOWN]
+    counts, confusions = mistakes.confusion, mistakes.most_confused(_SHOWN)
     table = table_of("Confused most often", ["objects of", "taken for"], ["times", "of all"])
-    for row, column in zip(*np.unravel_index(ranked, between.shape), strict=True):
-        if between[row, column]:
-            names = (as_text(mistakes.class_names[place]) for place in (row, column))
-            share = between[row, column] / counts[row].sum()
-            table.add_row(*names, str(between[row, column]), f"{share:.0%}")
+    for one in confusions:
+        table.add_row(as_text(one.of), as_text(one.taken_for), str(one.times), f"{one.share:.0%}")
     right, objects, missed = np.trace(counts), counts[:-1].sum(), counts[:-1, -1].sum()
     return _noted(
-        table if between.any() else " No object was taken for another class.\n",
-        f"Of {objects} objects {right} found, {between.sum()} confused, {missed} missed; {counts[-1].sum()} false "
-        f"detections (score {mistakes.min_score:g} or more, IoU {mistakes.iou:g} or more).",
+        table if confusions else " No object was taken for another class.\n",
+        f"Of {objects} objects {right} found, {mistakes.confused.sum()} confused, {missed} missed; {counts[-1].sum()} "
+        f"false detections (score {mistakes.min_score:g} or more, IoU {mistakes.iou:g} or more).",
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..analysis import DetectionRates
-from ..evaluation import Curve, Mistakes
+from ..evaluation import Confusion, Curve, Mistakes
 from ..evaluation.coco import METRICS
 from ..evaluation.curves import NO_OBJECTS
 from ..figures import history_figures, history_series, precision_recall_figure, visibility_figure
@@ -164,16 +164,11 @@ def _confusion(mistakes: Mistakes | None) -> list[tuple[str, list[tuple[int, flo
     return [(name, list(zip(cells, row, strict=True))) for name, cells, row in pairs]
 
 
-def _confusions(mistakes: Mistakes | None) -> list[tuple[str, str, int]]:
+def _confusions(mistakes: Mistakes | None) -> list[Confusion]:
     """The classes that are taken for another most often, where there are too many for a table."""
     if mistakes is None or len(mistakes.class_names) <= _CLASSES_IN_TABLE:
         return []
-    others = mistakes.confusion[:-1, :-1].copy()
-    np.fill_diagonal(others, 0)
-    order = np.argsort(-others, axis=None, kind="stable")[:_CONFUSIONS]
-    places = [divmod(int(place), len(others)) for place in order]
-    names = mistakes.class_names
-    return [(names[row], names[column], int(others[row, column])) for row, column in places if others[row, column]]
+    return mistakes.most_confused(_CONFUSIONS)
 
 
 def _history(rows: Sequence[Mapping[str, Any]], axis: str, series: Mapping[str, np.ndarray]) -> list[Illustration]:
