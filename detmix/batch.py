@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -224,7 +225,8 @@ class MixupBatch(Switched):
         for row, (target, pair) in enumerate(zip(targets, pairs, strict=True)):
             if pair is not None:
                 size = canvas_size(images[row], images[pair.partner])
-                target = self._join(target, targets[pair.partner], pair.lam, size)
+                with _naming(f"rows {row} and {pair.partner}"):
+                    target = self._join(target, targets[pair.partner], pair.lam, size)
             joined.append(target)
         return _blend_stack(images, pairs) if isinstance(images, Tensor) else _blend_rows(images, pairs), joined
 
@@ -237,16 +239,15 @@ class MixupBatch(Switched):
         self, images: Any, targets: Sequence[Target], pairs: Sequence[Pair | None]
     ) -> tuple[Any, Sequence[Target]]:
         samples = []
-        for image, target, pair in zip(images, targets, pairs, strict=True):
+        for row, (image, target, pair) in enumerate(zip(images, targets, pairs, strict=True)):
             if pair is not None:
-                other, other_target = images[pair.partner], targets[pair.partner]
-                region = region_around(pair.centre, pair.lam, canvas_size(image, other))
-                image, target = cutmix_pair(
-                    image, target, other, other_target, region=region, min_weight=self.min_weight
-                )
+                other = images[pair.partner], targets[pair.partner]
+                region = region_around(pair.centre, pair.lam, canvas_size(image, other[0]))
+                with _naming(f"rows {row} and {pair.partner}"):
+                    image, target = cutmix_pair(image, target, *other, region=region, min_weight=self.min_weight)
             samples.append((image, target))
-        rows, joined = collate(samples)
-        return (_stacked(torch.stack(rows), images) if isinstance(images, Tensor) else rows), joined
+        mixed, joined = collate(samples)
+        return (_stacked(torch.stack(mixed), images) if isinstance(images, Tensor) else mixed), joined
 
 
 def _blend_rows(images: Iterable[Any], pairs: Sequence[Pair | None]) -> list[Any]:
@@ -298,11 +299,17 @@ def _check_batch(images: Any, targets: Sequence[Target]) -> None:
     if isinstance(images, Tensor) and images.ndim != 4:
         raise ValueError(f"stacked images must have shape (B, C, H, W), got {tuple(images.shape)}")
     for row, (image, target) in enumerate(zip(images, targets, strict=True)):
-        try:
+        with _naming(f"row {row}"):
             require_same_kind(images[0], image)
             _check_target(target, targets[0], image_size(image))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"row {row} of the batch: {error}") from error
+
+
+@contextmanager
+def _naming(rows: str) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{rows} of the batch: {error}") from error
 
 
 def _check_target(target: Target, first: Target, size: tuple[int, int]) -> None:

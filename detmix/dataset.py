@@ -95,10 +95,8 @@ class MixupDataset(Switched, Dataset[Sample]):
                 a sample without reading the image; it is called once per sample, here. torch's ``Subset`` and
                 ``ConcatDataset`` of such data sets will do.
             alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off. 1.5 is the value of
-                the Bag of Freebies. By RESULTS.md it gained 1.8 points of AP50 on few made-up scenes and lost 1.7 on
-                blood cells, where 0.2 lost 1.5.
-            p: probability that a sample is mixed at all. 1 is the value of the Bag of Freebies too; where it lost, 0.5
-                lost less.
+                the Bag of Freebies; RESULTS.md compares others with it.
+            p: probability that a sample is mixed at all. 1 is the value of the Bag of Freebies too.
             mix: ``"mixup"`` blends the two images; ``"cutmix"`` replaces a region of the one by the other's, and
                 ``"cutout"`` by nothing: see ``mix_pair``, ``cutmix_pair`` and ``cutout``. The region is
                 drawn as by ``sample_region``, for the ratio drawn from Beta(alpha, alpha).

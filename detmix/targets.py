@@ -79,6 +79,7 @@ def check_target(target: Target, *, size: tuple[int, int] | None = None, num_cla
     if labels.dtype != torch.int64:
         raise TypeError(f"{_name(target)}: labels must be int64, got {labels.dtype}")
     _check_lengths(target, boxes.shape[0])
+    _check_masks(target, size)
     _check_boxes(target, size)
     _check_labels(target, num_classes)
     if "weights" in target:
@@ -226,9 +227,7 @@ def _join(key: str, first: Tensor, second: Tensor, size: tuple[int, int]) -> Ten
             f"{key} of the two targets differ in shape: rows of {tuple(first_rows.shape[1:])} "
             f"and of {tuple(second_rows.shape[1:])}"
         )
-    if second_rows.dtype != first_rows.dtype:
-        second_rows = second_rows.to(first_rows.dtype)
-    rows = torch.cat([first_rows, second_rows])
+    rows = torch.cat([first_rows, second_rows])  # of the wider dtype, if they differ
     if isinstance(first, tv_tensors.TVTensor) and hasattr(first, "canvas_size"):  # of boxes and keypoints
         return tv_tensors.wrap(rows, like=first, canvas_size=size)
     return wrap_like(rows, first)
@@ -277,6 +276,13 @@ def _check_lengths(target: Target, count: int) -> None:
                 raise ValueError(f"{_name(target)}: {key} must have {ranks} dimensions, got the shape {tuple(shape)}")
             if shape[0] != count:
                 raise ValueError(f"{_name(target)}: {key} has {shape[0]} rows and boxes has {count}")
+
+
+def _check_masks(target: Target, size: tuple[int, int] | None) -> None:
+    masks: Tensor | None = target.get("masks")
+    if masks is not None and size is not None and masks.shape[1:] != size:
+        (height, width), (high, wide) = size, masks.shape[1:]
+        raise ValueError(f"{_name(target)}: masks must be of the image's {width}x{height} pixels, got {wide}x{high}")
 
 
 # Values are compared as Python's numbers: an image has few objects, and one tensor operation takes longer than all.

@@ -106,6 +106,14 @@ def test_a_row_that_does_not_fit_the_batch_is_named(spoil, error, wanted):
         MixupBatch(alpha=0)(images, targets)
 
 
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+def test_rows_that_do_not_fit_each_other_are_named(mix):
+    images, targets = make_lists(3)
+    targets[2] = {**targets[2], "depth": torch.zeros(len(targets[2]["boxes"]))}
+    with pytest.raises(ValueError, match="rows 0 and 2 of the batch: .* has the per-object key 'depth' and .* has not"):
+        MixupBatch(mix=mix)(images, targets)
+
+
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [

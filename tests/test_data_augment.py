@@ -58,6 +58,24 @@ def test_the_default_flips_half_of_the_time_and_boxes_with_the_image():
     assert 65 <= flips <= 135  # five standard deviations about 100
 
 
+@given(st.lists(st.tuples(*[st.floats(0, 60)] * 2, *[st.floats(2e-3, 3)] * 2), min_size=1, max_size=5))
+def test_no_object_is_too_small_to_stay(boxes):
+    image, boxes = torch.zeros(3, 64, 64), torch.tensor(boxes, dtype=torch.float64)
+    boxes[:, 2:] += boxes[:, :2]
+    target = {"boxes": boxes, "labels": torch.ones(len(boxes), dtype=torch.int64)}
+    _, same = Augment([])(image, target)
+    assert torch.equal(same["boxes"], boxes)
+    _, flipped = Augment(v2.Compose([v2.RandomHorizontalFlip(1.0)]))(image, target)
+    torch.testing.assert_close(flipped["boxes"][:, 2], 64 - boxes[:, 0])
+
+
+def test_what_is_no_tensor_is_refused():
+    image, target = tied_sample(0)
+    for other in (image.permute(1, 2, 0).numpy(), v2.functional.to_pil_image(image)):
+        with pytest.raises(TypeError, match=r"images as \(C, H, W\) tensors, got (ndarray|Image)"):
+            Augment()(other, target)
+
+
 def test_keypoints_are_refused_since_v2_would_leave_them_behind():
     image, target = tied_sample(0)
     with pytest.raises(ValueError, match="do not move keypoints"):

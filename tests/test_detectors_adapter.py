@@ -229,6 +229,23 @@ def test_targets_without_labels_are_named(family):
         weight_losses(make_assembled(family))(images, targets)
 
 
+@every_family
+def test_a_label_that_the_detector_does_not_have_is_named(family):
+    images, targets = make_batch((1, 2), weights=((0.5,), (0.5, 0.5)))
+    targets[1]["labels"][1] = 90
+    with pytest.raises(ValueError, match=r"labels of target 1 must be below \d+, .* got 90 for object 1"):
+        weight_losses(make_assembled(family))(images, targets)
+
+
+def test_without_any_row_to_learn_from_nothing_is_lost():
+    model = weight_losses(make_assembled("FasterRCNN"))
+    images, targets = make_batch((1,), weights=((0.5,),))
+    targets = [{key: targets[0][key][:0] for key in ("boxes", "labels", "weights")}]
+    model.rpn._post_nms_top_n = {"training": 0, "testing": 0}
+    losses = model(images, targets)
+    assert [losses[name].item() for name in ("loss_classifier", "loss_box_reg")] == [0, 0]
+
+
 def test_overrides_that_have_nothing_to_do_with_losses_are_kept():
     model = make_assembled("RetinaNet")
     plain, _ = losses_of(model, make_batch(COUNTS))

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from detmix import unweight_losses, weight_losses
+from detmix.detectors.dense import Matches
 
 from .factories import FAMILIES, make_assembled, make_batch
 from .test_detectors import losses_of, relative
@@ -36,6 +37,18 @@ def test_autocast_gives_finite_losses_and_gradients_near_those_of_full_precision
     for name, loss in losses.items():
         assert loss.dtype == torch.float32
         assert float(loss) == pytest.approx(float(full[name]), rel=0.1, abs=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["giou", "smooth_l1"])
+def test_boxes_that_are_right_cost_nothing_in_half_precision(kind, dtype):
+    """Anchors that are rounded with what is predicted would move."""
+    anchors = torch.rand(200, 4, generator=torch.Generator().manual_seed(0)) * 1000
+    anchors[:, 2:] = anchors[:, :2] + 32
+    head = weight_losses(make_assembled("RetinaNet")).head
+    head.regression_head._loss_type = kind
+    matches = Matches(torch.zeros(200, dtype=torch.int64), torch.arange(200), anchors, torch.full((200,), 0.5))
+    assert float(head._box_rows(torch.zeros(200, 4, dtype=dtype), anchors, matches).abs().max()) < 1e-5
 
 
 @every_family

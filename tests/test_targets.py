@@ -105,6 +105,20 @@ def test_a_key_that_follows_the_boxes_in_one_target_only_is_refused():
         concatenate(first, make_target(2, seed=1), size=(48, 64))
 
 
+def test_columns_of_two_dtypes_lose_nothing_in_either_order():
+    whole = make_target(1, seed=0) | {"area": torch.tensor([5])}
+    part = make_target(1, seed=1) | {"area": torch.tensor([10.7])}
+    assert concatenate(whole, part, size=(48, 64))["area"].tolist() == pytest.approx([5, 10.7])
+    assert concatenate(part, whole, size=(48, 64))["area"].tolist() == pytest.approx([10.7, 5])
+
+
+def test_masks_of_another_size_than_the_image_are_refused():
+    target = make_target(1, seed=0) | {"masks": torch.zeros(1, 96, 64, dtype=torch.uint8)}
+    check_target(target)
+    with pytest.raises(ValueError, match="target of image 0: masks must be of the image's 64x48 pixels, got 64x96"):
+        check_target(target, size=(48, 64))
+
+
 @pytest.mark.skipif(not hasattr(tv_tensors, "KeyPoints"), reason="this torchvision has no KeyPoints")
 def test_keypoints_of_torchvision_get_the_new_canvas():
     def target(seed, size):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ..batch import Mix, MixupBatch, Pairing
-from ..targets import Target, object_keys, without_covers
+from ..targets import SLIVER, Target, plain, select_objects, without_covers
 
 
 def to_tv_tensors(image: Tensor, target: Target) -> tuple[tv_tensors.Image, Target]:
@@ -25,8 +25,14 @@ def to_tv_tensors(image: Tensor, target: Target) -> tuple[tv_tensors.Image, Targ
         ``masks``, if any, as ``tv_tensors.Mask``; the other keys as they are. Memory is shared.
 
     Raises:
+        TypeError: the image is no tensor.
         ValueError: the target has keypoints, which v2 would leave where they are.
     """
+    if not isinstance(image, Tensor):
+        raise TypeError(
+            f"v2 transforms take images as (C, H, W) tensors, got {type(image).__name__}: convert it first, say by "
+            "torchvision.transforms.v2.functional.to_image, or use detmix.data.transforms.Albumentations for arrays"
+        )
     if "keypoints" in target:
         raise ValueError(
             "v2 transforms do not move keypoints of shape (N, P, 3): use detmix.data.transforms.Albumentations instead"
@@ -40,25 +46,45 @@ def to_tv_tensors(image: Tensor, target: Target) -> tuple[tv_tensors.Image, Targ
 
 def to_tensors(image: Tensor, target: Target) -> tuple[Tensor, Target]:
     """Undo ``to_tv_tensors``: plain tensors everywhere."""
-    return _plain(image), {key: _plain(value) for key, value in target.items()}
+    return plain(image), {key: plain(value) if isinstance(value, Tensor) else value for key, value in target.items()}
 
 
 class Augment:
-    """Runs torchvision v2 transforms on (image, target) and clears boxes that were cut away."""
+    """Runs torchvision v2 transforms on (image, target), and clears objects whose boxes were cut away.
 
-    def __init__(self, transforms: Sequence[nn.Module] | None = None) -> None:
+    That is where a side is below a thousandth of a pixel. torchvision's own ``SanitizeBoundingBoxes`` would clear
+    everything below a pixel.
+    """
+
+    def __init__(self, transforms: Callable[..., Any] | Sequence[nn.Module] | None = None) -> None:
         """Compose the transforms.
 
         Args:
-            transforms: v2 transforms, applied in order; a horizontal flip half of the time unless given.
+            transforms: v2 transforms, applied in order, or one, such as a ``v2.Compose``; a horizontal flip half of
+                the time unless given.
         """
-        chosen = [v2.RandomHorizontalFlip()] if transforms is None else list(transforms)
-        clean = [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(labels_getter=object_keys)]
-        self.compose = v2.Compose([*chosen, *clean])
+        if transforms is None:
+            transforms = v2.RandomHorizontalFlip()
+        chosen = [transforms] if callable(transforms) else list(transforms)
+        self.compose = v2.Compose([*chosen, v2.ClampBoundingBoxes()])
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
-        """Transform one sample: (C, H, W) tensor and target in, the same kinds out, without ``covers``."""
-        return to_tensors(*self.compose(*to_tv_tensors(image, without_covers(target))))
+        """Transform one sample.
+
+        Args:
+            image: (C, H, W) tensor.
+            target: the dict described in :mod:`detmix.targets`.
+
+        Returns:
+            The same kinds; the target without ``covers``.
+
+        Raises:
+            TypeError: the image is no tensor.
+            ValueError: the target has keypoints, which v2 would leave where they are.
+        """
+        image, target = to_tensors(*self.compose(*to_tv_tensors(image, without_covers(target))))
+        sides = target["boxes"][:, 2:] - target["boxes"][:, :2]
+        return image, select_objects(target, (sides >= SLIVER).all(dim=1))
 
 
 class MixupBatchTransform(v2.Transform):
@@ -111,7 +137,3 @@ class MixupBatchTransform(v2.Transform):
         """The arguments, as ``repr`` shows them."""
         names = ("alpha", "p", "mix", "pairing", "per_sample", "min_weight", "seed")
         return ", ".join(f"{name}={getattr(self.mixer, name)!r}" for name in names)
-
-
-def _plain(value: Any) -> Any:
-    return value.as_subclass(Tensor) if isinstance(value, tv_tensors.TVTensor) else value

@@ -35,6 +35,26 @@ def are_weighted(targets: Sequence[Target], objective: Objective) -> bool:
     return any("weights" in target for target in targets)
 
 
+def require_labels(targets: Sequence[Target], classes: int) -> None:
+    """Refuse labels that a detector has no output for.
+
+    Args:
+        targets: of a batch, with labels.
+        classes: of the detector, background included where it has one.
+
+    Raises:
+        ValueError: a label is too large; target and object are named.
+    """
+    for row, target in enumerate(targets):
+        labels = target["labels"].tolist() if target["labels"].device.type == "cpu" else []
+        for number, label in enumerate(labels):
+            if label >= classes:
+                raise ValueError(
+                    f"labels of target {row} must be below {classes}, the detector's classes with background, "
+                    f"got {label} for object {number}"
+                )
+
+
 def _check_column(row: int, target: Target, key: str) -> None:
     if key not in target:
         return

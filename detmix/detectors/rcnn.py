@@ -27,7 +27,7 @@ from ..losses import (
     smooth_l1_rows,
 )
 from ..targets import Target
-from .checks import are_weighted
+from .checks import are_weighted, require_labels
 from .rows import Objective, RowTargets, align, groups_of, join, match_boxes, matched_boxes, row_targets
 
 _BETA = 1 / 9  # torchvision's
@@ -111,6 +111,7 @@ class WeightedRoIHeads(RoIHeads):
         if self.row_mixer is not None:
             pooled, rows, own = self.row_mixer(pooled, rows, own)
         logits, box_regression = self.box_predictor(pooled)
+        require_labels(targets, logits.shape[1])
         losses = self._box_losses(logits, box_regression, rows, own, targets)
         if self.has_mask() or self.has_keypoint():
             positives = [torch.where(rows.foreground)[0] for rows in images]
@@ -150,7 +151,7 @@ class WeightedRoIHeads(RoIHeads):
         self, logits: Tensor, box_regression: Tensor, rows: RowTargets, own: Tensor, targets: list[Target]
     ) -> dict[str, Tensor]:
         everyone = torch.arange(len(logits), device=logits.device)
-        deltas = box_regression.reshape(len(logits), -1, 4)[everyone, rows.labels]  # (S, R, 4)
+        deltas = box_regression.unflatten(1, (-1, 4))[everyone, rows.labels]  # (S, R, 4)
         boxes = torch.cat([target["boxes"] for target in targets])
         losses = {
             "loss_classifier": classification_rows(logits, rows.labels, rows.shares, rows.background),

@@ -8,7 +8,7 @@ from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, genera
 
 from ..losses import Normalizer, focal_rows, iou_rows, reduce_rows, smooth_l1_rows
 from ..targets import Target
-from .checks import are_weighted
+from .checks import are_weighted, require_labels
 from .dense import Groups, Matches
 from .rows import Objective, RowTargets
 
@@ -27,6 +27,7 @@ class WeightedRetinaNet(RetinaNet):
     ) -> dict[str, Tensor]:
         """As torchvision's; weighted targets reach the head as ``Groups``."""
         if are_weighted(targets, self.objective):
+            require_labels(targets, head_outputs["cls_logits"].shape[-1])
             targets = Groups(targets, self.objective)
             anchors = targets.repeat(anchors)
         losses: dict[str, Tensor] = super().compute_loss(targets, head_outputs, anchors)
@@ -61,7 +62,8 @@ class WeightedRetinaNetHead(RetinaNetHead):
             return smooth_l1_rows(predicted, wanted, matches.shares, beta=_L1_BETA[kind])
         if kind not in _IOU_LOSS:
             raise ValueError(f"_loss_type must be one of {', '.join([*_L1_BETA, *_IOU_LOSS])}, got {kind!r}")
-        return iou_rows(coder.decode_single(predicted, anchors), matches.boxes, matches.shares, loss=_IOU_LOSS[kind])
+        boxes = coder.decode_single(predicted.to(anchors.dtype), anchors)  # half precision would move the anchors
+        return iou_rows(boxes, matches.boxes, matches.shares, loss=_IOU_LOSS[kind])
 
     def _reduce(self, values: Tensor, rows: RowTargets, images: int) -> Tensor:
         values, shares, counted = (x.view(images, -1) for x in (values, rows.shares.sum(0), rows.foreground))

@@ -8,7 +8,7 @@ from torchvision.models.detection.ssd import SSD
 
 from ..losses import Normalizer, classification_rows, reduce_rows, smooth_l1_rows
 from ..targets import Target
-from .checks import are_weighted
+from .checks import are_weighted, require_labels
 from .dense import Groups, Matches
 from .rows import Objective, RowTargets, match_boxes
 
@@ -28,6 +28,7 @@ class WeightedSSD(SSD):
         if not are_weighted(targets, self.objective):
             losses: dict[str, Tensor] = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
             return losses
+        require_labels(targets, head_outputs["cls_logits"].shape[-1])
         groups = Groups(targets, self.objective)
         if len(groups) > len(targets):
             pairs = zip(groups, groups.repeat(anchors), strict=True)
