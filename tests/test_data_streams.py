@@ -291,7 +291,7 @@ def test_the_libraries_are_loaded_when_they_are_needed():
         "for make in (lambda: detmix.data.WebDatasetStream('a.tar', classes=['a']),\n"
         "             lambda: detmix.data.HuggingFaceStream(None, box_format='xywh')):\n"
         "    try: make()\n"
-        "    except ImportError as error: assert 'pip install detmix[streams]' in str(error), error\n"
+        "    except ImportError as error: assert 'pip install -e \".[streams]\"' in str(error), error\n"
         "    else: raise AssertionError\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

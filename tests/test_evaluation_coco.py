@@ -212,7 +212,7 @@ def test_proposals_are_measured_by_their_recall(backend):
 
 def test_the_fast_backend_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
-    with pytest.raises(ImportError, match=r"pip install 'detmix\[fast-eval\]'"):
+    with pytest.raises(ImportError, match=r'pip install -e "\.\[fast-eval\]"$'):
         evaluate_coco(*make_scene(0), backend="faster-coco-eval")
 
 

@@ -1,7 +1,7 @@
 """What streams of samples share: an epoch that running workers see, decoding, and the library that reads them.
 
 Each reader, which is a data-loader worker of one process that trains or that process itself without workers, reads a
-part of its own; all parts together are every sample once. The libraries are optional: ``pip install detmix[streams]``.
+part of its own; all parts together are every sample once. The libraries are optional: ``pip install -e ".[streams]"``.
 """
 
 from __future__ import annotations
@@ -105,4 +105,4 @@ def load_library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"{name} is not installed: pip install detmix[streams]") from error
+        raise ImportError(f'{name} is not installed: pip install -e ".[streams]"') from error

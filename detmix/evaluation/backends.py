@@ -127,7 +127,7 @@ def _run_faster(
         import faster_coco_eval
     except ImportError as error:
         raise ImportError(
-            "backend='faster-coco-eval' needs the package faster-coco-eval: pip install 'detmix[fast-eval]'"
+            "backend='faster-coco-eval' needs the package faster-coco-eval: pip install -e \".[fast-eval]\""
         ) from error
     indexes = [_index(faster_coco_eval.COCO, truth, rows) for rows in (truth.objects, found)]
     evaluation = faster_coco_eval.COCOeval_faster(*indexes, iou_type)

@@ -90,7 +90,8 @@ class DetectionModule(L.LightningModule):
                 ``retinanet_resnet50_fpn_v2``, ``fcos_resnet50_fpn``, ``ssd300_vgg16``,
                 ``ssdlite320_mobilenet_v3_large``; or ``fasterrcnn_resnet18_small``, which a CPU can train.
             weights: where to start: ``backbone`` (torchvision's ImageNet backbone), ``coco`` (its detector
-                trained on COCO, but for the layer that tells classes apart), or null, from nothing.
+                trained on COCO, but for the last layer that tells classes apart and, in Faster R-CNN, the box
+                regression beside it, which is by class too), or null, from nothing.
             num_classes: background included. It comes from the data; a number here is checked against it.
             objective: what an object of a blended image counts: ``weighted`` multiplies its losses by its
                 visible share; ``pair`` matches each of the two images on its own, and lets every row learn
