@@ -26,6 +26,7 @@ from .evaluation import Evaluation, evaluate
 from .loadable import require_loadable, require_resumable
 from .models import Weights, build_detector, weights_shape_the_model
 from .optimization import OptimizerName, Schedule, change_settings, lr_factor, make_optimizer
+from .precision import keep_boxes_exact
 
 Batch = tuple[Sequence[Tensor], Sequence[Target]]
 
@@ -180,7 +181,7 @@ class DetectionModule(L.LightningModule):
             started_from = weights_shape_the_model(self.detector_name, self.weights)
             weights = self.weights if stage == "fit" or started_from else None
             model = build_detector(self.detector_name, len(names) + 1, weights, **self.options)
-            self.detector = weight_losses(model, self.objective, self.normalizer)
+            self.detector = keep_boxes_exact(weight_losses(model, self.objective, self.normalizer))
             self.mixer = None if self.manifold is None else _feature_mixer(self.detector, self.manifold)
 
     def on_fit_start(self) -> None:
