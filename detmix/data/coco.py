@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .annotations import Annotations
 from .bounds import Id, Pixels
+from .categories import Category
 from .cleaning import Images, Objects, OnInvalid, Segmentations, build_annotations
 from .json_rows import read_rows
 
@@ -29,11 +30,6 @@ class _Image(Struct, gc=False):
     file_name: str
     height: Pixels
     width: Pixels
-
-
-class _Category(Struct, gc=False):
-    id: Id
-    name: str
 
 
 class _Annotation(Struct, gc=False):
@@ -68,7 +64,7 @@ class _Content(NamedTuple):
     image_ids: NDArray[np.int64]
     sizes: NDArray[np.int32]
     file_names: list[str]
-    categories: list[_Category]
+    categories: list[Category]
     annotations: _Columns
 
 
@@ -128,7 +124,7 @@ def read_coco(
     )
 
 
-def _objects(content: _Content, categories: list[_Category], where: Callable[[int], str], masks: bool) -> Objects:
+def _objects(content: _Content, categories: list[Category], where: Callable[[int], str], masks: bool) -> Objects:
     rows = content.annotations
     category_ids = np.array([category.id for category in categories], np.int64)
     known = ", ".join(f"{category.id} ({category.name})" for category in categories)
@@ -174,10 +170,10 @@ def _in_utf8(file: BinaryIO) -> BinaryIO:
 def _collect(file: BinaryIO, masks: bool) -> _Content:
     images: list[tuple[NDArray[np.int64], NDArray[np.int32]]] = [(np.empty(0, np.int64), np.empty((0, 2), np.int32))]
     file_names: list[str] = []
-    categories: list[_Category] = []
+    categories: list[Category] = []
     annotations = [_columns([], masks)]
     kind = _MaskedAnnotation if masks else _Annotation
-    for piece in read_rows(file, {"images": _Image, "categories": _Category, "annotations": kind}):
+    for piece in read_rows(file, {"images": _Image, "categories": Category, "annotations": kind}):
         if piece.section == "images":
             sizes = np.array([(row.height, row.width) for row in piece.rows], np.int32)
             images.append((np.array([row.id for row in piece.rows], np.int64), sizes))
@@ -232,7 +228,7 @@ def _refuse_repeated_ids(what: str, ids: NDArray[np.int64]) -> None:
         raise ValueError(f"{what}[{row}]: ids must be unique, got {ids[row]} in row {first} too")
 
 
-def _in_label_order(path: Path, categories: list[_Category], names: Sequence[str] | None) -> list[_Category]:
+def _in_label_order(path: Path, categories: list[Category], names: Sequence[str] | None) -> list[Category]:
     by_id = sorted(categories, key=lambda category: category.id)
     if names is None:
         return by_id

@@ -17,16 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.bounds import Id
+from ..data.categories import Category, read_classes
 from .records import GroundTruth
 
 PREDICTIONS_FILE = "predictions.json"
 CLASSES_FILE = "classes.json"
 IMAGES_FILE = "images.json"
-
-
-class _Category(msgspec.Struct):
-    id: Id
-    name: str
 
 
 class _Image(msgspec.Struct):
@@ -36,7 +32,7 @@ class _Image(msgspec.Struct):
 
 class _Images(msgspec.Struct):
     images: list[_Image]
-    categories: list[_Category]
+    categories: list[Category]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +93,9 @@ def _file_near(predictions: Path) -> Path | None:
 
 
 def _read(file: Path) -> _Images:
+    if file.name == CLASSES_FILE:
+        return _Images([], read_classes(file))
     try:
-        if file.name == CLASSES_FILE:
-            return _Images([], msgspec.json.decode(file.read_bytes(), type=list[_Category]))
         return msgspec.json.decode(file.read_bytes(), type=_Images)
     except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors
         raise ValueError(f"{file}: {error}") from None

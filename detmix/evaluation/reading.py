@@ -24,6 +24,7 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from ..data.bounds import Id, PixelsOrNone
+from ..data.categories import Category
 from ..data.paths import read_file
 from .checks import check_areas, check_boxes, check_ids, check_scores
 from .corners import check_not_corners
@@ -44,11 +45,6 @@ class _Image(Struct, gc=False):
     width: PixelsOrNone = None
 
 
-class _Category(Struct, gc=False):
-    id: Id
-    name: str
-
-
 class _Annotation(Struct, gc=False, kw_only=True):
     id: Id | None = None
     image_id: Id
@@ -65,13 +61,13 @@ class _MaskAnnotation(_Annotation, kw_only=True):
 
 class _BoxTruth(Struct):
     images: list[_Image]
-    categories: list[_Category]
+    categories: list[Category]
     annotations: list[_Annotation]
 
 
 class _MaskTruth(Struct):
     images: list[_Image]
-    categories: list[_Category]
+    categories: list[Category]
     annotations: list[_MaskAnnotation]
 
 

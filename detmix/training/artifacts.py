@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..evaluation.numbering import CLASSES_FILE, PREDICTIONS_FILE
 from ..figures import draw_boxes, image_grid
 from ..files import write_whole
 from ..targets import Target
@@ -24,7 +25,7 @@ from .data import data_of
 from .module import DetectionModule
 from .run_report import MIN_SCORE, SAMPLES, as_detections, write_facts, write_run_report, write_sample
 from .skipped import SkippedImages
-from .trained import CLASSES_FILE, categories
+from .trained import categories
 
 _PICTURES = 8  # images in a grid
 
@@ -125,7 +126,7 @@ class RunFiles(L.Callback):
         progress = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         metrics = evaluation.metrics() | evaluation.losses | progress
         write_whole(folder / "metrics.json", lambda path: path.write_text(json.dumps(metrics, indent=2) + "\n"))
-        write_whole(folder / "predictions.json", lambda path: path.write_text(json.dumps(evaluation.predictions)))
+        write_whole(folder / PREDICTIONS_FILE, lambda path: path.write_text(json.dumps(evaluation.predictions)))
         grid = image_grid(self._detections(trainer, module, stage))
         write_whole(folder / "detections.jpg", lambda path: grid.save(path, format="JPEG", quality=90))
         self._show(trainer, "detections", grid)

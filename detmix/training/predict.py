@@ -19,6 +19,7 @@ from ..analysis.inference import as_input, device_of
 from ..data.find import find_images, image_ids_in, names_below_common_folder
 from ..data.images import read_image
 from ..evaluation import coco_results
+from ..evaluation.numbering import IMAGES_FILE, PREDICTIONS_FILE
 from ..figures import draw_boxes
 from ..files import whole_folder
 from ..targets import Target
@@ -131,8 +132,8 @@ class _Predictions:
         classes = categories(trained.class_names, trained.category_ids)
         images = {"images": self.images, "categories": classes, "annotations": []}
         images |= {"skipped": self.skipped} if self.skipped else {}
-        (folder / "predictions.json").write_text(json.dumps(self.results))
-        (folder / "images.json").write_text(json.dumps(images))
+        (folder / PREDICTIONS_FILE).write_text(json.dumps(self.results))
+        (folder / IMAGES_FILE).write_text(json.dumps(images))
 
 
 class _Images(Dataset[tuple[_File, Tensor | str]]):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..analysis import DetectionRates
 from ..evaluation import Fate, ImageMistakes, find_fates, find_mistakes
+from ..evaluation.numbering import PREDICTIONS_FILE
 from ..figures import draw_boxes
 from ..files import write_whole
 from ..targets import Target
@@ -61,7 +62,7 @@ def report_run(run_dir: Path) -> Path:
         ValueError: one is damaged.
     """
     facts = _read_facts(run_dir)
-    file = run_dir / "predictions.json"
+    file = run_dir / PREDICTIONS_FILE
     data = open_data(run_dir / "config.yaml")
     predictions = _read_json(file, list[dict[str, Any]])
     try:

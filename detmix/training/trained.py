@@ -18,8 +18,8 @@ from jsonargparse import ArgumentParser
 from msgspec import UNSET, UnsetType
 from torch import nn
 
-from ..data.bounds import Id
-from ..evaluation.numbering import CLASSES_FILE as CLASSES_FILE
+from ..data.categories import read_classes
+from ..evaluation.numbering import CLASSES_FILE
 from .configs import CONFIG_MODE, load_config
 from .data import DetectionData
 from .models import Weights, coco_classes, every_detector_name, pretrained_detector, untrained_detector
@@ -53,11 +53,6 @@ class Trained:
     model: nn.Module
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
-
-
-class _Category(msgspec.Struct):
-    id: Id
-    name: str
 
 
 class _Model(msgspec.Struct):
@@ -233,10 +228,7 @@ def _classes_of_run(
             )
         data = open_data(config)
         return data.class_names, data.category_ids
-    try:
-        stated = msgspec.json.decode(file.read_bytes(), type=list[_Category])
-    except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors
-        raise ValueError(f"{file}: {error}") from error
+    stated = read_classes(file)
     return tuple(category.name for category in stated), tuple(category.id for category in stated)
 
 
