@@ -16,10 +16,11 @@ from detmix.benchmark import (
     measure_sample,
     measure_train,
 )
-from detmix.benchmark.comparison import Report, compare, comparison, machine, time_in_turn
+from detmix.benchmark.comparison import Report, compare, comparison, time_in_turn
 from detmix.benchmark.made_up import coco_file, coco_results, voc_folder
 from detmix.data import read_coco, read_voc
 from detmix.evaluation import evaluate_coco
+from detmix.machine import machine
 
 
 def test_sides_are_timed_in_turn():

@@ -145,7 +145,7 @@ def test_masks_and_the_fast_backend(tmp_path):
     options = Options(iou_type="segm", backend="faster-coco-eval")
     content = content_of(tmp_path, CocoFile(tmp_path / "truth.json"), tmp_path / "results.json", options)
     assert content["metrics"] == evaluate_coco(truth, predictions, "segm").metrics
-    assert set(content["versions"]) == {"detmix", "pycocotools", "numpy", "faster-coco-eval"}
+    assert {"detmix", "pycocotools", "numpy", "faster-coco-eval"} <= content["versions"].keys()
     assert content["confusion"]["counts"] == find_mistakes(truth, predictions, masks=True).confusion.tolist()
 
 

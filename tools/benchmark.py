@@ -28,7 +28,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from rich.console import Console
 
 from detmix import benchmark
-from detmix.benchmark.comparison import machine
+from detmix.machine import machine
 
 PARTS: dict[str, Callable[..., benchmark.Report]] = {
     "blend": benchmark.measure_blend,

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import gc
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
+from ..machine import describe, machine
+
 Action = Callable[[], Any]
 
-_PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "pycocotools")
 _WARM_UP = 2
 
 
@@ -137,22 +133,3 @@ def _seconds(action: Action, wait: Action) -> float:
     action()
     wait()
     return time.perf_counter() - start
-
-
-def machine() -> dict[str, str]:
-    """Processor, GPU if any, Python and the packages that matter, by name."""
-    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
-    processor = f"{_processor()}, {os.cpu_count()} cores"
-    return {"processor": processor, **gpu, "python": platform.python_version(), **{p: version(p) for p in _PACKAGES}}
-
-
-def describe(facts: Mapping[str, str]) -> str:
-    """The machine in a line."""
-    return ", ".join(fact if name in ("processor", "gpu") else f"{name} {fact}" for name, fact in facts.items())
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,13 @@ from ..evaluation import Difference, Mistakes, find_mistakes
 from ..evaluation.records import Detections, GroundTruth
 from ..figures import average_precision_figure, comparison_figure, confusion_figure, precision_recall_figure
 from ..files import write_whole
+from ..machine import versions
 from ..terminal import bar_of, progress_bars
 from .measured import Measured, Options, compare, measure
 from .sources import CocoFile, VocFolder, open_predictions
 from .tables import class_table, comparison_table, confusion_table, images_table, metrics_table
 
 _PLOTS = ("precision_recall", "average_precision", "confusion", "comparison")
-_PACKAGES = ("detmix", "pycocotools", "numpy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +162,7 @@ def _png(figure: Figure) -> bytes:
 def _content(evaluation: _Evaluation, source: CocoFile | VocFolder, options: Options) -> dict[str, Any]:
     """What the JSON file holds."""
     return {
-        "versions": {name: version(name) for name in dict.fromkeys((*_PACKAGES, options.backend or "pycocotools"))},
+        "versions": versions(),
         "ground_truth": {key: _plain(value) for key, value in asdict(source).items()},
         "predictions": str(evaluation.paths[0]),
         "options": asdict(options),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from ..benchmark.comparison import describe
+from ..machine import describe
 from .outcome import FINISHED
 from .statistics import MEASURES, Comparison, compare_levels, luck
 from .tables import columns, duration, level_cells, level_rows, pair_table

@@ -11,10 +11,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..benchmark.comparison import machine
 from ..figures.encode import data_url
 from ..figures.sweep import sweep_figure
 from ..files import write_whole
+from ..machine import machine
 from ..page import page_of
 from .markdown import picture_alt
 from .outcome import Outcome

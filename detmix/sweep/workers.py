@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..benchmark.comparison import describe, machine
+from ..machine import describe, machine
 from ..training.signals import StopRequests
 from .outcome import KILLED, last_lines, outcome_of
 from .plan import CONFIG, Plan

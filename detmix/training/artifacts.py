@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from torch import Tensor
 from ..evaluation.numbering import CLASSES_FILE, PREDICTIONS_FILE
 from ..figures import draw_boxes, image_grid
 from ..files import write_whole
+from ..machine import machine
 from ..targets import Target
 from .callbacks import callbacks_of, mixing_of
 from .checkpoints import save_whole
@@ -99,7 +98,7 @@ class RunFiles(L.Callback):
             module = _module(pl_module)
             self._write_evaluation(trainer, module, folder, "val")
             if trainer.state.fn == "fit" and module.evaluation is not None:
-                write_facts(folder, self._summary(trainer, module), _environment(), module.evaluation)
+                write_facts(folder, self._summary(trainer, module), machine(), module.evaluation)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the numbers and the predictions."""
@@ -117,7 +116,7 @@ class RunFiles(L.Callback):
         if self._samples and len(self._samples) < _PICTURES:
             self._show(trainer, SAMPLES, image_grid(self._samples))
         if module.evaluation is not None:
-            write_facts(self.run_dir, self._summary(trainer, module), _environment(), module.evaluation)
+            write_facts(self.run_dir, self._summary(trainer, module), machine(), module.evaluation)
             write_run_report(self.run_dir, data_of(trainer), module.evaluation)
 
     def _write_evaluation(self, trainer: L.Trainer, module: DetectionModule, folder: Path, stage: str) -> None:
@@ -174,12 +173,6 @@ def _skipped(trainer: L.Trainer) -> dict[str, str]:
 
 def _on_cpu(target: Target) -> Target:
     return {key: value.cpu() if isinstance(value, Tensor) else value for key, value in target.items()}
-
-
-def _environment() -> dict[str, str]:
-    packages = ("detmix", "torch", "torchvision", "lightning", "pycocotools", "numpy")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
-    return {name: version(name) for name in packages} | {"Python": platform.python_version(), "Device": device}
 
 
 def _module(module: L.LightningModule) -> DetectionModule:
