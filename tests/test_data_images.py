@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from detmix.data import read_image
-from detmix.data.images import decode_image, image_size
+from detmix.data.images import decode_image, size_in_header
 
 # four flat quarters, so that lossy formats keep them and every orientation shows
 QUARTERS = np.zeros((48, 64, 3), dtype=np.uint8)
@@ -114,7 +114,7 @@ def test_exif_orientation_is_applied(orientation, suffix, tmp_path):
     expected = UPRIGHT[orientation](QUARTERS)
     assert_shows(read_image(path), expected)
     assert_shows(read_image(path, expected.shape[:2]), expected)
-    assert image_size(path) == expected.shape[:2]
+    assert size_in_header(path) == expected.shape[:2]
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
@@ -141,13 +141,13 @@ def test_another_size_than_annotated_names_the_file_and_both_sizes(tmp_path):
         read_image(path, (64, 48))
 
 
-@pytest.mark.parametrize("read", [read_image, image_size])
+@pytest.mark.parametrize("read", [read_image, size_in_header])
 def test_a_missing_file_is_named(read, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"missing\.jpg"):
         read(tmp_path / "missing.jpg")
 
 
-@pytest.mark.parametrize("read", [read_image, image_size])
+@pytest.mark.parametrize("read", [read_image, size_in_header])
 @pytest.mark.parametrize("content", [b"", b"\xff", b"not an image at all", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
 def test_a_file_that_is_no_image_is_named(read, content, tmp_path):
     path = tmp_path / "broken.jpg"

@@ -16,7 +16,7 @@ from PIL import Image
 
 from detmix.data import DetectionDataset, read_coco, read_image, read_voc
 from detmix.data.find import image_ids_in
-from detmix.data.images import image_size
+from detmix.data.images import size_in_header
 from detmix.evaluation import evaluate_coco, evaluate_voc
 from detmix.evaluation.kit_files import read_kit_files
 from detmix.evaluation.reading import read_ground_truth
@@ -197,7 +197,7 @@ def test_images_with_other_bytes(tmp_path, kind, data):
     file.write_bytes(data.draw(damaged(image_bytes(kind))))
     image = read_or_refused(lambda: read_image(file, QUARTERS.shape[:2]), str(file))
     assert image is None or image.shape == (3, *QUARTERS.shape[:2])
-    read_or_refused(lambda: image_size(file), str(file))
+    read_or_refused(lambda: size_in_header(file), str(file))
 
 
 def saved(content):

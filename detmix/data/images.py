@@ -141,7 +141,7 @@ def _finish(image: Image.Image, *, turned: bool) -> Tensor:
     return _to_tensor(np.array(_to_rgb(image)))
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def size_in_header(path: str | Path) -> tuple[int, int]:
     """Height and width of an image in pixels, EXIF orientation applied; only the header is read.
 
     Raises:

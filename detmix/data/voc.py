@@ -26,7 +26,7 @@ from .annotations import Annotations
 from .bounds import LARGEST_SIDE, Pixels
 from .cache import CacheDir
 from .cleaning import Images, Objects, OnInvalid, build_annotations, require_unique
-from .images import image_size
+from .images import size_in_header
 from .paths import Folder, file_status, read_file
 
 _LOGGER = logging.getLogger("detmix.data")
@@ -98,7 +98,7 @@ def read_voc(
     """
     root = Path(root)
     set_file, records = read_voc_records(root, image_set, cache_dir=cache_dir)
-    sizes = [record.size or image_size(root / "JPEGImages" / record.file_name) for record in records]
+    sizes = [record.size or size_in_header(root / "JPEGImages" / record.file_name) for record in records]
     objects = [found for record in records for found in record.objects]
     image = np.repeat(np.arange(len(records)), [len(record.objects) for record in records])
 
