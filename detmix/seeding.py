@@ -72,7 +72,7 @@ class SeededDataset(Switched, Dataset[Sample]):
             return self.dataset[index]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        self.__dict__.update(state)
         self._composes = _composes_within(self.dataset)  # it may have been built anew
 
     @property

@@ -18,6 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from .canvas import compiled_blend, image_size
 from .draws import STREAMS, generator_at
 from .mixing import check_alpha, check_share, mix_pair, sample_lambda
+from .shared import Shared
 from .switch import Reader, Switched, shares_itself_out, this_process, this_reader
 from .targets import Target, check_target
 
@@ -102,9 +103,9 @@ class MixupIterable(Switched, IterableDataset[Sample]):
         self.seed = operator.index(seed)
         self._stream = STREAMS + self._depth
         self._process = this_process()
-        self._read_by_workers = torch.tensor([False]).share_memory_()
+        self._read_by_workers = Shared(torch.tensor([False]))
         self._state = {"epoch": 0, "position": 0, "readers": 1}
-        self._to_resume = torch.tensor([False]).share_memory_()  # which readers are still to go on from the state
+        self._to_resume = Shared(torch.tensor([False]))  # which readers are still to go on from the state
         if alpha > 0 and p > 0:
             compiled_blend()
 
@@ -119,7 +120,7 @@ class MixupIterable(Switched, IterableDataset[Sample]):
             RuntimeError: the stream is read by worker processes, which alone know their positions. Use a
                 loader that asks its workers for their states, such as torchdata's ``StatefulDataLoader``.
         """
-        if get_worker_info() is None and self._read_by_workers:
+        if get_worker_info() is None and self._read_by_workers.values:
             raise RuntimeError("the stream is read by worker processes: the state must be asked for in each of them")
         return dict(self._state)
 
@@ -140,11 +141,11 @@ class MixupIterable(Switched, IterableDataset[Sample]):
             raise ValueError(f"a state must have the keys {sorted(self._state)}, got {sorted(state)}")
         self.set_epoch(state["epoch"])
         self._state = dict(state)
-        self._to_resume = torch.full((state["readers"],), state["position"] > 0).share_memory_()
+        self._to_resume = Shared(torch.full((state["readers"],), state["position"] > 0))
 
     def __iter__(self) -> Iterator[Sample]:
         """The samples of this reader, from the start of the epoch or from where the loaded state was taken."""
-        self._read_by_workers[0] = get_worker_info() is not None
+        self._read_by_workers.values[0] = get_worker_info() is not None
         reader = this_reader(self._process)
         reading = self._begin(reader)
         start = reading["position"]
@@ -167,16 +168,16 @@ class MixupIterable(Switched, IterableDataset[Sample]):
     def _start(self, epoch: int, reader: Reader) -> int:
         """The position to start from; a loaded state counts once for each reader, and for its own epoch only."""
         if self._state["epoch"] != epoch:
-            self._to_resume.zero_()
-        if not self._to_resume.any():
+            self._to_resume.values.zero_()
+        if not self._to_resume.values.any():
             return 0
         if self._state["readers"] != reader.total:
             raise ValueError(
                 f"the state was taken with {self._state['readers']} readers (workers times processes), "
                 f"and now there are {reader.total}: resume with as many"
             )
-        resumed = bool(self._to_resume[reader.number])
-        self._to_resume[reader.number] = False
+        resumed = bool(self._to_resume.values[reader.number])
+        self._to_resume.values[reader.number] = False
         return self._state["position"] if resumed else 0
 
     def _part(self, epoch: int, reader: Reader) -> Iterator[Sample]:
@@ -213,11 +214,6 @@ class MixupIterable(Switched, IterableDataset[Sample]):
     def __getstate__(self) -> dict[str, Any]:
         # a worker started by spawn has no process group of its own to ask
         return {**self.__dict__, "_process": this_process(self._process)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._read_by_workers.share_memory_()
-        self._to_resume.share_memory_()
 
 
 def _check_stream(dataset: Any) -> None:

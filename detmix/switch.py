@@ -8,6 +8,8 @@ import torch
 from torch import distributed
 from torch.utils.data import get_worker_info
 
+from .shared import Shared
+
 
 class Switched:
     """The epoch that draws belong to, and an on-off switch: worker processes that already run see both change.
@@ -17,7 +19,7 @@ class Switched:
     """
 
     def __init__(self) -> None:
-        self._shared = torch.tensor([0, 1, 0]).share_memory_()  # epoch, enabled, how often either was set
+        self._shared = Shared(torch.tensor([0, 1, 0]))  # epoch, enabled, how often either was set
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that the draws belong to, here and in running workers."""
@@ -47,20 +49,16 @@ class Switched:
     @property
     def _setting(self) -> list[int]:
         """Epoch, 1 where enabled, and how often they were set: in one reading, which takes longer than its use."""
-        return self._shared.tolist()
+        return self._shared.values.tolist()
 
     def _set(self, place: int, value: int) -> None:
-        self._shared[place] = value
-        self._shared[2] += 1
+        self._shared.values[place] = value
+        self._shared.values[2] += 1
 
     @property
     def _depth(self) -> int:
         """How many mixers lie within each other below this one."""
         return max((1 + mixer._depth for mixer in mixers_within(self)), default=0)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._shared.share_memory_()  # an ordinary copy or unpickling gives private memory
 
 
 def mixers_within(outer: Any) -> list[Switched]:

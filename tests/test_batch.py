@@ -322,7 +322,7 @@ def test_copies_have_switches_of_their_own(duplicate):
     other.enable(False)
     other.set_epoch(5)
     assert (mixer.enabled, mixer.epoch) == (True, 0)
-    assert other._shared.is_shared()
+    assert other._shared.values.is_shared()
 
 
 @pytest.mark.parametrize(

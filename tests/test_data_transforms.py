@@ -1,4 +1,6 @@
+import copy
 import math
+import pickle
 import subprocess
 import sys
 
@@ -299,9 +301,14 @@ def test_an_image_id_may_be_any_int64():
     assert len(set(drawn)) == 4
 
 
+def unpickled(augment):
+    return pickle.loads(pickle.dumps(augment))
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_persistent_workers_see_the_epoch_and_draw_the_same():
-    augment = Albumentations([A.RandomCrop(20, 20)], seed=3)
+@pytest.mark.parametrize("prepare", [lambda augment: augment, copy.deepcopy, unpickled])
+def test_persistent_workers_see_the_epoch_and_draw_the_same(prepare):
+    augment = prepare(Albumentations([A.RandomCrop(20, 20)], seed=3))
     loader = DataLoader(
         Crops(augment),
         batch_size=None,

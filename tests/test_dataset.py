@@ -301,7 +301,7 @@ def test_copies_have_switches_of_their_own(duplicate):
     other.enable(False)
     other.set_epoch(5)
     assert (dataset.enabled, dataset.epoch) == (True, 0)
-    assert other._shared.is_shared()
+    assert other._shared.values.is_shared()
 
 
 class Broken(ListDataset):

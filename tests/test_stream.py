@@ -295,9 +295,9 @@ def test_copies_have_switches_of_their_own(duplicate):
     other.enable(False)
     other.set_epoch(5)
     assert (stream.enabled, stream.epoch) == (True, 0)
-    assert other._shared.is_shared()
-    assert other._read_by_workers.is_shared()
-    assert other._to_resume.is_shared()
+    assert other._shared.values.is_shared()
+    assert other._read_by_workers.values.is_shared()
+    assert other._to_resume.values.is_shared()
 
 
 def test_a_pair_that_cannot_be_mixed_is_named():

@@ -40,7 +40,7 @@ def test_copies_keep_what_was_set_in_shared_memory(switched, duplicate):
     switched.enable(False)
     other = duplicate(switched)
     assert (other.epoch, other.enabled) == (3, False)
-    assert other._shared.is_shared()
+    assert other._shared.values.is_shared()
     if duplicate is not copy.copy:
         other.set_epoch(4)
         assert switched.epoch == 3

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..canvas import image_size
+from ..shared import Shared
 from ..targets import Target
 from .annotations import Annotations
 from .images import read_image
@@ -67,7 +68,7 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
         self.transform = transform
         self.on_error: OnError = on_error
         self.reduce_to = reduce_to
-        self._skipped = torch.zeros(len(annotations), dtype=torch.bool).share_memory_()  # workers write to it
+        self._skipped = Shared(torch.zeros(len(annotations), dtype=torch.bool))  # workers write to it
 
     def __len__(self) -> int:
         """Number of images."""
@@ -91,7 +92,7 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
     @property
     def skipped(self) -> list[int]:
         """The images that were skipped so far, by this process or a data-loading worker of it."""
-        return self._skipped.nonzero()[:, 0].tolist()
+        return self._skipped.values.nonzero()[:, 0].tolist()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -151,15 +152,11 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
             try:
                 return candidate, self._read(candidate)
             except (OSError, ValueError) as error:
-                if not self._skipped[candidate]:
-                    self._skipped[candidate] = True
+                if not self._skipped.values[candidate]:
+                    self._skipped.values[candidate] = True
                     _LOGGER.warning("image skipped, the next one stands in for it: %s", error)
                 last = error
         raise RuntimeError(f"{tries} images, one after the other, could not be read; the last: {last}") from last
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._skipped.share_memory_()  # an ordinary copy or unpickling gives private memory
 
     def _trainable(self, index: int) -> NDArray[np.int64]:
         rows = self.annotations.rows(index)

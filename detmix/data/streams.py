@@ -15,6 +15,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset
 
 from ..canvas import image_size
+from ..shared import Shared
 from ..switch import this_process
 from ..targets import Target
 from .images import content_size, convert_image, decode_image
@@ -41,17 +42,17 @@ class SampleStream(IterableDataset[Sample]):
         self.layout = layout
         self.reduce_to = reduce_to
         self.transform = transform
-        self._epoch = torch.tensor([0]).share_memory_()
+        self._epoch = Shared(torch.tensor([0]))
         self._process = this_process()
 
     @property
     def epoch(self) -> int:
         """The epoch that the order belongs to."""
-        return int(self._epoch[0])
+        return int(self._epoch.values[0])
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that the order belongs to, from the next reading on, here and in running workers."""
-        self._epoch[0] = epoch
+        self._epoch.values[0] = epoch
         transform: Any = self.transform
         if hasattr(transform, "set_epoch"):
             transform.set_epoch(epoch)
@@ -85,10 +86,6 @@ class SampleStream(IterableDataset[Sample]):
     def __getstate__(self) -> dict[str, Any]:
         # a worker started by spawn has no process group of its own to ask
         return {**self.__dict__, "_process": this_process(self._process)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._epoch.share_memory_()
 
 
 def _stated_size(row: Mapping[str, Any]) -> tuple[int, int] | None:

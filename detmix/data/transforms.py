@@ -29,6 +29,7 @@ from torchvision import tv_tensors
 from ..canvas import image_size
 from ..draws import AUGMENTATION, generator_at
 from ..mixing import check_alpha, check_share, mix_pair, sample_lambda
+from ..shared import Shared
 from ..targets import SLIVER, Target, require_xyxy, select_objects, without_covers
 from .rows import check_columns, encode, to_rows, to_sample
 
@@ -63,7 +64,7 @@ class Albumentations:
         seed: int | None = None,
     ) -> None:
         self.seed = seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that already run see it change
+        self._epoch = Shared(torch.zeros((), dtype=torch.int64))  # workers that already run see it change
         boxes = A.BboxParams(
             format="albumentations",
             label_fields=["rows"],
@@ -80,7 +81,7 @@ class Albumentations:
 
     def set_epoch(self, epoch: int) -> None:
         """Move on to the draws of an epoch; seen by workers that already run."""
-        self._epoch.fill_(epoch)
+        self._epoch.values.fill_(epoch)
 
     def __call__(self, image: Any, target: Target) -> tuple[Any, Target]:
         """Augment a sample; the inputs are left untouched.
@@ -116,7 +117,7 @@ class Albumentations:
             return np.random.default_rng(int(torch.randint(2**63 - 1, ())))
         if "image_id" not in target:
             raise ValueError(f"a seed needs targets with an image_id to draw for, got the keys {sorted(target)}")
-        return generator_at(self.seed, int(self._epoch), int(target["image_id"]), AUGMENTATION)
+        return generator_at(self.seed, int(self._epoch.values), int(target["image_id"]), AUGMENTATION)
 
     def _draw_from(self, generator: np.random.Generator) -> None:
         self._compose.set_random_state(generator, random.Random(int(generator.integers(2**63))))
