@@ -1,10 +1,16 @@
 """The Python of the pages runs as it stands, block after block in one namespace, on few data and small detectors."""
 
+import json
+
 import pytest
+import torch
 import torchvision
+import yaml
+
+from detmix.training.models import build_detector
 
 from .factories import make_assembled, write_coco_folder
-from .test_configs import write_voc
+from .test_configs import write_image, write_voc
 from .test_readme import code_blocks
 
 
@@ -52,3 +58,23 @@ def test_data(run_page, tmp_path, monkeypatch):
     assert sorted(target["image_id"] for target in found) == list(range(100, 107))
     assert all("lam" in target for target in found)
     assert names["stream"].class_names == ("cat", "dog")
+
+
+def test_results(run_page, tmp_path):
+    write_run(tmp_path / "runs" / "bccd")
+    write_image(tmp_path / "photo.jpg", 0)
+    names = run_page("results.md")
+    assert set(names["names"]) <= {"RBC", "WBC"}
+    assert names["trained"].category_ids == (3, 7)
+    by_hand, opened = names["model"].state_dict(), names["trained"].model.state_dict()
+    assert all(torch.equal(by_hand[name], opened[name]) for name in opened)
+
+
+def write_run(folder):
+    """What a training leaves, as far as its detector is concerned."""
+    folder.mkdir(parents=True)
+    options = {"min_size": 240, "max_size": 320}
+    model = {"detector": "fasterrcnn_resnet18_small", "weights": None, "options": options}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": model}))
+    (folder / "classes.json").write_text(json.dumps([{"id": 3, "name": "RBC"}, {"id": 7, "name": "WBC"}]))
+    torch.save(build_detector(model["detector"], 3, None, **options).state_dict(), folder / "model.pt")

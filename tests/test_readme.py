@@ -52,7 +52,7 @@ def test_files_that_the_readme_names_exist():
     for name in re.findall(r"\]\(((?!http)[^)]+)\)", text) + re.findall(r"(?:configs|tools)/\w+\.\w+", text):
         path, _, heading = name.partition("#")
         assert (ROOT / path).exists(), name
-        assert not heading or f"# {heading}\n" in (ROOT / path).read_text().lower(), name
+        assert not heading or f"# {heading.replace('-', ' ')}\n" in (ROOT / path).read_text().lower(), name
     for name in re.findall(r"`(\w+\.yaml)`", text):
         assert name == "config.yaml" or (ROOT / "configs" / name).exists(), name
 
