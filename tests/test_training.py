@@ -248,7 +248,7 @@ def test_mixing_is_off_in_the_last_epochs(run, monkeypatch):
 
 @pytest.mark.parametrize(
     ("stated", "max_epochs", "mixed"),
-    [(0, 60, 60), (0.1, 60, 54), (0.3, 45, 31), (0.1, 45, 40), (5, 45, 40), (0.1, 4, 4), (0, None, 9)],
+    [(0, 60, 60), (0.1, 60, 54), (0.3, 45, 31), (0.1, 45, 40), (5, 45, 40), (0.1, 4, 4), (0.87, 4, 1), (0, None, 9)],
 )
 def test_the_epochs_without_mixing_may_be_a_share_of_all(stated, max_epochs, mixed):
     data = DetectionData("shapes", mixup=MixupOptions(no_mixup_epochs=stated), shapes=ShapesOptions(train=4, val=1))
@@ -258,6 +258,15 @@ def test_the_epochs_without_mixing_may_be_a_share_of_all(stated, max_epochs, mix
         data.start_epoch(epoch, max_epochs)
         enabled.append(data.in_mixed_epoch)
     assert enabled == [epoch < mixed for epoch in range(max_epochs or 9)]
+
+
+@pytest.mark.parametrize(
+    ("stated", "max_epochs"), [(0.5, 1), (0.9, 4), (0.95, 10), (4, 4), (1.5, 4), (-1, 4), (float("inf"), 4)]
+)
+def test_epochs_without_mixing_that_leave_none_are_refused(stated, max_epochs):
+    data = DetectionData("shapes", mixup=MixupOptions(no_mixup_epochs=stated), shapes=ShapesOptions(train=4, val=1))
+    with pytest.raises(ValueError, match=f"must lie in 0 ... {max_epochs - 1}.* got {stated}"):
+        data.check_schedule(max_epochs)
 
 
 def test_without_mixing_the_run_has_a_name_of_its_own(run, tmp_path):

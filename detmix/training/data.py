@@ -35,9 +35,8 @@ class MixupOptions:
 
     Attributes:
         alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off. 1.5 is the value of the Bag of
-            Freebies. By RESULTS.md, with p=1 and without mixing in the last tenth or ninth of the epochs, it gained 1.8
-            points of AP50 on few made-up scenes and lost 1.7 on blood cells, where 0.2 lost 1.5.
-        p: probability that a sample is mixed at all; where 1 lost, 0.5 lost less.
+            Freebies. RESULTS.md compares it with no mixing and, on blood cells, with 0.2.
+        p: probability that a sample is mixed at all; RESULTS.md compares 1 and 0.5.
         mix: ``mixup`` blends two images, ``cutmix`` replaces a region of the one by the other's, ``cutout``
             by nothing.
         partner: ``any`` other image; ``with_boxes``, one that has an object; ``background``, one that has none;
@@ -45,10 +44,10 @@ class MixupOptions:
         cache: partners are taken from so many samples that each worker loaded last, which saves the second decode;
             0 loads the partner. Then samples depend on ``num_workers`` too, and a run that is resumed within an epoch
             ends that with other partners.
-        min_weight: objects fainter than this are left out; by RESULTS.md 0.3 is no better than 0.
+        min_weight: objects fainter than this are left out; RESULTS.md compares 0.3 and 0.
         no_mixup_epochs: epochs at the end that train without mixing, that of batches and features included; a number
-            below 1 is a share of all epochs, so that 0.1 is the last tenth. By RESULTS.md a plain second half costs
-            less than a plain ninth where mixing costs accuracy. The defaults of mix, partner and cache have not been
+            below 1 is a share of all epochs, rounded, so that 0.1 is the last tenth. At least one epoch must be left.
+            RESULTS.md compares a plain ninth and a plain half. The defaults of mix, partner and cache have not been
             compared by us.
     """
 
@@ -212,17 +211,19 @@ class DetectionData(L.LightningDataModule):
         """Refuse a ``no_mixup_epochs`` under which nothing would be mixed; for runs that mix something.
 
         Raises:
-            ValueError: it is not below ``max_epochs``, or that is unknown; or it is neither a share nor a whole number.
+            ValueError: it leaves no epoch, ``max_epochs`` is unknown, or it is neither a share nor a whole number.
         """
         stated = self._no_mixup_epochs
         if stated == 0:
             return
         if max_epochs is None or max_epochs < 0:
             raise ValueError("mixup.no_mixup_epochs counts from the last epoch: set trainer.max_epochs")
-        if not (0 <= stated < max_epochs and (stated < 1 or stated == int(stated))):
+        whole = stated < 1 or stated % 1 == 0
+        if not (0 <= stated < max_epochs and whole and _epochs(stated, max_epochs) < max_epochs):
             raise ValueError(
                 f"mixup.no_mixup_epochs must lie in 0 ... {max_epochs - 1}, below trainer.max_epochs={max_epochs}, or "
-                f"be a share of them below 1, got {stated}. To train without mixing pass --data.mixup null"
+                "be a share of them below 1 that leaves at least one when rounded, "
+                f"got {stated}. To train without mixing pass --data.mixup null"
             )
 
     def start_epoch(self, epoch: int, max_epochs: int | None) -> None:
