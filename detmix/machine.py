@@ -16,6 +16,7 @@ _PACKAGES = (
     "torchvision",
     "lightning",
     "numpy",
+    "numba",
     "opencv-python-headless",
     "pillow",
     "pycocotools",
