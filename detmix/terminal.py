@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any, TextIO, cast
 
 from rich import box
 from rich.console import Console
@@ -20,6 +23,46 @@ def progress_bars() -> Iterator[Progress]:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         yield bars
+
+
+@contextmanager
+def outliving_readers() -> Iterator[None]:
+    """Go on in silence when nobody reads the output any more, where Python raises and rich ends the program."""
+    with redirect_stdout(_unbroken(sys.stdout)), redirect_stderr(_unbroken(sys.stderr)):
+        yield
+
+
+class _Unbroken:
+    """A stream that leads nowhere from when nobody reads it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._going_quiet():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._going_quiet():
+            self._stream.flush()
+
+    @contextmanager
+    def _going_quiet(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            # what is left in the buffer goes there too: at the end Python would change the exit code for it
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
+def _unbroken(stream: TextIO) -> TextIO:
+    return cast("TextIO", _Unbroken(stream))
 
 
 def bar_of(bars: Progress, name: str, unit: str) -> Callable[[int, int], None]:

@@ -5,7 +5,10 @@ import os
 import re
 import resource
 import secrets
+import select
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +19,6 @@ import torch
 from detmix.training.checkpoints import read_checkpoint
 from detmix.training.faults import FiniteLoss
 from detmix.training.loader import TrainingLoader
-from detmix.training.resume import say
-from detmix.training.signals import StopRequests
 
 from .processes import run_apart
 from .test_training_resume import callback, train
@@ -179,21 +180,33 @@ def test_no_checkpoint_is_written_of_a_loss_that_nobody_has_looked_at_or_of_brok
         FiniteLoss().on_save_checkpoint(trainer, norm, {})
 
 
-def take_a_signal_with_nobody_reading():
-    reading, writing = os.pipe()
-    os.close(reading)
-    os.dup2(writing, 2)
-    requests = StopRequests()
-    requests.listen()
-    os.kill(os.getpid(), signal.SIGINT)
-    say(KeyboardInterrupt(), "how to go on")
-    os._exit(0 if requests.received == signal.SIGINT else 3)
+READER = "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); sys.stdin.read()"
 
 
-def test_a_signal_that_also_ends_who_reads_the_output_is_heeded(tmp_path):
-    """As ``tee`` is by Ctrl-C."""
-    output = tmp_path / "output.txt"
-    assert run_apart(take_a_signal_with_nobody_reading, output=output) == 0, output.read_text()
+def interrupt_all(trainer):
+    """As Ctrl-C does; who reads the output is gone before anything more is printed."""
+    os.killpg(os.getpgrp(), signal.SIGINT)
+    reader = select.poll()
+    reader.register(1, 0)
+    assert reader.poll(60_000)
+
+
+def train_into_a_pipe(folder, streams):
+    reader = subprocess.Popen([sys.executable, "-ISc", READER], stdin=subprocess.PIPE)
+    for stream in streams:
+        os.dup2(reader.stdin.fileno(), stream)
+    train(folder, does("interrupt_all", 3), ONE_EPOCH, "--trainer.enable_progress_bar=true")
+
+
+@pytest.mark.parametrize("streams", [(1,), (1, 2)], ids=["train.py | tee", "train.py 2>&1 | tee"])
+def test_a_signal_that_also_ends_who_reads_the_output_is_heeded(tmp_path, streams):
+    output = tmp_path / "said.txt"
+    code = run_apart(train_into_a_pipe, tmp_path, streams, output=output)
+    text = output.read_text()
+    assert code == 128 + signal.SIGINT, text
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 3
+    if 2 not in streams:
+        require_way_on(tmp_path, text, 3)
 
 
 class Unreachable(torch.utils.data.Dataset):

@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from ..files import remove_temporary
+from ..terminal import outliving_readers
 from .artifacts import RunFiles
 from .callbacks import MixupSchedule, ProgressBar, Throughput, ValidateAtTheEnd, mixing_of
 from .checkpoints import CheckpointFiles, read_checkpoint
@@ -299,7 +300,7 @@ def cli_main(args: Sequence[str] | None = None) -> DetmixCLI:
     Args:
         args: the arguments, without the program's name; those of the process unless given.
     """
-    with _quiet():
+    with _quiet(), outliving_readers():
         return _make(DetmixCLI, None if args is None else list(args))
 
 
