@@ -132,6 +132,26 @@ def test_an_image_of_more_pixels_than_can_be_counted_has_no_masks():
             check(given_, (2**16, 2**15))
 
 
+def test_outlines_are_as_long_as_any_image_needs_and_no_longer():
+    side = 13_377  # squared it is Pillow's limit
+    frame = [0, 0, side, 0, side, side, 0, side]
+    require_polygons([frame] * 78, (side, side))
+    with pytest.raises(ValueError, match="outlines must be at most 4194304 pixels long, got 4227132"):
+        require_polygons([frame] * 79, (side, side))
+    with pytest.raises(ValueError, match="got 10000000"):
+        require_polygons([[0, 0, 500, 500] * 10_000], (500, 500))  # the last edge, to the first point, counts too
+
+
+def test_polygons_need_sides_that_pycocotools_can_take_five_times():
+    size = (1, 214_748_363)
+    for x in (0, size[1] // 2, size[1] - 50):
+        corners = [[x, 0, x + 50, 0, x + 50, 1, x, 1]]
+        require_polygons(corners, size)
+        assert coco_mask.toBbox(coco_mask.frPyObjects(corners, *size)).tolist() == [[x, 0, 50, 1]]
+    with pytest.raises(ValueError, match="sides of at most 214748363 pixels, got 214748364x1"):
+        require_polygons(SQUARE, (1, 214_748_364))
+
+
 @pytest.fixture
 def file(tmp_path):
     """Two images; a crowd, an empty box and an object without a segmentation stand among the others."""

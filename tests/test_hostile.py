@@ -1,5 +1,6 @@
 """Whatever a file holds, its reader takes it or names it: no other error, and an end."""
 
+import encodings.aliases
 import io
 import json
 import os
@@ -145,6 +146,17 @@ def test_voc_annotations_with_other_bytes(tmp_path, data):
     assert found is None or found.image_path(0).is_relative_to(tmp_path / "JPEGImages")
 
 
+ENCODINGS = sorted({"foo", "mbcs", *encodings.aliases.aliases.values()})
+
+
+def test_voc_annotations_in_any_encoding_that_they_claim(tmp_path):
+    root = folder(tmp_path, {"a": ""})
+    text = document(thing()).encode()
+    for encoding in ENCODINGS:
+        (root / "Annotations" / "a.xml").write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>'.encode() + text)
+        read_or_refused(lambda: read_voc(root), "a.xml")
+
+
 @fuzz
 @given(damaged(b"a 1\nb -1\n"))
 def test_image_sets_with_other_bytes(tmp_path, data):
@@ -265,6 +277,15 @@ def test_xml_that_is_nested_without_end_is_read_past(tmp_path):
 HUGE = {"size": [100_000, 100_000], "counts": [0, 10_000_000_000]}
 
 
+def outlined(polygon, height, width):
+    """The ground truth with one polygon for all objects of images of a size."""
+    return {
+        **TRUTH,
+        "images": [{**image, "height": height, "width": width} for image in TRUTH["images"]],
+        "annotations": [{**row, "segmentation": [polygon]} for row in TRUTH["annotations"]],
+    }
+
+
 def header(kind, size):
     """An image file that says how large it is, and has hardly a pixel."""
     file = io.BytesIO()
@@ -290,6 +311,8 @@ def read_small_files(folder, megabytes):
         (TRUTH, [{**row, "segmentation": HUGE} for row in FOUND]),
         (TRUTH, [{**row, "segmentation": {"size": [10**5] * 2, "counts": "0" * 9}} for row in FOUND]),
         (TRUTH, [{**row, "score": 10**400} for row in FOUND]),
+        *((outlined([0, 0, w, 0, w, 1, 0, 1], 1, w), []) for w in (2 * 10**7, 2**31 - 1)),
+        (outlined([0, 0, 500, 500] * 10_000, 500, 500), []),
     ):
         evaluate(truth, found, "ground truth", "predictions")
         file.write_bytes(as_json(truth))

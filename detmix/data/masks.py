@@ -17,6 +17,8 @@ from pycocotools import mask as coco_mask
 
 _Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _MOST_DIGITS = 7  # of a run length; five bits each
+_LONGEST_OUTLINE = 2**22  # pixels, 78 times around the largest image that Pillow opens; each takes up to 80 bytes
+_LONGEST_SIDE = 2**31 // 10 - 1  # pixels; points lie within twice that, and pycocotools takes five times theirs as int
 _Polygon = Annotated[list[float], Meta(min_length=6)]
 
 
@@ -81,11 +83,14 @@ def require_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int])
         size: (H, W) of their image.
 
     Raises:
-        ValueError: one has half a point, or leaves the image by more than the size of the image; or the image has 2^31
-            pixels or more.
+        ValueError: one has half a point, or leaves the image by more than the size of the image; the outlines are
+            longer than 2^22 pixels together; or the image has 2^31 pixels or more, or a side of 2^31 / 10.
     """
     _require_countable(size)
+    if max(size) > _LONGEST_SIDE:
+        raise ValueError(f"polygons need sides of at most {_LONGEST_SIDE} pixels, got {size[1]}x{size[0]}")
     limit = np.array(size[::-1])
+    outline = 0.0
     for polygon in polygons:
         if len(polygon) % 2:
             raise ValueError(f"a polygon must have pairs of numbers, got {len(polygon)} numbers")
@@ -93,6 +98,9 @@ def require_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int])
         near = (points >= -limit) & (points <= 2 * limit)  # NaN is not
         for point in points[~near.all(1)][:1].tolist():
             raise ValueError(f"the point {point} lies far outside the image of {size[1]}x{size[0]} pixels")
+        outline += np.abs(points - np.roll(points, 1, axis=0)).max(axis=1, initial=0).sum()  # the steps that it draws
+    if outline > _LONGEST_OUTLINE:
+        raise ValueError(f"outlines must be at most {_LONGEST_OUTLINE} pixels long, got {outline:.0f}")
 
 
 def require_runs(counts: NDArray[np.int64], size: tuple[int, int]) -> None:

@@ -227,7 +227,7 @@ def _parse(path: Path) -> Element:
     content = read_file(path)
     try:
         annotation: Element = ElementTree.fromstring(content, ElementTree.XMLParser(target=_NoDoctype()))
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last of encodings that are none of text
         raise ValueError(f"{path}: not a VOC annotation: {error}") from None
     if annotation.tag != "annotation":
         raise ValueError(f"{path}: not a VOC annotation: the outer tag must be <annotation>, got <{annotation.tag}>")
