@@ -254,7 +254,7 @@ def test_a_run_that_goes_on_has_its_own_settings_of_the_optimizer(run, caplog):
     assert group["lr"] == 0.004 * (1 / 4)  # of the second step
     assert schedule["base_lrs"] == [0.004]
     assert group.get("momentum") == {"sgd": 0.5, "adamw": None}[run.kind]
-    assert "--model.lr is 0.004 from here on; in the checkpoint it is 0.02." in said
+    assert "--model.lr is 0.004 from here on; in the checkpoint it is 0.0025." in said
     assert "--model.weight_decay is 0.05 from here on; in the checkpoint it is 0.0001." in said
     assert ("--model.momentum is 0.5" in said) == (run.kind == "sgd")
 

@@ -1,12 +1,14 @@
 """The learning rate grows in the warm-up, and goes by the schedule after it; frozen parameters are left out."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detmix.training import DetectionModule
 from detmix.training.optimization import lr_factor, make_optimizer
 
 SCHEDULES = ["cosine", "multistep", "constant"]
@@ -40,6 +42,34 @@ def test_the_warm_up_is_a_straight_line_times_the_schedule(schedule, step, steps
 
 def test_a_training_without_end_has_a_constant_rate():
     assert lr_factor("constant", 10**6, math.inf) == 1
+
+
+@pytest.fixture
+def said(caplog):
+    """What a module says of its schedule."""
+
+    def call(steps, **settings):
+        module = DetectionModule(**settings)
+        module.detector = torch.nn.Linear(1, 1)
+        trainer = SimpleNamespace(estimated_stepping_batches=steps)
+        module.trainer = trainer
+        with caplog.at_level("INFO"):
+            module.configure_optimizers()
+        return caplog.text
+
+    return call
+
+
+def test_a_warm_up_of_more_than_a_fifth_of_the_training_is_told(said):
+    text = said(200)
+    highest = max((k + 1) / 501 * 0.5 * (1 + math.cos(math.pi * k / 200)) for k in range(200))
+    assert f"warmup_steps is 500 and the training has 200 steps: its learning rate reaches {highest:.3g} of" in text
+    assert "Set it to 40 or less" in text
+
+
+@pytest.mark.parametrize(("warmup_steps", "steps"), [(40, 200), (0, 1), (500, math.inf)])
+def test_a_short_warm_up_is_not(warmup_steps, steps, said):
+    assert not said(steps, warmup_steps=warmup_steps, schedule="constant")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -50,6 +50,22 @@ def lr_factor(
     if schedule == "multistep":
         return float(warmup * 0.1 ** sum(step >= share * steps for share in milestones))
     return warmup
+
+
+def check_warm_up(warmup_steps: int, steps: float, factor: Callable[[int], float]) -> None:
+    """Say so where the warm-up takes more than a fifth of a training, which then hardly comes to the rate that is set.
+
+    Args:
+        warmup_steps: in which the rate grows from nothing.
+        steps: of the whole training.
+        factor: the learning rate of a step as a multiple of the one that is set.
+    """
+    if warmup_steps * 5 > steps:
+        highest = max(map(factor, range(int(steps))), default=0)
+        rank_zero_info(
+            f"--model.warmup_steps is {warmup_steps} and the training has {steps:g} steps: its learning rate reaches "
+            f"{highest:.3g} of --model.lr at most. Set it to {int(steps / 5)} or less, or train longer."
+        )
 
 
 def change_settings(
