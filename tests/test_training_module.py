@@ -1,0 +1,79 @@
+"""What the module does with its settings: the losses, the learning rate, the seed of the mixing; no fit takes part."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from detmix import weight_losses
+from detmix.manifold import ManifoldMixup
+from detmix.training import DetectionModule, build_detector
+
+from .factories import make_assembled, make_batch
+from .test_training_mixing import make_data
+
+# half a period of the cosine in eighths, 0.5 * (1 + cos(pi * n / 8))
+COSINE = [1.0, 0.96193977, 0.85355339, 0.69134172, 0.5, 0.30865828, 0.14644661, 0.03806023]
+WARM_UP = [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        ("constant", [1, 1, 1, 1, 1, 1, 1, 1]),
+        ("multistep", [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]),
+        ("cosine", COSINE),
+    ],
+)
+def test_the_rates_of_a_training_are_those_of_its_settings(schedule, factors):
+    module = DetectionModule(schedule=schedule, lr=0.8, milestones=(0.5, 0.75), warmup_steps=3)
+    module.detector = nn.Linear(1, 1)
+    module.trainer = trainer = SimpleNamespace(estimated_stepping_batches=8)
+    made = module.configure_optimizers()
+    optimizer, scheduler, rates = made["optimizer"], made["lr_scheduler"], []
+    for _ in range(trainer.estimated_stepping_batches):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler["scheduler"].step()
+    assert scheduler["interval"] == "step"
+    assert rates == pytest.approx([0.8 * warm * factor for warm, factor in zip(WARM_UP, factors, strict=True)])
+
+
+@pytest.mark.parametrize(
+    ("detector", "part"), [("fasterrcnn_resnet18_small", "roi_heads"), ("retinanet_resnet50_fpn", "head")]
+)
+def test_a_step_loses_what_the_objective_and_the_normalizer_say(monkeypatch, detector, part):
+    options = {"min_size": 64, "max_size": 64}
+    settings = {"objective": "pair", "normalizer": "weight"}
+    module = DetectionModule(detector, weights=None, options=options, **settings)
+    torch.manual_seed(0)
+    module.build("fit", ["cat", "dog", "owl"])
+    built = module.detector.get_submodule(part)
+    assert (built.objective, built.normalizer) == ("pair", "weight")
+
+    torch.manual_seed(0)
+    wanted = weight_losses(build_detector(detector, 4, None, **options), **settings).train()
+    batch = make_batch((2, 3), weights=((0.3, 0.7), (0.2, 0.8, 0.2)), sources=((0, 1), (0, 1, 0)))
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(in_mixed_epoch=False))
+    module.trainer = trainer  # which holds it weakly
+    monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)
+    losses = []
+    for step in (lambda: module.train().training_step(batch, 0), lambda: sum(wanted(*batch).values())):
+        torch.manual_seed(1)  # which rows are sampled
+        losses.append(step())
+    torch.testing.assert_close(*losses, rtol=1e-6, atol=0)
+
+
+def test_features_are_mixed_by_the_seed_of_the_run(monkeypatch):
+    def drawn(seed):
+        monkeypatch.setenv("PL_GLOBAL_SEED", seed)
+        module.trainer = trainer = SimpleNamespace(datamodule=make_data())
+        module.mixer = ManifoldMixup(detector, ["input"])
+        module.on_fit_start()
+        assert module.mixer.seed == trainer.datamodule.mixing_seed
+        with module.mixer:
+            return module.mixer.lam
+
+    module, detector = DetectionModule(), weight_losses(make_assembled("RetinaNet")).eval()
+    assert drawn("3") == drawn("3") != drawn("4")
