@@ -21,14 +21,23 @@ from lightning.pytorch.utilities.migration import migrate_checkpoint
 
 from detmix.training import MixBatches
 from detmix.training.checkpoints import CheckpointFiles, read_checkpoint
+from detmix.training.data import DetectionData, ShapesOptions
 from detmix.training.module import DetectionModule
-from detmix.training.random_state import random_state, require_random_state
+from detmix.training.random_state import random_state, require_random_state, set_random_state
 from detmix.training.skipped import SkippedImages
 
 from .hostile import changed, read_or_refused
 from .test_training_resume import differences
 
 CPU = torch.device("cpu")
+PLACE = {
+    "epoch": 0,
+    "batches": 2,
+    "order": {"seed": 0, "images": 5, "batch size": 2, "processes": 1},
+    "threads": 2,
+    "random": [],
+    "ended_early": [3.0, 9.0],
+}
 
 
 class Run:
@@ -69,14 +78,7 @@ class Run:
             "current_model_state": dict(weights),
             "averaging_state": {"n_averaged": torch.tensor(1)},
             "optimizer": self.kind,
-            "detmix": {
-                "epoch": 0,
-                "batches": 1,
-                "order": {"seed": 0},
-                "threads": 2,
-                "random": [],
-                "ended_early": [3.0, 9.0],
-            },
+            "detmix": PLACE,
         }
 
     def read(self, content):
@@ -102,9 +104,15 @@ class Run:
             take_place(**checkpoint["detmix"])
 
 
-def take_place(epoch, batches, order, threads, random, ended_early=None):
-    assert min(epoch, batches, threads, len(random), len(order)) >= 0
+def take_place(random, ended_early=None, **place):
+    for state in random:
+        set_random_state(state, CPU)
     assert not ended_early or len([3 <= limit for limit in ended_early]) == 2
+    data, threads = DetectionData(shapes=ShapesOptions(train=5)), torch.get_num_threads()
+    data.go_on(**place)
+    torch.set_num_threads(threads)
+    _, behind = data._order._visited
+    assert behind < len(data._order) or place["order"] != data.order()
 
 
 @pytest.fixture(params=["sgd", "adamw"])
@@ -182,6 +190,10 @@ WRONG = {
     "callbacks in a list": ({"callbacks": []}, "callbacks is no dict"),
     "a version in words": ({"pytorch-lightning_version": "new"}, "new"),
     "a place in words": ({"detmix": {"epoch": "first"}}, "detmix has not the parts of such a run: epoch, batches"),
+    "no threads": ({"detmix": {**PLACE, "threads": 0}}, "detmix.threads is not as such a run has it"),
+    "an order of nothing": ({"detmix": {**PLACE, "order": {}}}, "detmix.order has not the parts of such a run: seed"),
+    "no batches left": ({"detmix": {**PLACE, "batches": 3}}, "as many batches behind it as an epoch of 5 images has"),
+    "batches without end": ({"detmix": {**PLACE, "batches": 10**9}}, "as many batches behind it as an epoch"),
     "loops by number": ({"loops": 3}, "loops is no dict"),
     "half precision in words": ({"MixedPrecision": "half"}, "MixedPrecision is no dict"),
     "averages of nothing": ({"averaging_state": []}, "averaging_state is no dict"),

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from .checkpoints import first_line, require_same_tensors
 from .random_state import require_random_state
 
-_PLACE: dict[str, Any] = {"epoch": 0, "batches": 0, "order": {}, "threads": 1, "random": []}  # what LastCheckpoint adds
+# what LastCheckpoint adds
+_ORDER = {"seed": 0, "images": 1, "batch size": 1, "processes": 1}
+_PLACE: dict[str, Any] = {"epoch": 0, "batches": 0, "order": _ORDER, "threads": 1, "random": []}
 _PACKAGE = __name__.partition(".")[0] + "."
 _OF_A_SCHEDULE = ("base_lrs", "last_epoch", "_step_count", "_last_lr", "lr_lambdas")
 _OF_EACH_PARAMETER = {"SGD": {"momentum_buffer"}, "AdamW": {"step", "exp_avg", "exp_avg_sq"}}
@@ -77,13 +79,7 @@ def require_resumable(
             _require_optimizer(checkpoint["optimizer_states"][0], checkpoint["lr_schedulers"][0], optimizer)
         place = checkpoint.get("detmix")
         if place is not None:
-            _require_like(_PLACE, place, "detmix")
-            if not place.keys() <= {*_PLACE, "ended_early"}:
-                raise ValueError("detmix has parts that no run adds")
-            if place.get("ended_early"):
-                _require_like([0.0, 0.0], place["ended_early"], "detmix.ended_early")
-            for state in place["random"]:
-                require_random_state(state)
+            _require_place(place)
 
 
 @contextmanager
@@ -102,6 +98,20 @@ def _require_loops(loops: dict[str, Any], trainer: Any) -> None:
     more = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)  # for batch norm
     if trainer.max_epochs not in (None, -1) and epochs > trainer.max_epochs + more:
         raise ValueError(f"it has {epochs} epochs behind it, and --trainer.max_epochs is {trainer.max_epochs}")
+
+
+def _require_place(place: Any) -> None:
+    _require_like(_PLACE, place, "detmix")
+    if not place.keys() <= {*_PLACE, "ended_early"}:
+        raise ValueError("detmix has parts that no run adds")
+    order = place["order"]
+    images = -(-order["images"] // order["processes"])  # of each process
+    if place["batches"] * order["batch size"] >= images:
+        raise ValueError(f"detmix has as many batches behind it as an epoch of {images} images has, or more")
+    if place.get("ended_early"):
+        _require_like([0.0, 0.0], place["ended_early"], "detmix.ended_early")
+    for state in place["random"]:
+        require_random_state(state)
 
 
 def _require_optimizer(state: dict[str, Any], schedule: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
@@ -143,6 +153,8 @@ def _dict_in(content: Mapping[str, Any], name: str, default: Any = None) -> dict
 def _require_like(wanted: Any, given: Any, name: str, *, exactly: bool = False) -> None:
     """Compare two nests: the same keys at least, numbers where numbers are; None stands for anything.
 
+    A whole number is to be 0 or more, or 1 or more where the one wanted is.
+
     Raises:
         ValueError: they differ; the place is named.
     """
@@ -169,7 +181,7 @@ def _like(wanted: Any, given: Any) -> bool:
         if isinstance(wanted, kind):
             return isinstance(given, kind)
     if isinstance(wanted, int):
-        return isinstance(given, int) and not isinstance(given, bool) and given >= min(0, wanted)
+        return isinstance(given, int) and not isinstance(given, bool) and given >= min(1, wanted)
     if isinstance(wanted, float):
         number = isinstance(given, (int, float)) and not isinstance(given, bool)
         return number or (isinstance(given, Tensor) and given.dim() == 0)
