@@ -54,7 +54,8 @@ def test_a_tool_is_a_program(in_repository):
         ("train --help", "validate"),
         ("train fit --help", "--data.mixup.help"),
         ("train fit --data.mixup.help", "probability that a sample is mixed at all"),
-        ("preview --help", "one pair of images at"),
+        ("preview --help", "\npython tools/preview.py --config configs/bccd.yaml --data.mixup.mix cutmix"),
+        ("preview --help", "known subclasses: torchvision.transforms.v2."),
         ("benchmark --help", "python tools/benchmark.py step --device cuda"),
         ("analyze --help", "--model mixup=runs/quickstart/model.pt"),
         ("analyze visibility --help", "pairs of images, drawn at random"),
@@ -69,7 +70,7 @@ def test_help_teaches(command, wanted, call):
     tool, *arguments = command.split()
     result = call(f"tools/{tool}.py", *arguments)
     assert result.returncode == 0, result.stderr
-    assert wanted in result.stdout
+    assert wanted in result.stdout or wanted in " ".join(result.stdout.split())
 
 
 def test_preview_writes_the_samples_the_ratios_and_the_kinds_of_mixing_of_a_config(call, tmp_path):

@@ -10,10 +10,11 @@ of tools/train.py; all its data and model settings can be overridden here.
 
 from __future__ import annotations
 
+from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from lightning import seed_everything
 
 from detmix.training import DetectionData, DetectionModule
@@ -23,9 +24,13 @@ from detmix.training.preview import batch_mixer, write_preview
 OTHER_SECTIONS = ("name", "runs", "resume", "checkpoint_every", "ckpt_path", "weights_only", "verbose")
 
 
+class Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the lines of the description."""
+
+
 def main() -> None:
     """Parse the command line and write the pictures."""
-    parser = ArgumentParser(description=__doc__, parser_mode=CONFIG_MODE)
+    parser = ArgumentParser(description=__doc__, formatter_class=Formatter, parser_mode=CONFIG_MODE)
     parser.add_argument("--config", action="config", help="Config file of tools/train.py.")
     parser.add_argument("--output", type=Path, default=Path("previews"), help="Folder for the pictures.")
     parser.add_argument("--samples", type=int, default=8, help="How many training samples to draw.")

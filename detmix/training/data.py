@@ -12,8 +12,8 @@ import cv2
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader
+from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import to_dtype
 
 from ..batch import collate
@@ -38,7 +38,7 @@ class MixupOptions:
             Freebies. RESULTS.md compares it with no mixing and, on blood cells, with 0.2.
         p: probability that a sample is mixed at all; RESULTS.md compares 1 and 0.5.
         mix: ``mixup`` blends two images, ``cutmix`` replaces a region of the one by the other's, ``cutout``
-            by nothing.
+            by nothing. RESULTS.md compares no kinds, nor partners, nor caches.
         partner: ``any`` other image; ``with_boxes``, one that has an object; ``background``, one that has none;
             ``other_class``, one without a class of the sample. A sample that has no such partner stays as it is.
         cache: partners are taken from so many samples that each worker loaded last, which saves the second decode;
@@ -47,8 +47,7 @@ class MixupOptions:
         min_weight: objects fainter than this are left out; RESULTS.md compares 0.3 and 0.
         no_mixup_epochs: epochs at the end that train without mixing, that of batches and features included; a number
             below 1 is a share of all epochs, rounded, so that 0.1 is the last tenth. At least one epoch must be left.
-            RESULTS.md compares a plain ninth and a plain half. The defaults of mix, partner and cache have not been
-            compared by us.
+            RESULTS.md compares a plain ninth and a plain half.
     """
 
     alpha: float = 1.5
@@ -99,7 +98,7 @@ class DetectionData(L.LightningDataModule):
         class_names: Sequence[str] | None = None,
         shapes: ShapesOptions | None = None,
         mixup: MixupOptions | None = None,
-        augment: list[nn.Module] | None = None,
+        augment: list[v2.Transform] | None = None,
         batch_size: int = 2,
         num_workers: int | None = None,
         on_error: OnError = "raise",
