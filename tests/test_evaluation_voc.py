@@ -2,13 +2,15 @@
 
 import copy
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detmix.evaluation import NO_OBJECTS, evaluate_voc
+from detmix.evaluation import NO_OBJECTS, evaluate_voc, voc
+from detmix.evaluation.overlaps import blocks_of_pairs, pairs_of_images
 
 
 def make_truth(objects, num_images=1, names=("cat", "dog")):
@@ -107,8 +109,9 @@ def test_equals_the_kits_loop(scene, iou, use_07_metric):
         assert (name in result.curves) == (ap is not None)
 
 
-@pytest.mark.parametrize("use_07_metric", [False, True])
-def test_equals_the_kits_loop_on_a_crowded_scene(use_07_metric):
+@pytest.mark.parametrize(("use_07_metric", "block"), [(False, 1 << 18), (True, 1 << 18), (False, 7), (True, 1)])
+def test_equals_the_kits_loop_on_a_crowded_scene(use_07_metric, block, monkeypatch):
+    monkeypatch.setattr(voc, "blocks_of_pairs", partial(blocks_of_pairs, size=block))
     rng = np.random.default_rng(0)
 
     def draw(count):
@@ -124,6 +127,22 @@ def test_equals_the_kits_loop_on_a_crowded_scene(use_07_metric):
     wanted = [kit_ap(objects, near + away, kind, 0.5, use_07_metric) for kind in (1, 2)]
     assert 0.1 < wanted[0] < 0.9
     assert list(result.ap_by_class.values()) == pytest.approx(wanted, abs=1e-9)
+
+
+rows_of_images = st.lists(st.integers(0, 4), max_size=12).map(lambda rows: np.array(rows, dtype=np.int64))
+
+
+@settings(max_examples=150, deadline=None)
+@given(rows_of_images, rows_of_images, st.integers(1, 30))
+def test_pairs_are_those_of_a_loop_in_blocks_of_whole_rows(first, second, size):
+    wanted = [(m, n) for m, image in enumerate(first) for n, other in enumerate(second) if image == other]
+    assert list(zip(*pairs_of_images(first, second), strict=True)) == wanted
+    blocks = [list(zip(*block, strict=True)) for block in blocks_of_pairs(first, second, size=size)]
+    assert sum(blocks, []) == wanted
+    for block in filter(None, blocks):
+        assert sum(row < block[-1][0] for row, _ in block) < size
+    rows = [row for block in blocks for row in {row for row, _ in block}]
+    assert len(rows) == len(set(rows))
 
 
 def test_five_boxes_by_hand():

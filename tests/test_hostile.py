@@ -317,6 +317,13 @@ def read_small_files(folder, megabytes):
         evaluate(truth, found, "ground truth", "predictions")
         file.write_bytes(as_json(truth))
         walk_coco(file)
+    assert evaluate_voc(*crowded(2000)).ap == 1
+
+
+def crowded(count):
+    """An image with so many objects, one on the other, and their detections."""
+    rows = [{"image_id": 1, "category_id": 3, "bbox": [1, 1, 3, 3 + n], "id": n} for n in range(count)]
+    return {**TRUTH, "annotations": rows}, [{**row, "score": 0.5} for row in rows]
 
 
 def test_small_files_that_claim_much_take_little_memory(tmp_path):

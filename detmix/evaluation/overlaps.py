@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
+_Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+_BLOCK = 1 << 18  # pairs that are looked at together; each takes some 150 bytes
 
-def pairs_of_images(first: NDArray[np.int64], second: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+
+def pairs_of_images(first: NDArray[np.int64], second: NDArray[np.int64]) -> _Pairs:
     """All pairs of a row of one list with a row of another that are of the same image.
 
     Args:
@@ -16,13 +21,30 @@ def pairs_of_images(first: NDArray[np.int64], second: NDArray[np.int64]) -> tupl
     Returns:
         (P,) rows of the first, never falling, and (P,) rows of the second, rising for each of the first.
     """
+    (pairs,) = blocks_of_pairs(first, second, size=len(first) * len(second) + 1)
+    return pairs
+
+
+def blocks_of_pairs(first: NDArray[np.int64], second: NDArray[np.int64], *, size: int = _BLOCK) -> Iterator[_Pairs]:
+    """The same pairs in blocks, since an image with many rows of both has more than memory holds.
+
+    Args:
+        first: as for ``pairs_of_images``.
+        second: as for ``pairs_of_images``.
+        size: how many pairs a block may have beside those of its last row.
+
+    Yields:
+        The pairs of some rows of the first list, all that each has.
+    """
     by_image = np.argsort(second, kind="stable")
     images = second[by_image]
     start, end = (np.searchsorted(images, first, side) for side in ("left", "right"))
     count = end - start
     before = count.cumsum() - count  # pairs of the rows before
-    rows = np.repeat(np.arange(len(first)), count)
-    return rows, by_image[np.arange(count.sum()) + np.repeat(start - before, count)]
+    for rows in np.split(np.arange(len(first)), np.flatnonzero(np.diff(before // size)) + 1):
+        pairs = count[rows]
+        places = np.arange(pairs.sum()) + np.repeat(start[rows] - (pairs.cumsum() - pairs), pairs)
+        yield np.repeat(rows, pairs), by_image[places]
 
 
 def box_ious(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .curves import NO_OBJECTS, RECALLS_2007, Curve
-from .overlaps import box_ious, pairs_of_images
+from .overlaps import blocks_of_pairs, box_ious
 from .ranking import Ranking
 from .reading import PredictionSource, TruthSource, read_ground_truth, read_predictions
 from .records import Detections, GroundTruth, Objects
@@ -116,10 +116,10 @@ def _nearest_objects(
     Returns:
         Places in ``own``, and the IoUs, 0 where there is no object.
     """
-    rows, partners = pairs_of_images(found.images[detections], objects.images[own])
-    ious = box_ious(found.corners[detections[rows]], objects.corners[own[partners]])
-    order = np.lexsort((-ious, rows))  # stable
-    have, start = np.unique(rows, return_index=True)
     nearest, overlap = np.zeros(len(detections), dtype=np.int64), np.zeros(len(detections))
-    nearest[have], overlap[have] = partners[order[start]], ious[order[start]]
+    for rows, partners in blocks_of_pairs(found.images[detections], objects.images[own]):
+        ious = box_ious(found.corners[detections[rows]], objects.corners[own[partners]])
+        order = np.lexsort((-ious, rows))  # stable
+        have, start = np.unique(rows, return_index=True)
+        nearest[have], overlap[have] = partners[order[start]], ious[order[start]]
     return nearest, overlap
