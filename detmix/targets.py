@@ -69,7 +69,9 @@ def check_target(target: Target, *, size: tuple[int, int] | None = None, num_cla
         TypeError: a dtype or type is wrong. Both name the image id, the key and the row.
     """
     if not isinstance(target, dict):
-        raise TypeError(f"a target must be a dict with boxes and labels, got {type(target).__name__}")
+        is_list = isinstance(target, list)  # as torchvision's CocoDetection gives
+        way = ": for COCO's rows take DetectionDataset(read_coco(...)) of detmix.data" if is_list else ""
+        raise TypeError(f"a target must be a dict with boxes and labels, got {type(target).__name__}{way}")
     boxes, labels = _tensor(target, "boxes"), _tensor(target, "labels")
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"{_name(target)}: boxes must have shape (N, 4), got {tuple(boxes.shape)}")

@@ -5,11 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torchvision import tv_tensors
+from torchvision.datasets import CocoDetection
 
-from detmix import check_target, object_keys
+from detmix import MixupDataset, check_target, object_keys
 from detmix.targets import concatenate, select_objects
 
-from .factories import make_target
+from .factories import make_target, write_coco_folder
 
 
 def test_good_targets_pass():
@@ -81,10 +82,17 @@ def test_object_keys_gives_all_per_object_tensors_but_the_boxes():
         assert [id(tensor) for tensor in object_keys(sample)] == [id(target["labels"]), id(target["weights"])]
 
 
-@pytest.mark.parametrize("target", [None, [], "cat"])
+@pytest.mark.parametrize("target", [None, (), "cat"])
 def test_what_is_no_dict_is_refused(target):
-    with pytest.raises(TypeError, match="a target must be a dict with boxes and labels, got"):
+    with pytest.raises(TypeError, match=r"a target must be a dict with boxes and labels, got \w+$"):
         check_target(target)
+
+
+def test_the_rows_of_torchvisions_data_set_of_coco_are_refused_with_the_way(tmp_path):
+    write_coco_folder(tmp_path / "coco", 2)
+    rows = CocoDetection(str(tmp_path / "coco" / "images"), str(tmp_path / "coco" / "set.json"))
+    with pytest.raises(RuntimeError, match=r"got list: .* take DetectionDataset\(read_coco\(\.{3}\)\) of detmix\.data"):
+        MixupDataset(rows, alpha=1.5)[0]
 
 
 def test_boxes_of_another_format_are_refused():
