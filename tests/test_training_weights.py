@@ -185,11 +185,16 @@ def test_a_part_that_may_be_read_again_under_another_key_is_refused(tmp_path, ke
 def test_parts_that_training_scripts_share_are_read(tmp_path, new_format):
     ones, settings, twice = torch.ones(3), (0.9, 0.999), ["a"]
     shared = {"best": ones, "score": ones, "groups": [{"betas": settings}, {"betas": settings}]}
-    milestones = Counter([16, 22])
-    torch.save({**shared, "milestones": milestones}, tmp_path / "a.pt", _use_new_zipfile_serialization=new_format)
+    milestones, numbers = Counter([16, 22]), {2**63 - 1: 2**128, -(2**63): 0, 0.5: None, None: True, False: ""}
+    torch.save(
+        {**shared, "milestones": milestones, "numbers": numbers},
+        tmp_path / "a.pt",
+        _use_new_zipfile_serialization=new_format,
+    )
     content = load_plain(tmp_path / "a.pt")
     assert torch.equal(content["score"], ones)
     assert (content["groups"][1]["betas"], content["milestones"]) == (settings, milestones)
+    assert content["numbers"] == numbers
     torch.save([twice, twice], tmp_path / "b.pt", _use_new_zipfile_serialization=new_format)
     with pytest.raises(UnpicklingError, match="it holds a list or dict at two places"):
         load_plain(tmp_path / "b.pt")
@@ -201,6 +206,7 @@ def named(module, name):
 
 MANY = b"J\0\0\0\x70"  # 1.9 thousand million
 TEXT = b"X\1\0\0\0a"
+ALIKE = [k * (2**61 - 1) for k in range(100, 110)]
 # what torch reads under weights_only=True, in a pickle of a few bytes, and takes memory or time beyond all measure for
 BOMBS = {
     "zeros": named("__builtin__", "bytearray") + MANY + b"\x85R",
@@ -213,6 +219,8 @@ BOMBS = {
     "a text that is counted": named("collections", "Counter") + TEXT + b"\x85R",
     "a key that is hashed without end": b"}))\x86q\1h\1\x86q\2h\2\x86q\3h\3\x86K\1s",
     "a list in itself": b"]q\1h\1a",
+    "keys of one hash": b"}(" + b"".join(b"\x8a\x0a" + key.to_bytes(10, "little") + b"N" for key in ALIKE) + b"u",
+    "keys of pairs, which may have one hash": b"}K\1K\2\x86K\1s",
     "a key that nests deep enough to crash": b"})" + b"\x85" * 1000 + b"K\1s",
     "lists that nest": b"]" * 100 + b"a" * 99,
 }
@@ -228,7 +236,9 @@ def test_a_pickle_that_would_take_all_memory_or_time_is_refused(tmp_path, bomb, 
         exchange(file, "data.pkl", pickled)
     else:
         file.write_bytes(file.read_bytes().replace(empty, pickled, 1))
-    with pytest.raises(UnpicklingError, match=r"not among what|is called as|at two places|more than 50 deep"):
+    with pytest.raises(
+        UnpicklingError, match=r"not among what|is called as|at two places|more than 50 deep|a key of a dict"
+    ):
         load_plain(file)
     for read in (read_state, read_checkpoint):
         with pytest.raises(ValueError, match=r"bomb\.pt: .*all memory"):

@@ -34,6 +34,10 @@ _CALLS: dict[str, tuple[str, ...] | None] = {
     "argparse Namespace": (),
 }
 _INTO_THE_FIRST = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD"}  # opcodes that put the rest into the first
+# opcodes that make a text, or another value without parts
+_TEXTS = {"BINUNICODE", "SHORT_BINSTRING"}
+_SINGLE = {"NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
+_LARGEST_KEY = 2**63
 
 
 class _Made(NamedTuple):
@@ -149,6 +153,8 @@ def _make(name: str, argument: Any, taken: list[_Made]) -> _Made:
     if name == "GLOBAL":
         return _Made(_known(argument))
     into = name in _INTO_THE_FIRST
+    if name.startswith("SETITEM"):
+        _require_keys(taken[1::2])
     depth = max((made.depth + 1 for made in taken[into:]), default=0)
     if into:
         made = taken[0]._replace(depth=max(taken[0].depth, depth))
@@ -161,6 +167,13 @@ def _make(name: str, argument: Any, taken: list[_Made]) -> _Made:
     if made.depth > _DEEPEST:
         raise UnpicklingError(f"it nests more than {_DEEPEST} deep")
     return made
+
+
+def _require_keys(keys: list[_Made]) -> None:
+    """Refuse keys that can be chosen so that all have one hash: each would be compared with all before it."""
+    for key in keys:
+        if key.kind not in _TEXTS | _SINGLE or (key.kind == "LONG1" and not -_LARGEST_KEY <= key.text < _LARGEST_KEY):
+            raise UnpicklingError("a key of a dict is neither text nor a number of 64 bits")
 
 
 def _require_numbered(storage: _Made) -> None:
@@ -187,7 +200,7 @@ def _called(name: str, arguments: tuple[str, ...]) -> str:
 def _again(made: _Made) -> _Made:
     """What is used once more: a name, a text, a tensor, or a flat tuple, such as torch's settings of an optimizer."""
     flat = made.kind.startswith("TUPLE") and made.depth <= 1
-    if not flat and made.kind not in (_TENSOR, "BINUNICODE", "SHORT_BINSTRING") and " " not in made.kind:
+    if not flat and made.kind not in {_TENSOR, *_TEXTS} and " " not in made.kind:
         raise UnpicklingError("it holds a list or dict at two places")
     return made
 
