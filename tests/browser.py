@@ -184,7 +184,9 @@ def _faults(found: dict[str, Any], width: int) -> set[str]:
     faults |= {"an image has no alt text" for image in found["images"] if not image["alt"].strip()}
     faults |= {f"does not decode: {image['alt']}" for image in found["images"] if not image["decoded"]}
     faults |= {
-        f"contrast {text['contrast']:.2f}: {text['text']}" for text in found["contrasts"] if text["contrast"] < 4.5
+        f"contrast {text['contrast']:.2f}: {text['text']}"
+        for text in found["contrasts"]
+        if text["contrast"] < LEAST_CONTRAST
     }
     faults |= {f"broken: {word}" for word in found["broken"]} | ({"hidden details"} if found["hidden"] else set())
     faults |= {f"a link by colour alone: {text}" for text in found["plain_links"]}

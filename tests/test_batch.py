@@ -112,6 +112,13 @@ def test_a_stack_of_tv_tensors_stays_one():
         assert type(mixed) is tv_tensors.Image
 
 
+def test_an_object_as_faint_as_min_weight_stays():
+    images, targets = numbered(2)
+    faintest = MixupBatch()(images, targets)[1][0]["weights"].min().item()
+    for min_weight, kept in ((faintest, 2), (faintest + 1e-6, 1)):
+        assert len(MixupBatch(min_weight=min_weight)(images, targets)[1][0]["weights"]) == kept
+
+
 @pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize(("dtype", "min_weight"), [(torch.uint8, 0.0), (torch.float32, 0.6)])
@@ -230,6 +237,22 @@ def test_p_is_the_share_of_batches_or_samples_that_are_mixed(p, per_sample):
     mixed = np.array([["lam" in target for target in mixer(*batch)[1]] for _ in range(600)])
     assert (mixed == mixed[:, :1]).all() == (not per_sample or p == 1)
     assert (abs(mixed.mean(0) - p) <= 5 * np.sqrt(p * (1 - p) / 600)).all()
+
+
+@pytest.mark.parametrize(("per_sample", "count"), [(False, 600), (True, 300)])
+def test_cutmix_replaces_each_pixel_as_often_as_centres_anywhere_do(per_sample, count):
+    size, mixer = (12, 20), MixupBatch(mix="cutmix", alpha=1.0, per_sample=per_sample)
+    images = torch.arange(2.0)[:, None, None, None].expand(2, 1, *size)
+    targets = [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}] * 2
+    replaced = np.mean(
+        [(mixer(images, targets)[0] != images).double().mean(0)[0].numpy() for _ in range(count)], axis=0
+    )
+    # by hand: a pixel is in a region of half a side `reach` where the centre is as near, in x and in y
+    reach = np.sqrt((np.arange(500) + 0.5) / 500)[:, None] / 2  # of ratios spread evenly, as Beta(1, 1) is
+    middles = [(np.arange(side) + 0.5) / side for side in size]
+    down, across = (np.minimum(middle + reach, 1) - np.maximum(middle - reach, 0) for middle in middles)
+    expected = (down[:, :, None] * across[:, None]).mean(0)
+    assert abs(replaced - expected).max() < 5 * np.sqrt(0.25 / 600) + 0.01  # and what rounding to pixels moves
 
 
 def steps(mixer, count=4):

@@ -48,10 +48,8 @@ def write_voc(root: Path, image_sets: tuple[str, ...]):
         names = [f"{image_set}_{n}" for n in range(4)]
         for n, name in enumerate(names):
             write_image(root / "JPEGImages" / f"{name}.jpg", 10 * number + n)
-            size = "<size><width>64</width><height>48</height><depth>3</depth></size>"
-            xml = (
-                f"<annotation><filename>{name}.jpg</filename>{size}{OBJECT.format(('cat', 'dog')[n % 2])}</annotation>"
-            )
+            thing = OBJECT.format(("cat", "dog")[n % 2])
+            xml = f"<annotation><filename>{name}.jpg</filename>{SIZE}{thing}</annotation>"
             (root / "Annotations").mkdir(exist_ok=True)
             (root / "Annotations" / f"{name}.xml").write_text(xml)
         main = root / "ImageSets" / "Main"

@@ -187,11 +187,20 @@ def test_a_record_for_a_box_that_moved_counts_for_nothing():
     assert again["covers"].shape == (1, 3, 4)
 
 
-def test_a_box_that_moved_by_rounding_alone_keeps_its_record():
+@pytest.mark.parametrize(("pixels", "weight"), [(0.009, 0.5), (0.011, 0.25)])
+def test_a_record_holds_for_a_box_that_moved_by_less_than_a_hundredth_of_a_pixel(pixels, weight):
     image, target = torch.zeros(1, 10, 20), {"boxes": torch.tensor([[0.0, 0, 10, 10]]), "labels": torch.tensor([1])}
     image, target = cutout(image, target, region=(0, 0, 5, 10))
-    target["boxes"] = target["boxes"] + 1e-5
-    assert cutout(image, target, region=(0, 0, 5, 10))[1]["weights"].tolist() == pytest.approx([0.5], abs=1e-5)
+    target["boxes"] = target["boxes"] + pixels
+    assert cutout(image, target, region=(0, 0, 5, 10))[1]["weights"].tolist() == pytest.approx([weight], abs=1e-3)
+
+
+def test_objects_as_faint_as_min_weight_stay():
+    image = torch.zeros(1, 10, 10)
+    a, b = ({"boxes": torch.tensor([[0.0, 0, 10, 10]]), "labels": torch.tensor([label])} for label in (1, 2))
+    options = {"region": (0, 0, 5, 10), "min_weight": 0.5}
+    assert cutout(image, a, **options)[1]["weights"].tolist() == [0.5]
+    assert cutmix_pair(image, a, image, b, **options)[1]["weights"].tolist() == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32])

@@ -4,6 +4,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from detmix import MixupDataset, collate, mix_pair
@@ -257,6 +258,19 @@ def test_partners_are_all_others_equally_often_and_never_the_sample_itself():
     assert (partners.diagonal() == 0).all()
     others = partners[~np.eye(5, dtype=bool)]
     assert abs(others - 250).max() < 5 * np.sqrt(250 * 0.75)  # five standard deviations of a binomial count
+
+
+@pytest.mark.parametrize("mix", ["cutmix", "cutout"])
+def test_centres_are_uniform_and_do_not_depend_on_the_ratio(mix):
+    dataset = MixupDataset(make_dataset(2), mix=mix, alpha=1.0)
+    drawn = []
+    for epoch in range(1000):
+        dataset.set_epoch(epoch)
+        draw = dataset.draw(0)
+        drawn.append((*draw.centre, draw.lam))
+    columns = np.array(drawn).T  # Beta(1, 1) is uniform too
+    assert all(stats.kstest(column, "uniform").pvalue > 1e-4 for column in columns)
+    assert abs(np.corrcoef(columns)[np.triu_indices(3, 1)]).max() < 5 / np.sqrt(1000)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])

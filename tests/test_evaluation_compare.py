@@ -135,6 +135,13 @@ def test_draws_follow_the_seed_and_are_counted():
     assert once["AP"].draws == 120
 
 
+@pytest.mark.parametrize("compare", [compare_coco, compare_voc])
+def test_an_interval_of_less_confidence_lies_within_one_of_more(compare):
+    pair = make_pair(0, num_images=20)
+    narrow, wide = (compare(*pair, resamples=100, confidence=confidence)["AP"] for confidence in (0.5, 0.95))
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
 def one_class(images, with_objects):
     """A ground truth, and detections that find all of its objects."""
     truth = {"images": [{"id": i} for i in range(images)], "categories": [{"id": 1, "name": "cat"}]}

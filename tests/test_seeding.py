@@ -123,6 +123,31 @@ def test_a_sample_depends_neither_on_workers_nor_on_the_order_of_visits(kind, in
     assert all(changed)
 
 
+class Flipping:
+    """A data set whose sample is whether albumentations has flipped it, which it draws from Python's generator."""
+
+    def __init__(self):
+        self.flip = A.Compose([A.HorizontalFlip(p=0.5)])
+
+    def __len__(self):
+        return 200
+
+    def __getitem__(self, index):
+        return bool(self.flip(image=np.array([[0, 1]], np.uint8))["image"][0, 0])
+
+
+def test_pythons_generator_of_albumentations_draws_by_seed_epoch_and_index():
+    def flips(seed, epoch=0):
+        samples = SeededDataset(Flipping(), seed=seed)
+        samples.set_epoch(epoch)
+        return [*samples]
+
+    drawn = flips(3)
+    assert abs(sum(drawn) - 100) < 5 * np.sqrt(200 * 0.25)  # five standard deviations of a binomial count
+    assert flips(3) == drawn
+    assert len({tuple(drawn), tuple(flips(4)), tuple(flips(3, epoch=1))}) == 3
+
+
 class Holder:
     """A transform that holds something else than itself, under whatever names and however deep."""
 
