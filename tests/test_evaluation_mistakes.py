@@ -1,12 +1,16 @@
 """find_mistakes and find_fates against its rules written out as loops, and a scene worked out by hand."""
 
+from functools import partial
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as rle
 
-from detmix.evaluation import Confusion, Mistakes, find_fates, find_mistakes
+from detmix.evaluation import Confusion, Mistakes, find_fates, find_mistakes, mistakes
+from detmix.evaluation.overlaps import blocks_of_pairs
 from tests.test_evaluation_coco import make_scene
 
 NAMES = ("cat", "dog", "bird")
@@ -79,10 +83,11 @@ scenes = st.tuples(
 
 
 @settings(max_examples=150, deadline=None)
-@given(scenes, st.sampled_from([0.25, 0.5, 1.0]), st.sampled_from([0.0, 0.5, 0.6]))
-def test_equals_the_loop(scene, iou, min_score):
+@given(scenes, st.sampled_from([0.25, 0.5, 1.0]), st.sampled_from([0.0, 0.5, 0.6]), st.sampled_from([1, 5, 1 << 18]))
+def test_equals_the_loop(scene, iou, min_score, block):
     objects, detections = scene
-    result = find_mistakes(make_truth(objects), make_predictions(detections), iou=iou, min_score=min_score)
+    with patch.object(mistakes, "blocks_of_pairs", partial(blocks_of_pairs, size=block)):
+        result = find_mistakes(make_truth(objects), make_predictions(detections), iou=iou, min_score=min_score)
     confusion, images = loop(objects, detections, iou, min_score)
     np.testing.assert_array_equal(result.confusion, confusion)
     counts = [[i.found, i.confused, i.missed, i.false] for i in result.images]

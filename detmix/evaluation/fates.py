@@ -36,7 +36,7 @@ def find_fates(
     """
     truth = read_ground_truth(ground_truth)
     found = read_predictions(predictions, truth)
-    kept, taken, ignored = match(truth, found, iou=iou, min_score=min_score, masks=False)
+    kept, taken, ignored = match(truth, found, iou=iou, min_score=min_score)
     objects: list[Fate] = ["ignored" if out else "missed" for out in ignored.tolist()]
     detections: list[Fate] = ["ignored"] * len(found)
     same = truth.objects.labels[taken] == found.labels if len(objects) else np.zeros(len(found), dtype=np.bool_)

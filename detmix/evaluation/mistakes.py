@@ -9,18 +9,18 @@ a detection that has no object but lies on one of its class is not false: they c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .masks import mask_boxes, mask_ious
-from .overlaps import box_ious, pairs_of_images
+from .overlaps import blocks_of_pairs, box_ious
 from .reading import PredictionSource, TruthSource, read_ground_truth, read_predictions
-from .records import Detections, GroundTruth, Rows, corners_of
+from .records import Detections, GroundTruth, Objects, Rows, corners_of
 
-_Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]  # detections, objects, IoUs
+_Rows = TypeVar("_Rows", Detections, Objects)
 
 
 @dataclass(frozen=True)
@@ -147,12 +147,12 @@ def find_mistakes(
     """
     truth = read_ground_truth(ground_truth, masks=masks)
     found = read_predictions(predictions, truth, masks=masks)
-    kept, taken, ignored = match(truth, found, iou=iou, min_score=min_score, masks=masks)
+    kept, taken, ignored = match(truth, found, iou=iou, min_score=min_score)
     return _count(truth, found, kept, taken, ignored, iou, min_score)
 
 
 def match(
-    truth: GroundTruth, found: Detections, *, iou: float, min_score: float, masks: bool
+    truth: GroundTruth, found: Detections, *, iou: float, min_score: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Which detections count, the object of each detection or -1, (D,), and which objects are ignored, (G,).
 
@@ -164,47 +164,55 @@ def match(
     kept = np.flatnonzero(found.scores >= min_score)
     kept = kept[np.argsort(-found.scores[kept], kind="stable")]
     ignored = truth.objects.difficult | truth.objects.crowd
-    pairs = _overlapping(found, kept, truth, iou, masks)
-    taken = _match(found, truth, pairs, ignored)
-    on_ignored = pairs[0][(found.labels[pairs[0]] == truth.objects.labels[pairs[1]]) & ignored[pairs[1]]]
-    spared = np.isin(kept, on_ignored) & (taken[kept] < 0)
-    return kept[~spared], taken, ignored
+    taken, spared = _match(found, kept, truth.objects, ignored, iou)
+    return kept[~spared[kept]], taken, ignored
 
 
-def _overlapping(found: Detections, kept: NDArray[np.int64], truth: GroundTruth, iou: float, masks: bool) -> _Pairs:
-    """Detections and objects of the same image with enough IoU, in the order in which they may match."""
-    rows, objects = pairs_of_images(found.images[kept], truth.objects.images)
-    detections, crowd = kept[rows], truth.objects.crowd[objects]
-    ious = box_ious(_corners(found)[detections], _corners(truth.objects)[objects], of_first=crowd)
-    if masks:
+def _match(
+    found: Detections, kept: NDArray[np.int64], objects: Objects, ignored: NDArray[np.bool_], iou: float
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The object of each detection or -1, and whether it has none and lies on an ignored one of its class, (D,)."""
+    taken, on_ignored, free = np.full(len(found), -1), np.zeros(len(found), dtype=np.bool_), ~ignored
+    found, objects = _with_boxes_of_masks(found), _with_boxes_of_masks(objects)
+    for own_class in (True, False):
+        for rows, targets in blocks_of_pairs(found.images[kept], objects.images):
+            same = found.labels[kept[rows]] == objects.labels[targets]
+            wanted = same if own_class else ~same & free[targets] & (taken[kept[rows]] < 0)
+            rows, targets = _overlapping(found, kept, objects, rows[wanted], targets[wanted], iou)
+            on_ignored[kept[rows[ignored[targets]]]] = True  # of the own class: such of others are not free
+            for detection, target in zip(kept[rows].tolist(), targets.tolist(), strict=True):
+                if free[target] and taken[detection] < 0:
+                    taken[detection], free[target] = target, False
+    return taken, on_ignored & (taken < 0)
+
+
+def _overlapping(
+    found: Detections,
+    kept: NDArray[np.int64],
+    objects: Objects,
+    rows: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    iou: float,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Those of some pairs with enough IoU, in the order in which they may match."""
+    detections, crowd = kept[rows], objects.crowd[targets]
+    ious = box_ious(found.corners[detections], objects.corners[targets], of_first=crowd)
+    if found.masks is not None:
         touch = np.flatnonzero(ious)  # masks overlap only where their boxes do
-        one, other = _masks_of(found, detections[touch]), _masks_of(truth.objects, objects[touch])
+        one, other = _masks_of(found, detections[touch]), _masks_of(objects, targets[touch])
         ious[touch] = mask_ious(one, other, of_first=crowd[touch])
-    near = ious >= iou
-    order = np.lexsort((-ious[near], rows[near]))
-    return detections[near][order], objects[near][order], ious[near][order]
+    near = np.flatnonzero(ious >= iou)
+    near = near[np.lexsort((-ious[near], rows[near]))]
+    return rows[near], targets[near]
 
 
-def _corners(rows: Rows) -> NDArray[np.float64]:
-    return rows.corners if rows.masks is None else corners_of(mask_boxes(rows.masks))
+def _with_boxes_of_masks(rows: _Rows) -> _Rows:
+    return rows if rows.masks is None else replace(rows, corners=corners_of(mask_boxes(rows.masks)))
 
 
 def _masks_of(rows: Rows, places: NDArray[np.int64]) -> list[dict[str, Any]]:
     assert rows.masks is not None
     return [rows.masks[place] for place in places.tolist()]
-
-
-def _match(found: Detections, truth: GroundTruth, pairs: _Pairs, ignored: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The object of each detection, -1 for none, (D,)."""
-    taken = np.full(len(found), -1)
-    free = ~ignored
-    detections, objects, _ = pairs
-    same = found.labels[detections] == truth.objects.labels[objects]
-    for chosen in (same, ~same):
-        for detection, target in zip(detections[chosen].tolist(), objects[chosen].tolist(), strict=True):
-            if free[target] and taken[detection] < 0:
-                taken[detection], free[target] = target, False
-    return taken
 
 
 def _count(
