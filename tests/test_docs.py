@@ -1,6 +1,7 @@
 """The Python of the pages runs as it stands, block after block in one namespace, on few data and small detectors."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import yaml
 
 from detmix.training.models import build_detector
 
-from .factories import make_assembled, write_coco_folder
+from .factories import write_coco_folder
 from .test_configs import write_image, write_voc
 from .test_readme import code_blocks
 
@@ -29,7 +30,9 @@ def run_page(tmp_path, monkeypatch):
 
 
 def small_detector(*, num_classes):
-    return make_assembled("FasterRCNN", num_classes=num_classes)
+    """In the place of a ResNet-50 with weights from the network; its layers have the same names."""
+    torch.manual_seed(0)
+    return build_detector("fasterrcnn_resnet18_small", num_classes, None, min_size=64, max_size=96)
 
 
 def write_coco(root):
@@ -58,6 +61,37 @@ def test_data(run_page, tmp_path, monkeypatch):
     assert sorted(target["image_id"] for target in found) == list(range(100, 107))
     assert all("lam" in target for target in found)
     assert names["stream"].class_names == ("cat", "dog")
+
+
+def test_mixing(run_page):
+    names = run_page("mixing.md")
+    assert sum(names["losses"].values()).isfinite()
+    assert all("lam" in target for target in names["targets"])
+    assert min(names["blended"]["weights"]) < 1
+    assert list(names["rates"]) == ["mixup"]
+    assert names["layers"].layers[0] == "backbone.body.layer2"
+    assert Path("rates.png").stat().st_size > 0
+
+
+def test_resume(run_page):
+    names = run_page("resume.md")
+    assert names["train_set"].epoch == names["sampler"].epoch == 1
+    assert len(names["targets"]) == 4
+
+
+def test_evaluation(run_page, tmp_path, capsys):
+    pytest.importorskip("faster_coco_eval")
+    annotations = write_coco_folder(tmp_path / "coco", 7)
+    (tmp_path / "coco" / "set.json").rename(tmp_path / "instances_val.json")
+    write_voc(tmp_path / "VOC2007", ("test",))
+    found = [row | {"score": 0.5} for row in annotations.ground_truth()["annotations"]]
+    for file, rows in (("results.json", found), ("others.json", found[:3])):
+        (tmp_path / file).write_text(json.dumps(rows))
+    row = {"image_id": 1, "category_id": 1, "bbox": [4, 5, 36, 25], "score": 0.5}
+    (tmp_path / "voc_results.json").write_text(json.dumps([row]))
+    names = run_page("evaluation.md")
+    assert names["result"].metrics["AP"] == pytest.approx(1)
+    assert capsys.readouterr().out.startswith("1.0 ")
 
 
 def test_results(run_page, tmp_path):
