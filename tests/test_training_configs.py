@@ -52,18 +52,42 @@ ENDLESS = {
 
 @pytest.mark.parametrize("case", ENDLESS)
 def test_a_config_that_grows_or_nests_without_end_is_refused(tmp_path, in_repository, capsys, case):
-    text, message = ENDLESS[case]
-    file = tmp_path / "config.yaml"
+    require_refused(tmp_path / "config.yaml", *ENDLESS[case], capsys)
+
+
+def require_refused(file, text, message, capsys):
     file.write_text(text)
     with ending(300):
         with pytest.raises(yaml.YAMLError, match=message):
-            load_config(text)
+            load_config(text, "")
         with pytest.raises(SystemExit) as ended:
             cli_main(["fit", f"--config={file}"])
         assert ended.value.code == 2
-        assert re.search(f"Problems parsing config: .*{message}", capsys.readouterr().err, re.DOTALL)
+        assert re.search(rf"Problems parsing config: config\.yaml: .*{message}", capsys.readouterr().err, re.DOTALL)
         with pytest.raises(ValueError, match=r"config\.yaml"):
             open_run(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {lr: ._}", "a number or a date in it cannot be read: could not convert string to float"),
+        ("model: {lr: 0x_}", "a number or a date in it cannot be read: invalid literal"),
+        ("name: 0b_", "a number or a date in it cannot be read: invalid literal"),
+        ("model: {lr: !!int abc}", "a number or a date in it cannot be read: invalid literal"),
+        ("model: {lr: !!float abc}", "a number or a date in it cannot be read: could not convert string to float"),
+        (f"name: {'1' * 5000}", "a number or a date in it cannot be read: Exceeds the limit"),
+        ("name: !!timestamp abc", "a number or a date in it cannot be read"),
+        ("config: {a: 1}", "a config has no key 'config'"),
+        ("config: other.yaml", "a config has no key 'config'"),
+    ],
+)
+def test_a_config_with_a_number_that_is_none_or_with_another_config_is_refused(tmp_path, capsys, text, message):
+    require_refused(tmp_path / "config.yaml", text, message, capsys)
+
+
+def test_a_value_of_a_command_line_is_no_config():
+    assert load_config("{config: {a: 1}}") == {"config": {"a": 1}}
 
 
 CONFIG = (ROOT / "configs" / "quickstart.yaml").read_bytes()

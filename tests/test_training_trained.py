@@ -84,6 +84,7 @@ def test_a_folder_of_weights_from_a_stranger_runs_nothing(run, file):
         ("model: {weights: mine}", "Invalid enum value 'mine'"),
         ("model: {detector: yolo}", "there is no detector 'yolo'"),
         ("model: {" + "[" * 60, "nested 50 deep"),
+        ("model: {detector: !!timestamp abc}", "a number or a date in it cannot be read"),
         ("\xff", "utf-8"),
     ],
 )

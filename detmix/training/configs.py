@@ -13,18 +13,31 @@ _MOST_TEXT = 1_000_000  # characters of a config, its aliases written out
 _DEEPEST = 50  # brackets and indentations around a value
 
 
-def load_config(text: str) -> Any:
+def load_config(text: str, path: str | None = None) -> Any:
     """The values of a YAML text.
 
     Aliases can make a short text stand for one that fills any memory, and deep nesting ends in jsonargparse as an error
     without a word of the file; both are refused.
 
+    Args:
+        text: a config, or one value of a command line.
+        path: the file that the text is a config of, for the message; jsonargparse gives an empty one for a config
+            that is none, and None for a value.
+
     Raises:
         yaml.YAMLError: it is not YAML, or of more than a million characters with its aliases written out, or nested
-            more than fifty deep, or holds the character NUL.
+            more than fifty deep, or holds the character NUL, or a number or a date that is none; or a config has the
+            key ``config``. The file is named.
     """
-    _require_bounded(text)
-    return get_loader("yaml")(text)
+    try:
+        _require_bounded(text)
+        content = get_loader("yaml")(text)
+        if path is not None and isinstance(content, dict) and "config" in content:
+            raise yaml.YAMLError("a config has no key 'config': pass --config once for each file")
+    except Exception as error:  # yaml raises what Python does for a number or a date
+        what = "" if isinstance(error, yaml.YAMLError) else "a number or a date in it cannot be read: "
+        raise yaml.YAMLError(f"{path}: {what}{error}" if path else f"{what}{error}") from error
+    return content
 
 
 def _require_bounded(text: str) -> None:
