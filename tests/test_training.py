@@ -349,10 +349,22 @@ def test_a_setting_that_cannot_work_is_named_before_an_earlier_run_is_moved(run,
     assert earlier.read_text() == "precious"
 
 
-def test_the_last_epoch_is_validated_whatever_the_interval(run, tmp_path):
-    run("fit", "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2")
+@pytest.mark.parametrize(
+    ("arguments", "validated"),
+    [
+        (["max_epochs=2", "check_val_every_n_epoch=3"], [8]),
+        (["max_epochs=1", "val_check_interval=0.75"], [3, 4]),
+        (["max_epochs=2", "val_check_interval=5", "check_val_every_n_epoch=null"], [5, 8]),
+        (["max_epochs=1", "val_check_interval=01:00:00:00"], [4]),  # by the clock: each day
+        (["max_epochs=-1", "max_steps=6", "check_val_every_n_epoch=3"], [6]),
+    ],
+)
+def test_the_last_step_is_validated_whatever_the_interval(run, tmp_path, arguments, validated):
+    settings = ["--data.batch_size=2", "--data.mixup.no_mixup_epochs=0"]
+    run("fit", *settings, *(f"--trainer.{argument}" for argument in arguments))
     metrics = json.loads((tmp_path / "quickstart" / "metrics.json").read_text())
-    assert (metrics["epoch"], metrics["step"]) == (2, 6)
+    assert [int(row["step"]) + 1 for row in read_history(tmp_path / "quickstart") if row["val/AP"]] == validated
+    assert metrics["step"] == validated[-1]
 
 
 def test_going_on_from_a_finished_run_says_that_nothing_was_done(run, tmp_path, capsys):

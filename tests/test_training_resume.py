@@ -198,6 +198,7 @@ def test_a_run_that_is_finished_is_left_alone_until_it_may_do_more(tmp_path, in_
 VARIANTS = {
     "averaged weights, mixed batches": (
         "validation6-0",
+        5,
         [
             "--trainer.max_epochs=1",
             callback("lightning.pytorch.callbacks.EMAWeightAveraging", decay=0.5),
@@ -206,6 +207,7 @@ VARIANTS = {
     ),
     "several validations, accumulated gradients, mixed features": (
         "end5",
+        4,
         [
             "--trainer.val_check_interval=4",
             callback("lightning.pytorch.callbacks.GradientAccumulationScheduler", scheduling={"0": 2}),
@@ -216,6 +218,7 @@ VARIANTS = {
     ),
     "Lightning's averages of the last epochs": (
         "end9",
+        8,
         [
             "--trainer.max_epochs=3",
             callback(
@@ -227,17 +230,23 @@ VARIANTS = {
             ),
         ],
     ),
-    "a number of steps": ("start6", ["--trainer.max_steps=8", "--trainer.max_epochs=-1"]),
+    "a number of steps": ("validation8-0", 7, ["--trainer.max_steps=8", "--trainer.max_epochs=-1"]),
+    "a last validation between two of them": (
+        "validation12-1",
+        11,
+        ["--trainer.val_check_interval=5", "--trainer.check_val_every_n_epoch=null"],
+    ),
 }
 
 
 @pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch", "ignore:Detected call of `lr_sch")
 @pytest.mark.parametrize("name", VARIANTS)
 def test_so_does_one_that_trains_in_another_way(tmp_path, in_repository, name):
-    killed, arguments = VARIANTS[name]
+    killed, step, arguments = VARIANTS[name]
     wanted, copies = interrupt(tmp_path, *arguments)
     shutil.rmtree(tmp_path / "run")
     shutil.copytree(copies / killed, tmp_path / "run")
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == step
     assert differences(wanted, outcome(train(tmp_path, "--resume", *arguments))) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -117,16 +118,24 @@ class MixupSchedule(L.Callback):
 
 
 class ValidateAtTheEnd(L.Callback):
-    """Validates after the last epoch whatever the interval, so that the numbers are those of the final weights."""
+    """Validates after the last step whatever the interval, so that the numbers are those of the final weights.
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """For a run that goes on in the middle of the last epoch."""
-        self.on_train_epoch_start(trainer, pl_module)
+    Where a run is to end is known before: after ``max_epochs`` or ``max_steps``. Lightning validates one that is told
+    to stop, if validations are due in the epoch.
+    """
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """In the last epoch, set the interval to one."""
-        if trainer.current_epoch + 1 == trainer.max_epochs:
-            trainer.check_val_every_n_epoch = 1
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """After the last batch, set whatever interval there is to one; Lightning looks at it next."""
+        if trainer.global_step == trainer.max_steps or (trainer.is_last_batch and is_last_epoch(trainer)):
+            trainer.check_val_every_n_epoch = trainer.val_check_batch = 1
+            trainer._last_val_time = -math.inf  # type: ignore[attr-defined]  # of an interval by the clock
+
+
+def is_last_epoch(trainer: L.Trainer) -> bool:
+    """Whether no epoch comes after this one."""
+    return trainer.current_epoch + 1 == trainer.max_epochs
 
 
 class Throughput(L.Callback):

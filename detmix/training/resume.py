@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import (
     Timer,
 )
 
-from .callbacks import callbacks_of
+from .callbacks import callbacks_of, is_last_epoch
 from .data import data_of
 from .faults import advice
 from .random_state import random_state, set_random_state
@@ -260,9 +260,11 @@ def say(error: BaseException, text: str) -> None:
 
 
 def _batches_left(trainer: L.Trainer, batch_idx: int) -> float:
-    """Batches until the epoch ends or a validation may begin; Lightning goes on from neither without skipping it."""
+    """Batches until a validation may begin, or epoch or run ends; Lightning goes on from neither without a loss."""
     done = batch_idx + 1
     left = trainer.num_training_batches - done
+    if trainer.max_steps != -1:
+        left = min(left, (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches)
     every = trainer.val_check_batch
     if every is None:
         return left
@@ -273,4 +275,5 @@ def _batches_left(trainer: L.Trainer, batch_idx: int) -> float:
 def _validates(trainer: L.Trainer) -> bool:
     """Whether there are validations in this epoch."""
     every = trainer.check_val_every_n_epoch
-    return trainer.enable_validation and (every is None or (trainer.current_epoch + 1) % every == 0)
+    due = every is None or (trainer.current_epoch + 1) % every == 0
+    return trainer.enable_validation and (due or is_last_epoch(trainer))
