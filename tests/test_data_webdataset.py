@@ -1,6 +1,9 @@
 """WebDataset's shards that are damaged, changed or wrong."""
 
+import gzip
 import json
+import tarfile
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -8,14 +11,16 @@ from hypothesis import strategies as st
 
 from detmix.data import WebDatasetStream
 
-from .hostile import open_files
+from .hostile import changed, damaged, open_files, read_or_refused
 from .test_data_streams import CLASSES, ids, members_of, picture, row, write_tar
+from .test_hostile import fuzz
 
 BROKEN = {
     "no json": ({"json": None}, r"wanted json and one of jpg, .*, got \['png'\]"),
     "no image": ({"png": None}, r"wanted json and one of jpg, .*, got \['json'\]"),
     "two images": ({"jpg": b"x"}, r"wanted json and one of jpg, .*, got \['png', 'json', 'jpg'\]"),
     "no JSON": ({"json": b"{"}, "json: Input data was truncated"),
+    "JSON without end": ({"json": b'{"a":' + b"[" * 100_000}, "json: .*recursion"),
     "a list": ({"json": b"[]"}, "json: Expected `object`, got `array`"),
     "no objects": ({"json": b"{}"}, "the key 'objects' is missing"),
     "not an image": ({"png": b"GIF8"}, "corrupt, truncated or not an image"),
@@ -82,6 +87,72 @@ def test_a_shard_that_is_no_tar_file_is_named(tmp_path):
     shard.write_bytes(b"x" * 4096 + bytes(1024))
     with pytest.raises(ValueError, match=r"a\.tar: not a tar file, or not whole"):
         list(WebDatasetStream(shard, classes=CLASSES))
+
+
+def sparse(shard):
+    """The shard behind a file of GNU's sparse kind: a block of zeros that stands for a gigabyte."""
+    header = tarfile.TarInfo("000.png")
+    header.size, header.type = 512, tarfile.GNUTYPE_SPARSE
+    block = bytearray(header.tobuf(tarfile.GNU_FORMAT))
+    block[386:410] = b"%011o\0%011o\0" % (2**30 - 512, 512)  # where the block belongs
+    block[483:495] = b"%011o\0" % 2**30
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block) + bytes(512) + shard
+
+
+def compressed(shard):
+    """The shard behind a file of 64 megabytes, all of it compressed; and the zeros that a tar file ends with."""
+    zeros = tarfile.TarInfo("000.png")
+    zeros.size = 2**26
+    return gzip.compress(zeros.tobuf() + bytes(zeros.size) + shard, 1) + bytes(1024)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(sparse, r"part\.tar: 000\.png: sparse files are not read"), (compressed, r"part\.tar: not a tar file")],
+)
+def test_a_small_shard_that_claims_much_is_refused_in_little_memory(change, message, tmp_path):
+    shard = write_tar(tmp_path / "part.tar", members_of([0]))
+    shard.write_bytes(change(shard.read_bytes()))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=message):
+            list(WebDatasetStream(shard, classes=CLASSES))
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+def test_shards_may_be_compressed_where_their_name_says_so(tmp_path):
+    shard = write_tar(tmp_path / "part.tar", members_of(range(3)) | {"__index__": b"about the shard"})
+    packed = tmp_path / "part.tar.gz"
+    packed.write_bytes(gzip.compress(shard.read_bytes()))
+    assert ids(WebDatasetStream(packed, classes=CLASSES)) == ids(WebDatasetStream(shard, classes=CLASSES)) == [0, 1, 2]
+
+
+def test_a_shard_of_long_names_without_end_is_refused(tmp_path):
+    shard = tmp_path / "part.tar"
+    name = tarfile.TarInfo("././@LongLink")
+    name.size, name.type = 1, tarfile.GNUTYPE_LONGNAME
+    shard.write_bytes((name.tobuf(tarfile.GNU_FORMAT) + bytes(512)) * 2000 + bytes(1024))
+    with pytest.raises(ValueError, match=r"part\.tar: not a tar file, or not whole: "):
+        list(WebDatasetStream(shard, classes=CLASSES))
+
+
+@fuzz
+@given(data=st.data())
+def test_shards_with_other_bytes(tmp_path, data):
+    shard = write_tar(tmp_path / "part.tar", members_of([0, 1]))
+    shard.write_bytes(data.draw(damaged(shard.read_bytes())))
+    read_or_refused(lambda: list(WebDatasetStream(shard, classes=CLASSES)), str(shard))
+
+
+@fuzz
+@given(changed(row(1)))
+def test_samples_with_other_values(tmp_path, content):
+    shard = write_tar(tmp_path / "part.tar", {"a.png": picture(1), "a.json": json.dumps(content).encode()})
+    read_or_refused(lambda: list(WebDatasetStream(shard, classes=CLASSES)), f"{shard}: sample a")
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import operator
 import random
+import re
 import tarfile
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import IO, Any, Literal, get_args
 
 import msgspec
 
@@ -28,6 +29,7 @@ Share = Literal["shards", "samples"]
 
 _IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 _TAR_END = bytes(512)
+_META = re.compile(r"__[^/]*__($|/)")  # files about the shard
 
 
 class WebDatasetStream(SampleStream):
@@ -35,7 +37,8 @@ class WebDatasetStream(SampleStream):
 
     The JSON of a sample is an object; ``write_shards`` writes such shards. The image may be JPEG, PNG, WebP, BMP or
     TIFF. Images come as (3, H, W) uint8 tensors; targets as from ``DetectionDataset``, with ``image_id`` if the
-    JSON has one.
+    JSON has one. Shards named ``.tar`` are read as they are. Others may be compressed, as ``.tar.gz``; those should be
+    your own, for a few of their bytes may become many.
 
     Of n readers and S shards each gets every n-th shard. If there are fewer shards than readers, n / S readers read the
     same shard and give every (n / S)-th sample of it. So readers, and ranks, differ in the number of their samples as
@@ -103,8 +106,8 @@ class WebDatasetStream(SampleStream):
 
         Raises:
             FileNotFoundError: a local shard is gone.
-            ValueError: a shard is no tar file, or cut short; a sample lacks its image or its JSON, or they are
-                malformed. Shard and key are named.
+            ValueError: a shard is no tar file, or cut short, or has a sparse file; a sample lacks its image or its
+                JSON, or they are malformed. Shard and key are named.
         """
         reader = this_reader(self._process)
         shards, part = self._part(reader)
@@ -165,11 +168,26 @@ def _read_shards(shards: Iterable[str]) -> Generator[dict[str, Any], None, None]
         _check_whole(shard)  # again, for a file may have changed
         with load_library("webdataset.gopen").gopen(shard) as stream:
             try:
-                yield from library.group_by_keys(library.tar_file_expander([{"url": shard, "stream": stream}]))
-            except (tarfile.TarError, EOFError, zlib.error) as error:
+                yield from library.group_by_keys(_read_members(shard, stream))
+            except (tarfile.TarError, EOFError, zlib.error, RecursionError) as error:
                 raise ValueError(f"{shard}: not a tar file, or not whole: {error.args[0]}") from error
             except ValueError as error:  # a file is there twice
                 raise ValueError(f"{shard}: {error.args[0]}") from error
+
+
+def _read_members(shard: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """Name and content of each file, as WebDataset reads them, but for those of few bytes that claim many.
+
+    Such are files with holes, and what is compressed in a ``.tar``; who names a ``.tar.gz`` knows that it is.
+    """
+    with tarfile.open(fileobj=stream, mode="r|" if shard.endswith(".tar") else "r|*") as members:
+        for member in members:
+            if member.issparse():
+                raise ValueError(f"{member.name}: sparse files are not read")
+            content = members.extractfile(member) if member.isreg() and not _META.match(member.name) else None
+            if content:
+                yield {"fname": member.name, "data": content.read(), "__url__": shard}
+            members.members = []  # type: ignore[attr-defined]  # where all would be kept
 
 
 def _open_member(member: dict[str, Any]) -> tuple[dict[str, Any], bytes, str]:
@@ -181,5 +199,5 @@ def _open_member(member: dict[str, Any]) -> tuple[dict[str, Any], bytes, str]:
         raise ValueError(f"{name}: wanted json and one of {', '.join(_IMAGES)}, got {found}")
     try:
         return msgspec.json.decode(member["json"], type=dict), member[kinds[0]], name
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{name}: json: {error}") from None
