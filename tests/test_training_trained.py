@@ -8,6 +8,7 @@ import yaml
 from torchvision.models import get_model, get_model_weights
 
 from detmix.training.models import coco_classes, untrained_detector
+from detmix.training.module import DetectionModule
 from detmix.training.trained import categories, device_named, open_trained
 
 from .conftest import ROOT
@@ -47,6 +48,38 @@ def test_a_run_brings_its_config_and_its_classes(run, weights, file):
     assert trained.model.transform.min_size == (96,)
     state = trained.model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in weights.items())
+
+
+@pytest.fixture
+def devices(monkeypatch):
+    """Where detectors are built, in order."""
+    found, build = [], DetectionModule.build
+
+    def watched(module, *arguments):
+        found.append(torch.empty(0).device.type)
+        build(module, *arguments)
+
+    monkeypatch.setattr(DetectionModule, "build", watched)
+    return found
+
+
+def test_classes_that_weights_are_not_for_are_refused_before_a_detector_is_made(run, devices):
+    (run / "classes.json").write_text(classes_file(dict(enumerate("abcdefgh"))))
+    with pytest.raises(ValueError, match=r"model\.pt: wanted weights for 9 classes, background included, got .* for 4"):
+        open_trained(str(run / "model.pt"))
+    assert devices == ["meta"]
+    open_trained(str(run / "model.pt"), classes=CLASSES)
+    assert devices == ["meta", "meta", "cpu"]
+
+
+def test_weights_that_shape_their_detector_are_opened(run, cached):
+    """Torchvision's own are read on the way."""
+    torch.save(get_model(SSDLITE, weights=None, weights_backbone=None).state_dict(), cached)
+    state = get_model(SSDLITE, weights=None, weights_backbone=None, num_classes=4).state_dict()
+    torch.save(state, run / "model.pt")
+    (run / "config.yaml").write_text(f"model: {{detector: {SSDLITE}, weights: coco}}")
+    trained = open_trained(str(run / "model.pt"), classes=CLASSES).model.state_dict()
+    assert all(torch.equal(trained[name], value) for name, value in state.items())
 
 
 def test_without_its_classes_a_run_has_those_given_or_those_of_the_data_of_a_config_that_was_named(run):

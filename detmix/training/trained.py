@@ -5,6 +5,7 @@ Letter: K classes with background.
 
 from __future__ import annotations
 
+import warnings
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -192,14 +193,23 @@ def _of_run(weights: Path, given: Path | None, classes: Sequence[str] | None, op
     stated = _stated_model(config)
     names, ids = _classes_of_run(config, classes, may_build_data=given is not None)
     stated["options"] = {**(stated.get("options") or {}), **options}
+    with torch.device("meta"), warnings.catch_warnings():  # shapes alone: a folder may name any number of classes
+        warnings.filterwarnings("ignore", ".*to a meta parameter.*", UserWarning)
+        shapes = _detector_of(stated, names, config)
+    state = read_weights(weights, shapes, len(names) + 1)
+    detector = _detector_of(stated, names, config)
+    detector.load_state_dict(state)
+    return Trained(detector, names, ids)
+
+
+def _detector_of(stated: Mapping[str, Any], names: Sequence[str], config: Path) -> nn.Module:
     module = DetectionModule(**stated)
     try:
         module.build("test", names)
     except TypeError as error:
         raise ValueError(f"{config}: model.options: {error}") from error
     assert module.detector is not None
-    module.detector.load_state_dict(read_weights(weights, module.detector, len(names) + 1))
-    return Trained(module.detector, names, ids)
+    return module.detector
 
 
 def _stated_model(config: Path) -> dict[str, Any]:
