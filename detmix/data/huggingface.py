@@ -21,6 +21,9 @@ class HuggingFaceStream(SampleStream):
     detection data sets on the hub have. Images come as (3, H, W) uint8 tensors; targets as from ``DetectionDataset``,
     with ``image_id`` if the row has one.
 
+    An image that is given as a path or URL is opened whatever it names, a file of this machine too, as by the library
+    itself. So look at rows of strangers before, or take only data sets that hold the bytes of their images.
+
     The library shares the data set out: among ranks by shards if their number is a multiple of that of the ranks,
     otherwise by rows; among workers by shards, so that more workers than shards stand idle. For another order each
     epoch pass ``dataset.shuffle(seed=..., buffer_size=...)``, with a seed, or every rank draws an order of its own.
