@@ -125,6 +125,38 @@ def test_fates_are_told_by_the_line_and_in_words():
         draw_boxes(GREY, make_target(boxes), fates=[])
 
 
+def make_marks(size, rng):
+    """Boxes of any size, also thinner than a line, as large as the image and beyond it, with opacities and fates."""
+    height, width = size
+    corner = rng.uniform(-0.1, 1, (6, 2)) * [width, height]
+    extent = rng.uniform(0, 1, (6, 2)) ** 3 * [1.2 * width, 1.2 * height]
+    boxes = np.concatenate([corner, corner + extent], axis=1)
+    boxes[0], boxes[1, 2:] = (0, 0, width, height), boxes[1, :2]
+    target = make_target(boxes.astype(np.float32).tolist(), weights=torch.from_numpy(rng.uniform(0, 1, 6)))
+    return target, rng.choice(["found", "confused", "missed", "false", "ignored"], 6).tolist()
+
+
+@pytest.mark.parametrize("size", [(100, 140), (500, 60), (520, 610)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_boxes_drawn_where_they_have_ink_are_those_drawn_on_layers_of_the_whole_picture(size, seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    image = torch.from_numpy(rng.integers(0, 256, (3, *size), dtype=np.uint8))
+    target, fates = make_marks(size, rng)
+    names = ["jÅ platelets"]
+    pictures = [draw_boxes(image, target, names, fates)]
+    monkeypatch.setattr("detmix.figures.boxes._regions", lambda mark, font, size: [(0, 0, *size)])
+    pictures.append(draw_boxes(image, target, names, fates))
+    assert ImageChops.difference(*pictures).getbbox() is None
+
+
+def test_a_box_takes_memory_for_its_outline_and_not_for_its_interior(monkeypatch):
+    layers = []
+    new = Image.new
+    monkeypatch.setattr(Image, "new", lambda mode, size: layers.append(math.prod(size)) or new(mode, size))
+    draw_boxes(torch.zeros(3, 1500, 2000, dtype=torch.uint8), make_target([[0.0, 0, 2000, 1500]] * 10))
+    assert sum(layers) < 2 * 1500 * 2000
+
+
 @pytest.mark.parametrize("label", [0, 2])
 def test_a_label_without_a_name_is_refused(label):
     with pytest.raises(ValueError, match=rf"labels must lie in \[1, 1\], one for each class name, got {label}"):
