@@ -114,8 +114,22 @@ def delta_loss(deltas: Sequence[float], row: Row, item: Object, *, weights: Sequ
 def giou_loss(first: Box, second: Box) -> float:
     shared = _area(_overlap(first, second))
     union = _area(first) + _area(second) - shared
-    hull = _area([*map(min, first[:2], second[:2]), *map(max, first[2:], second[2:])])
+    hull = _area(_hull(first, second))
     return 1 - shared / union + (hull - union) / hull
+
+
+def diou_loss(first: Box, second: Box) -> float:
+    """The square of the way between the centres, by that of the diagonal of what holds both boxes."""
+    (x, y, _, _), (other_x, other_y, _, _) = _centre(first), _centre(second)
+    _, _, width, height = _centre(_hull(first, second))
+    return 1 - iou(first, second) + ((x - other_x) ** 2 + (y - other_y) ** 2) / (width**2 + height**2)
+
+
+def ciou_loss(first: Box, second: Box) -> float:
+    """The same and, by a weight of its own, how the proportions differ."""
+    (_, _, w, h), (_, _, other_w, other_h) = _centre(first), _centre(second)
+    v = 4 / math.pi**2 * (math.atan(w / h) - math.atan(other_w / other_h)) ** 2
+    return diou_loss(first, second) + v * v / (1 - iou(first, second) + v)
 
 
 def focal_values(rows: list[Row], logits: list[list[float]]) -> list[float]:
@@ -181,6 +195,11 @@ def _area(box: Box) -> float:
 def _overlap(first: Box, second: Box) -> Box:
     """Where two boxes overlap; without area if they do not."""
     return [*map(max, first[:2], second[:2]), *map(min, first[2:], second[2:])]
+
+
+def _hull(first: Box, second: Box) -> Box:
+    """The smallest box that holds both."""
+    return [*map(min, first[:2], second[:2]), *map(max, first[2:], second[2:])]
 
 
 def _centre(box: Box) -> tuple[float, float, float, float]:

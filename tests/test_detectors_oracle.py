@@ -280,7 +280,10 @@ def expected_keypoint_loss(matched, logits, normalizer):
     return average(values, weights, normalizer)
 
 
-@pytest.mark.parametrize("kind", ["l1", "smooth_l1", "giou"])
+IOU_LOSSES = {"giou": oracle.giou_loss, "diou": oracle.diou_loss, "ciou": oracle.ciou_loss}
+
+
+@pytest.mark.parametrize("kind", ["l1", "smooth_l1", *IOU_LOSSES])
 @every_case
 def test_retinanet_loses_what_plain_loops_say(kind, objective, normalizer, batch, seed):
     rng = np.random.default_rng(seed)
@@ -292,8 +295,8 @@ def test_retinanet_loses_what_plain_loops_say(kind, objective, normalizer, batch
     losses = weight_losses(model, objective, normalizer).compute_loss(targets, outputs, anchors)
 
     def box_loss(delta, row, item):
-        if kind == "giou":
-            return oracle.giou_loss(oracle.decode(delta, row.box), item["box"])
+        if kind in IOU_LOSSES:
+            return IOU_LOSSES[kind](oracle.decode(delta, row.box), item["box"])
         return delta_loss(delta, row, item, weights=(1, 1, 1, 1), beta={"l1": 0.0, "smooth_l1": 1.0}[kind])
 
     matching = oracle.by_overlap(0.5, 0.4, every_object=True)

@@ -27,8 +27,8 @@ every_objective = pytest.mark.parametrize("objective", ["weighted", "pair", "unw
 every_pairing = pytest.mark.parametrize("pairing", ["roll", "shuffle"])
 
 
-def make_model(family="FasterRCNN", objective="weighted"):
-    return weight_losses(make_assembled(family), objective)
+def make_model(family="FasterRCNN", objective="weighted", normalizer="count"):
+    return weight_losses(make_assembled(family), objective, normalizer)
 
 
 def layers_of(family, objective="weighted"):
@@ -246,13 +246,14 @@ def smooth_l1(difference, beta=1 / 9):
     return difference**2 / (2 * beta) if difference < beta else difference - beta / 2
 
 
-def expected_of_rows(lam, partners, rows, own, boxes, logits, deltas):
+def expected_of_rows(lam, partners, rows, own, boxes, logits, deltas, normalizer):
     """Class and box loss of mixed rows, a row, side and layer at a time."""
-    classes = regression = 0.0
+    classes = regression = mass = 0.0
     log_p = logits.double().log_softmax(1)
     for row, partner in enumerate(partners):
         for side, share in ((row, lam), (partner, 1 - lam)):
             classes -= share * float(rows.background[side]) * float(log_p[row, 0])
+            mass += share * float(rows.background[side] + rows.shares[:, side].sum())
             for objects, labels, shares in zip(rows.objects, rows.labels, rows.shares, strict=True):
                 weight, label = share * float(shares[side]), int(labels[side])
                 classes -= weight * float(log_p[row, label])
@@ -260,15 +261,17 @@ def expected_of_rows(lam, partners, rows, own, boxes, logits, deltas):
                     wanted = encoded(boxes[objects[side]].double(), own[side].double())
                     predicted = deltas[row, 4 * label : 4 * label + 4].tolist()
                     regression += weight * sum(smooth_l1(p - w) for p, w in zip(predicted, wanted, strict=True))
-    return {"loss_classifier": classes / len(partners), "loss_box_reg": regression / len(partners)}
+    whole = len(partners) if normalizer == "count" else mass
+    return {"loss_classifier": classes / whole, "loss_box_reg": regression / whole}
 
 
+@pytest.mark.parametrize("normalizer", ["count", "weight"])
 @pytest.mark.parametrize("objective", ["weighted", "pair"])
 @pytest.mark.parametrize("family", ["FasterRCNN", "MaskRCNN", "KeypointRCNN"])
-def test_at_roi_each_row_learns_its_own_targets_and_its_partners_from_mixed_features(family, objective):
+def test_at_roi_each_row_learns_its_own_targets_and_its_partners_from_mixed_features(family, objective, normalizer):
     weights, sources = ((0.9, 0.25, 0.7), (0.6, 1.0), ()), ((0, 1, 1), (0, 1), ())
     batch = make_batch(COUNTS, weights=weights, sources=sources)
-    mixer, seen = ManifoldMixup(make_model(family, objective), ["roi"], alpha=1.0, seed=3), {}
+    mixer, seen = ManifoldMixup(make_model(family, objective, normalizer), ["roi"], alpha=1.0, seed=3), {}
     heads = mixer.model.roi_heads
     heads.box_predictor.register_forward_hook(
         lambda module, given, output: seen.update(features=given[0], output=output)
@@ -281,10 +284,11 @@ def test_at_roi_each_row_learns_its_own_targets_and_its_partners_from_mixed_feat
     mixed = mixer.lam * features + (1 - mixer.lam) * features[torch.from_numpy(partners)]
     torch.testing.assert_close(seen["features"], mixed)
     boxes = torch.cat([target["boxes"] for target in mixer.model.transform(*batch)[1]])
-    expected = expected_of_rows(mixer.lam, partners.tolist(), rows, own, boxes, *(x.detach() for x in seen["output"]))
+    output = [column.detach() for column in seen["output"]]
+    expected = expected_of_rows(mixer.lam, partners.tolist(), rows, own, boxes, *output, normalizer)
     for name, value in expected.items():
         assert float(losses[name]) == pytest.approx(value, rel=1e-5)
-    unmixed, _ = losses_of(make_model(family, objective), batch)
+    unmixed, _ = losses_of(make_model(family, objective, normalizer), batch)
     assert {k: v for k, v in losses.items() if k not in expected} == {
         k: v for k, v in unmixed.items() if k not in expected
     }
