@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from . import hostile
 from .browser import NAMES, Browser, find_browser
 
 # read when torch is imported: threads that wait by spinning make the suite several times slower on a busy machine
@@ -25,6 +26,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("detmix")
+
+
+def pytest_configure():
+    """Keep the way to the terminal, which is captured while tests run, for what ends all of them."""
+    hostile.terminal = os.dup(2)
+
 
 ROOT = Path(__file__).resolve().parent.parent
 

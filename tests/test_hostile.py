@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import shutil
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -32,11 +33,38 @@ from .processes import run_apart
 from .test_data_images import QUARTERS
 from .test_data_voc import document, folder, thing
 
-fuzz = settings(
-    max_examples=150,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
+LIMIT = 300  # seconds; what reads a small file for as long on a busy machine hangs
+
+
+def fuzz(*values, examples=150, **named):
+    """Calls a test with many values, and ends each call in time.
+
+    A limit on all of them would end the whole process where Hypothesis is about to tell the value that failed.
+    """
+    unhealthy = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    chosen = settings(max_examples=examples, deadline=None, suppress_health_check=unhealthy)
+    return lambda test: chosen(given(*values, **named)(ending(LIMIT)(test)))
+
+
+HANGING = """
+import time
+from tests.hostile import ending
+
+def test_that_hangs():
+    with ending(1):
+        time.sleep(300)
+"""
+
+
+def run_pytest(file):
+    sys.exit(pytest.main(["-p", "tests.conftest", "-p", "no:cacheprovider", str(file)]))
+
+
+def test_what_hangs_ends_all_tests_and_its_place_is_shown(tmp_path):
+    (tmp_path / "test_one.py").write_text(HANGING)
+    assert run_apart(run_pytest, tmp_path / "test_one.py", output=tmp_path / "said.txt") == 1
+    assert 'test_one.py", line 7 in test_that_hangs' in (tmp_path / "said.txt").read_text()
+
 
 SQUARE = [[1.0, 1.0, 4.0, 1.0, 4.0, 4.0, 1.0, 4.0]]
 TRUTH = {
@@ -75,7 +103,7 @@ FOUND = [
 
 @pytest.fixture(autouse=True)
 def _ends():
-    with ending(300):
+    with ending(LIMIT):
         yield
 
 
@@ -95,15 +123,13 @@ def walk_coco(file):
                     read_or_refused(partial(dataset.target_of, index), "annotation")
 
 
-@fuzz
-@given(changed(TRUTH))
+@fuzz(changed(TRUTH))
 def test_coco_annotations_with_other_values(tmp_path, content):
     (tmp_path / "set.json").write_bytes(as_json(content))
     walk_coco(tmp_path / "set.json")
 
 
-@fuzz
-@given(damaged(as_json(TRUTH)))
+@fuzz(damaged(as_json(TRUTH)))
 def test_coco_annotations_with_other_bytes(tmp_path, data):
     (tmp_path / "set.json").write_bytes(data)
     walk_coco(tmp_path / "set.json")
@@ -116,29 +142,25 @@ def evaluate(truth, found, *names):
     read_or_refused(lambda: evaluate_voc(truth, found), *names)
 
 
-@fuzz
-@given(changed(FOUND))
+@fuzz(changed(FOUND))
 def test_results_with_other_values(tmp_path, content):
     (tmp_path / "found.json").write_bytes(as_json(content))
     evaluate(TRUTH, tmp_path / "found.json", str(tmp_path))
 
 
-@fuzz
-@given(damaged(as_json(FOUND)))
+@fuzz(damaged(as_json(FOUND)))
 def test_results_with_other_bytes(tmp_path, data):
     (tmp_path / "found.json").write_bytes(data)
     evaluate(TRUTH, tmp_path / "found.json", str(tmp_path))
 
 
-@fuzz
-@given(changed(TRUTH))
+@fuzz(changed(TRUTH))
 def test_ground_truth_with_other_values(tmp_path, content):
     (tmp_path / "truth.json").write_bytes(as_json(content))
     evaluate(tmp_path / "truth.json", FOUND, str(tmp_path), "predictions")  # which are of images that it lacks
 
 
-@fuzz
-@given(damaged(document(thing(), thing("cat", (1, 2, 3, 4))).encode()))
+@fuzz(damaged(document(thing(), thing("cat", (1, 2, 3, 4))).encode()))
 def test_voc_annotations_with_other_bytes(tmp_path, data):
     folder(tmp_path, {"a": ""})
     (tmp_path / "Annotations" / "a.xml").write_bytes(data)
@@ -157,16 +179,14 @@ def test_voc_annotations_in_any_encoding_that_they_claim(tmp_path):
         read_or_refused(lambda: read_voc(root), "a.xml")
 
 
-@fuzz
-@given(damaged(b"a 1\nb -1\n"))
+@fuzz(damaged(b"a 1\nb -1\n"))
 def test_image_sets_with_other_bytes(tmp_path, data):
     folder(tmp_path, {"a": document(thing()), "b": document()})
     (tmp_path / "ImageSets" / "Main" / "train.txt").write_bytes(data)
     read_or_refused(lambda: read_voc(tmp_path), str(tmp_path))
 
 
-@fuzz
-@given(data=st.data())
+@fuzz(data=st.data())
 def test_a_voc_index_with_other_bytes_counts_for_nothing(tmp_path, data):
     root, cache = folder(tmp_path / "voc", {"a": document(thing())}), tmp_path / "cache"
     os.utime(root / "Annotations" / "a.xml", (1, 1))
@@ -179,16 +199,14 @@ def test_a_voc_index_with_other_bytes_counts_for_nothing(tmp_path, data):
 KIT = b"1 0.5 2 2 4 4\n2 0.25 1 1 9 9\n1 1e-3 1.5 1 2 2\n"
 
 
-@fuzz
-@given(damaged(KIT))
+@fuzz(damaged(KIT))
 def test_the_kits_text_files_with_other_bytes(tmp_path, data):
     (tmp_path / "comp4_det_val_cat.txt").write_bytes(data)
     truth = read_ground_truth(TRUTH)
     read_or_refused(lambda: read_kit_files(tmp_path, truth, "val"), str(tmp_path))
 
 
-@settings(fuzz, max_examples=60)
-@given(changed({"images": TRUTH["images"], "categories": TRUTH["categories"]}))
+@fuzz(changed({"images": TRUTH["images"], "categories": TRUTH["categories"]}), examples=60)
 def test_what_ids_mean_with_other_values(tmp_path, content):
     (tmp_path / "predictions.json").write_bytes(as_json(FOUND))
     (tmp_path / "images.json").write_bytes(as_json(content))
@@ -202,8 +220,7 @@ def image_bytes(kind, **options):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"])
-@fuzz
-@given(data=st.data())
+@fuzz(data=st.data())
 def test_images_with_other_bytes(tmp_path, kind, data):
     file = tmp_path / "image"
     file.write_bytes(data.draw(damaged(image_bytes(kind))))
@@ -218,8 +235,7 @@ def saved(content):
     return file.getvalue()
 
 
-@fuzz
-@given(damaged(saved({"state_dict": {"weight": torch.ones(3)}, "global_step": 1, "epoch": 0})))
+@fuzz(damaged(saved({"state_dict": {"weight": torch.ones(3)}, "global_step": 1, "epoch": 0})))
 def test_checkpoints_with_other_bytes(tmp_path, data):
     file = tmp_path / "model.pt"
     file.write_bytes(data)
@@ -240,8 +256,7 @@ def run(tmp_path_factory):
     return folder
 
 
-@settings(fuzz, max_examples=15)
-@given(changed(CATEGORIES) | damaged(as_json(CATEGORIES)))
+@fuzz(changed(CATEGORIES) | damaged(as_json(CATEGORIES)), examples=15)
 def test_the_classes_of_a_run_with_other_values(run, content):
     (run / "classes.json").write_bytes(content if isinstance(content, bytes) else as_json(content))
     read_or_refused(lambda: open_trained(str(run / "model.pt")), str(run))
