@@ -25,6 +25,11 @@ def progress_bars() -> Iterator[Progress]:
         yield bars
 
 
+def tell(text: str, style: str | None = None) -> None:
+    """Print a line as it is: what looks like rich's markup in a path is none, and no path is broken in two."""
+    Console().print(text, style=style, soft_wrap=True, markup=False, emoji=False)
+
+
 @contextmanager
 def outliving_readers() -> Iterator[None]:
     """Go on in silence when nobody reads the output any more, where Python raises and rich ends the program."""

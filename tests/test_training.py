@@ -287,6 +287,15 @@ def test_validate_and_test_take_the_last_checkpoint_and_write_beside_the_fit(run
     assert tested.keys() == fitted.keys()
 
 
+def test_the_name_of_a_run_is_no_markup(run, tmp_path, capsys):
+    for _ in range(2):
+        run("fit", "--trainer.max_epochs=1", "--data.mixup=null", "--name=[x[/y]:car:")
+    said = capsys.readouterr().out
+    folder = tmp_path / "[x[/y]:car:_nomix"
+    assert said.count(f"\nSee {folder}/report.html\n") == 2
+    assert f"The earlier run in {folder} is now in {folder}-1.\n" in said
+
+
 def test_a_run_goes_on_from_its_checkpoint_and_an_earlier_one_is_kept(run, tmp_path):
     run("fit", "--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0")
     last = tmp_path / "quickstart" / "checkpoints" / "last.ckpt"

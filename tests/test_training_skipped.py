@@ -61,17 +61,20 @@ def test_where_images_are_skipped_the_run_goes_on_and_lists_them(tmp_path, in_re
     assert state == {"files": [str(image)]}
 
 
-def test_an_image_skipped_before_a_checkpoint_within_an_epoch_is_listed_after_it(tmp_path):
+def test_an_image_skipped_before_a_checkpoint_within_an_epoch_is_listed_after_it(tmp_path, capsys):
     def run_with(images):
         data = SimpleNamespace(on_error="skip", skipped_images=lambda: images, train_set=range(9))
         return SimpleNamespace(datamodule=data, world_size=1, is_global_zero=True)
 
-    interrupted, resumed = SkippedImages(tmp_path), SkippedImages(tmp_path)
+    folder = tmp_path / "[" / "y]"  # in which rich would see the end of a markup
+    folder.mkdir(parents=True)
+    interrupted, resumed = SkippedImages(folder), SkippedImages(folder)
     interrupted.setup(run_with(["a.jpg"]), None, "fit")
     resumed.setup(run_with([]), None, "fit")
     resumed.load_state_dict(interrupted.state_dict())
     resumed.on_train_epoch_end(run_with([]), None)
-    assert (tmp_path / "skipped_images.txt").read_text() == "a.jpg\n"
+    assert (folder / "skipped_images.txt").read_text() == "a.jpg\n"
+    assert f"1 of 9 training images skipped: see {folder}/skipped_images.txt" in capsys.readouterr().out
     assert resumed.files == ["a.jpg"]
 
 

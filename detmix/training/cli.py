@@ -20,10 +20,9 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 
 from ..files import remove_temporary
-from ..terminal import outliving_readers
+from ..terminal import outliving_readers, tell
 from .artifacts import RunFiles
 from .callbacks import MixupSchedule, ProgressBar, Throughput, ValidateAtTheEnd, mixing_of
 from .checkpoints import CheckpointFiles, read_checkpoint
@@ -197,14 +196,15 @@ class DetmixCLI(LightningCLI):
     @rank_zero_only
     def _say_result(self, file: Path) -> None:
         if self.model.evaluation is None:
-            Console().print(
+            tell(
                 f"Nothing was evaluated: training stopped at epoch {self.trainer.current_epoch} of "
                 f"--trainer.max_epochs {self.trainer.max_epochs}. A finished run goes on with a higher number."
             )
         else:
             numbers = self.model.evaluation.metrics()
             line = f"AP {numbers['AP']:.3f}  AP50 {numbers['AP50']:.3f} (COCO)  AP50 {numbers['voc/AP50']:.3f} (VOC)"
-            Console().print(f"[bold]{line}[/bold]\nSee {file}", soft_wrap=True)
+            tell(line, style="bold")
+            tell(f"See {file}")
 
     @property
     def _checkpoint_path(self) -> Path:
@@ -355,7 +355,7 @@ def _hold(run_dir: Path) -> IO[str]:
 def _keep_earlier(run_dir: Path) -> None:
     kept = set_aside(run_dir)
     if kept is not None:
-        Console().print(f"The earlier run in {run_dir} is now in {kept}.")
+        tell(f"The earlier run in {run_dir} is now in {kept}.")
 
 
 @rank_zero_only

@@ -9,9 +9,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from rich.console import Console
 
 from ..files import write_whole
+from ..terminal import tell
 from .data import data_of
 
 
@@ -47,7 +47,7 @@ class SkippedImages(L.Callback):
         if trainer.is_global_zero and text and not (self.path.exists() and self.path.read_text() == text):
             write_whole(self.path, lambda path: path.write_text(text))
             images = len(data_of(trainer).train_set)
-            Console().print(f"{len(self.files)} of {images} training images skipped: see {self.path}")
+            tell(f"{len(self.files)} of {images} training images skipped: see {self.path}")
 
     def state_dict(self) -> dict[str, Any]:
         """The list, for the checkpoint."""
