@@ -144,7 +144,7 @@ def test_boxes_drawn_where_they_have_ink_are_those_drawn_on_layers_of_the_whole_
     target, fates = make_marks(size, rng)
     names = ["jÅ platelets"]
     pictures = [draw_boxes(image, target, names, fates)]
-    monkeypatch.setattr("detmix.figures.boxes._regions", lambda mark, font, size: [(0, 0, *size)])
+    monkeypatch.setattr("detmix.figures.marks._regions", lambda mark, font, size: [(0, 0, *size)])
     pictures.append(draw_boxes(image, target, names, fates))
     assert ImageChops.difference(*pictures).getbbox() is None
 
