@@ -1,7 +1,11 @@
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import detmix
+
+from .conftest import ROOT
 
 PUBLIC = {
     "ManifoldMixup",
@@ -35,3 +39,24 @@ def test_import_is_light():
     code = f"import sys, detmix, detmix.data, detmix.evaluation; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def named_in_the_design():
+    """The files that docs/design.md names in its tree: those of a folder beside it."""
+    page = (ROOT / "docs" / "design.md").read_text("utf-8")
+    entries = dict(re.findall(r"^    (detmix/\S+) +(.+\n(?: {10,}.+\n)*)", page, re.MULTILINE))
+    for name, text in entries.items():
+        inside = re.findall(r"(?<![\w/])[\w.]+\.(?:py|jinja)\b", text) if name.endswith("/") else [""]
+        yield from (Path(name) / file for file in inside)
+
+
+def test_the_design_names_each_file_once_and_no_other():
+    files = [path.relative_to(ROOT) for path in (ROOT / "detmix").rglob("*.*") if path.suffix in (".py", ".jinja")]
+    assert sorted(named_in_the_design()) == sorted(path for path in files if path.name != "__init__.py")
+
+
+def test_outside_of_the_trainer_lightning_is_imported_by_what_runs_it():
+    imports = re.compile(r"^\s*(?:import|from) lightning\b", re.MULTILINE)
+    files = [path for path in (ROOT / "detmix").rglob("*.py") if imports.search(path.read_text("utf-8"))]
+    others = {str(path.relative_to(ROOT)) for path in files if path.parent.name != "training"}
+    assert others == {"detmix/sweep/trial.py", "detmix/benchmark/train.py"}

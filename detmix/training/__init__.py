@@ -1,4 +1,4 @@
-"""Training with Lightning; the only part of detmix that imports it."""
+"""Training with Lightning."""
 
 from .artifacts import RunFiles as RunFiles
 from .callbacks import MixBatches as MixBatches
