@@ -1,4 +1,4 @@
-# The first command typed on a machine with CPython 3.10 or newer, make and pip sets everything up in .venv.
+# The first command typed on a machine with CPython 3.11 or newer, make and pip sets everything up in .venv.
 PYTHON ?= python3
 PY := .venv/bin/python
 MINUTES ?= 10
@@ -31,7 +31,7 @@ format: .venv/installed
 	$(PY) -m ruff format .
 
 .venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "detmix needs Python 3.10 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "detmix needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch .venv/installed

@@ -6,7 +6,7 @@ The kind that comes is the kind that leaves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -159,10 +159,11 @@ def _blend_bytes(image_a: np.ndarray, image_b: np.ndarray, lam: float) -> np.nda
         canvas = np.empty((height, width, channels), np.uint8).transpose(2, 0, 1)
     else:
         canvas = np.empty((channels, height, width), np.uint8)
-    rows = images = (canvas, image_a, image_b)
-    if all(map(_has_whole_pixels, images)):
-        rows = tuple(image.transpose(1, 2, 0).reshape(1, image.shape[1], -1) for image in images)
-    compiled_blend()(*rows, lam, 1.0 - lam)
+    rows: Sequence[np.ndarray] = (canvas, image_a, image_b)
+    if all(map(_has_whole_pixels, rows)):
+        rows = [image.transpose(1, 2, 0).reshape(1, image.shape[1], -1) for image in rows]
+    to, first, second = rows
+    compiled_blend()(to, first, second, lam, 1.0 - lam)
     return canvas
 
 

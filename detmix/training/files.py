@@ -75,7 +75,7 @@ def read_rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
     Raises:
         ValueError: it is damaged in another place; it is named.
     """
-    data = file.read_bytes().replace(b"\0", b"\xff")  # before Python 3.11 csv reads no zeros
+    data = file.read_bytes()
     text = data[: data.rfind(b"\n") + 1].decode(errors="surrogateescape")
     try:
         names, *rows = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]

@@ -165,7 +165,7 @@ class LastCheckpoint(Checkpoint):
             with suppress(OSError):  # a full disk is not to hide what happened
                 self._put_in_place(trainer)
         if trainer.is_global_zero or isinstance(exception, Exception):
-            say(exception, "\n".join(filter(None, (advice(exception), self._way_on()))))
+            _say_below(exception, "\n".join(filter(None, (advice(exception), self._way_on()))))
         self._requests.at_once = True
 
     def _listen(self) -> None:
@@ -250,13 +250,12 @@ def _require_same_step(trainer: L.Trainer, path: Path) -> None:
         )
 
 
-def say(error: BaseException, text: str) -> None:
-    """Say something below what ends a training."""
-    if isinstance(error, Exception) and hasattr(error, "add_note"):  # shown below the traceback; from Python 3.11 on
+def _say_below(error: BaseException, text: str) -> None:
+    """Say something below the traceback of what ends a training; a request to stop has none."""
+    if isinstance(error, Exception):
         error.add_note(f"\n{text}")
     else:
-        with suppress(OSError):  # whoever read it may be gone
-            print(f"\n{text}", file=sys.stderr, flush=True)
+        print(f"\n{text}", file=sys.stderr, flush=True)
 
 
 def _batches_left(trainer: L.Trainer, batch_idx: int) -> float:
