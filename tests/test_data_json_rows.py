@@ -1,5 +1,6 @@
 import io
 import json
+import tracemalloc
 from unittest.mock import patch
 
 import pytest
@@ -72,18 +73,78 @@ def test_rows_come_a_window_at_a_time_in_any_layout(between, row):
     assert max(len(rows) for rows in pieces) * len(row) <= 2 * 2000
 
 
+def scanned(text, window):
+    """How many bytes are looked at one by one, and what is read."""
+    scan, lengths = json_rows._Nesting.boundaries, []
+
+    def counted(nesting, part):
+        lengths.append(len(part))
+        return scan(nesting, part)
+
+    with patch.object(json_rows._Nesting, "boundaries", counted):
+        return sum(lengths), read(text, window)
+
+
 def test_text_is_scanned_once_however_many_keys_are_passed_over():
     members = ",".join(f'"k{i}":[{i}, 0]' for i in range(100_000))
     text = f'{{"a":[{{}}],{members},"b":[{{}}]}}'.encode()
-    scan, scanned = json_rows._boundaries, []
+    looked_at, found = scanned(text, 1 << 14)
+    assert found == {"a": [{}], "b": [{}]}
+    assert looked_at < 3 * len(text)
 
-    def counted(part):
-        scanned.append(len(part))
-        return scan(part)
 
-    with patch.object(json_rows, "_boundaries", counted):
-        assert read(text, 1 << 14) == {"a": [{}], "b": [{}]}
-    assert sum(scanned) < 3 * len(text)
+LONG = {
+    "escaped quotes": '"' + r"\"" * 100_000 + '"',
+    "backslashes": '"' + r"\\" * 100_000 + '"',
+    "odd parts": '"' + r"\u0041\\\"" * 30_000 + '"',
+    "brackets": "[" + "[[]]," * 40_000 + "0]",
+    "digits": "1" * 200_000,
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_a_long_value_is_scanned_once_and_not_held_where_it_is_not_needed(kind):
+    text = f'{{"a":[{{}}],"other":{LONG[kind]},"b":[{{}}]}}'.encode()
+    tracemalloc.start()
+    try:
+        looked_at, found = scanned(text, 1 << 14)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert found == {"a": [{}], "b": [{}]}
+    assert looked_at < 1.1 * len(text)
+
+
+@pytest.mark.parametrize("kind", ["escaped quotes", "backslashes", "odd parts", "brackets"])
+def test_a_row_of_a_long_value_is_scanned_once(kind):
+    text = f'{{"a":[{{"x":{LONG[kind]}}}],"b":[]}}'.encode()
+    looked_at, found = scanned(text, 1 << 14)
+    assert found == {"a": [{"x": json.loads(LONG[kind])}], "b": []}
+    assert looked_at < 1.1 * len(text)
+
+
+@pytest.mark.parametrize("text", ['{"other": [', '{"a": ['])
+def test_what_nests_without_end_is_refused_at_once(text):
+    looked_at = []
+
+    class File(io.BytesIO):
+        def read(self, size=-1):
+            looked_at.append(size)
+            return b"[" * size if looked_at[1:] else text.encode()
+
+    with pytest.raises((ValueError, RecursionError), match="nested too deeply|recursion"):
+        list(read_rows(File(), {"a": dict}))
+    assert len(looked_at) < 4
+
+
+@pytest.mark.parametrize("window", [7, 100, 300])
+def test_a_key_may_lie_at_the_edge_of_a_window(window):
+    with patch.object(json_rows, "_LONGEST_KEY", 50):
+        for filling in range(3 * window):
+            text = f'{{"other":"{"x" * filling}","a" : [{{}}], "b":[]}}'.encode()
+            assert read(text, window) == {"a": [{}], "b": []}
+        with pytest.raises(ValueError, match="wanted a key in quotes and a colon at byte 1"):
+            read(f'{{"{"x" * 400}": 1}}'.encode(), window)
 
 
 class Row(Struct):

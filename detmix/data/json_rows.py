@@ -1,4 +1,4 @@
-"""Arrays of a JSON object, some thousand rows at a time: a file of any size takes the memory of a few megabytes of it.
+"""Arrays of a JSON object, some thousand rows at a time, in the memory of a few megabytes, or of the longest row.
 
 msgspec decodes each piece. Where a piece ends is guessed first: at the last ``},`` that a ``{`` follows. Text that is
 cut there decodes only if all that it opened is closed, so a wrong guess (inside a string, or in an array within a row)
@@ -21,8 +21,8 @@ _LONGEST_KEY = 1 << 16
 _SPACE = b" \t\r\n"
 _NOT_SPACE = re.compile(rb"[^ \t\r\n]")
 _KEY = re.compile(rb'("(?:[^"\\]|\\.)*")[ \t\r\n]*:', re.DOTALL)
-_ESCAPED = re.compile(rb"\\.", re.DOTALL)
-_QUOTE, _COMMA = ord('"'), ord(",")
+_DEEPEST = 1000  # brackets in each other, as far as Python goes
+_QUOTE, _COMMA, _BACKSLASH, _HIDDEN = b'",\\.'
 _STEPS = np.zeros(256, np.int8)  # how the depth changes at a byte
 _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 _MARKS = _STEPS != 0
@@ -48,8 +48,8 @@ def read_rows(file: BinaryIO, kinds: Mapping[str, Any]) -> Iterator[Piece]:
         The rows in the order of the file.
 
     Raises:
-        ValueError: the file is not JSON, not such an object, lacks a key or has it twice, or a row is not of
-            its type; the section and row are named.
+        ValueError: the file is not JSON, not such an object, lacks a key or has it twice, nests deeper than 1000, or a
+            row is not of its type; the section and row are named.
     """
     window = _Window(file)
     missing = set(kinds)
@@ -113,12 +113,12 @@ class _Window:
     def take_key(self) -> str:
         """The next key of an object, and the colon."""
         self.peek()
-        size, ended = _WINDOW, False
-        while not (found := _KEY.match(self.data, self.at)):
+        size, ended = 0, False
+        while not (found := _KEY.match(self.data, self.at, self.at + _LONGEST_KEY)):
             if ended or size > _LONGEST_KEY:
                 raise ValueError(f"wanted a key in quotes and a colon at byte {self.position}")
+            size = max(_WINDOW, 2 * size)
             ended = self.look(size) < size
-            size *= 2
         self.at = found.end()
         return msgspec.json.decode(found[1], type=str)
 
@@ -126,25 +126,67 @@ class _Window:
         """Pass over the value of a key."""
         number = int(np.searchsorted(self.ends, self.position))
         if number == len(self.ends):
-            commas, closing = self.boundaries("a value that is not needed")
+            commas, closing = self.boundaries("a value that is not needed", hold=False)
             self.ends = self.position + (commas if closing < 0 else np.append(commas, closing))
             number = 0
         self.at = int(self.ends[number]) - self.passed
 
-    def boundaries(self, where: str) -> tuple[np.ndarray, int]:
+    def boundaries(self, where: str, *, hold: bool = True) -> tuple[np.ndarray, int]:
         """The commas between the next values, and the bracket behind the last; how far ahead each is.
 
-        One of both at least; the bracket is -1 if it is not within reach.
+        One of both at least; the bracket is -1 if it is not within reach. Without ``hold`` most of a value that is
+        longer than a window is passed.
         """
-        size = _WINDOW
-        while True:
-            held = self.look(size)
-            commas, closing = _boundaries(self.data[self.at :])
+        nesting, seen = _Nesting(), 0
+        while self.look(seen + 1) > seen:
+            text = self.data[self.at + seen : self.at + seen + _WINDOW]
+            commas, closing = nesting.boundaries(text)
             if len(commas) or closing >= 0:
-                return commas, closing
-            if held < size:
-                raise ValueError(f"the file ends within {where}")
-            size *= 2
+                return commas + seen, closing + seen if closing >= 0 else -1
+            if hold:
+                seen += len(text)
+            else:
+                self.at += len(text)
+        raise ValueError(f"the file ends within {where}")
+
+
+class _Nesting:
+    """Brackets and strings that are open within some values, of which one part is looked at after the other."""
+
+    def __init__(self) -> None:
+        self.depth, self.quotes, self.escaping = 0, 0, False
+
+    def boundaries(self, text: bytes) -> tuple[np.ndarray, int]:
+        """The commas of depth 0 and the bracket that closes what came before the values, -1 if none does."""
+        codes = self._unescaped(text)
+        places = np.flatnonzero(_MARKS[codes])
+        marks = codes[places]
+        quotes = self.quotes + np.cumsum(marks == _QUOTE, dtype=np.int32)
+        outside = quotes % 2 == 0
+        depth = self.depth + np.cumsum(np.where(outside, _STEPS[marks], 0), dtype=np.int32)
+        closing = np.flatnonzero(depth < 0)[:1]
+        end = len(places) if not len(closing) else int(closing[0])
+        if depth[:end].max(initial=0) > _DEEPEST:
+            raise ValueError("nested too deeply")
+        if len(places):
+            self.depth, self.quotes = int(depth[-1]), int(quotes[-1]) % 2
+        commas = places[:end][(depth[:end] == 0) & outside[:end] & (marks[:end] == _COMMA)]
+        return commas, int(places[end]) if len(closing) else -1
+
+    def _unescaped(self, text: bytes) -> np.ndarray:
+        """The bytes, but for those that a backslash hides, a quote for one."""
+        codes = np.frombuffer(text, np.uint8)
+        if not self.escaping and b"\\" not in text:
+            return codes
+        codes = np.frombuffer(bytearray(text + b" "), np.uint8)  # with a place for what the last byte hides
+        if self.escaping:
+            codes[0] = _HIDDEN
+        slashes = np.flatnonzero(codes == _BACKSLASH)
+        starts = np.where(np.diff(slashes, prepend=-2) > 1, slashes, 0)
+        hiding = slashes[(slashes - np.maximum.accumulate(starts)) % 2 == 0]  # of several the first, the third ...
+        codes[hiding + 1] = _HIDDEN
+        self.escaping = len(hiding) > 0 and int(hiding[-1]) == len(text) - 1
+        return codes[:-1]
 
 
 def _read_array(window: _Window, section: str, kind: Any) -> Iterator[Piece]:
@@ -217,20 +259,6 @@ def _decode_leniently(text: bytes, section: str, first: int, kind: Any, position
 
 def _array_text(window: _Window, length: int) -> bytes:
     return b"".join((b"[", memoryview(window.data)[window.at : window.at + length], b"]"))
-
-
-def _boundaries(text: bytes) -> tuple[np.ndarray, int]:
-    """The commas of depth 0 and the bracket that closes what came before the text, -1 if none does."""
-    # a backslash hides the byte after it, a quote for one
-    codes = np.frombuffer(_ESCAPED.sub(b"..", text) if b"\\" in text else text, np.uint8)
-    places = np.flatnonzero(_MARKS[codes])
-    marks = codes[places]
-    outside = np.cumsum(marks == _QUOTE, dtype=np.int32) % 2 == 0
-    depth = np.cumsum(np.where(outside, _STEPS[marks], 0), dtype=np.int32)
-    closing = np.flatnonzero(depth < 0)[:1]
-    end = len(places) if not len(closing) else int(closing[0])
-    commas = places[:end][(depth[:end] == 0) & outside[:end] & (marks[:end] == _COMMA)]
-    return commas, int(places[end]) if len(closing) else -1
 
 
 def _name(byte: bytes) -> str:
