@@ -7,10 +7,11 @@ import lightning as L
 import pytest
 
 from detmix.training.checkpoints import read_checkpoint
+from detmix.training.files import read_history
 from detmix.training.skipped import SkippedImages
 
 from .test_configs import write_coco
-from .test_training_faults import ONE_EPOCH, fail
+from .test_training_faults import ONE_EPOCH, fail, require_way_on
 from .test_training_resume import callback, differences, outcome, train
 
 
@@ -81,4 +82,42 @@ def test_an_image_skipped_before_a_checkpoint_within_an_epoch_is_listed_after_it
 def test_a_validation_image_is_never_skipped(tmp_path, photographs):
     root, data = photographs
     (root / "val2017" / "1.jpg").write_bytes(b"no image")
-    assert "1.jpg: corrupt, truncated or not an image" in fail(tmp_path, "--data.on_error=skip", ONE_EPOCH, *data)
+    said = fail(tmp_path, "--data.on_error=skip", ONE_EPOCH, *data)
+    assert "1.jpg: corrupt, truncated or not an image" in said
+    require_way_on(tmp_path, said, 1)
+    run = tmp_path / "run"
+    assert {path.name for path in run.iterdir()} == {
+        "config.yaml",
+        "classes.json",
+        "train_samples",
+        "checkpoints",
+        "csv",
+        "tensorboard",
+    }
+    rows = read_history(run)
+    assert rows
+    assert not any(name.startswith("val/") for row in rows for name in row)
+
+
+@pytest.mark.parametrize(
+    ("folder", "arguments", "named"),
+    [
+        ("train2017", [], "train2017/0.jpg"),
+        ("train2017", ["--data.on_error=skip"], "train2017"),
+        ("val2017", ["--data.on_error=skip"], "val2017/0.jpg"),
+    ],
+)
+def test_a_folder_that_is_not_there_is_named_before_an_earlier_run_is_moved(
+    tmp_path, in_repository, photographs, capsys, folder, arguments, named
+):
+    root, data = photographs
+    (root / folder).rename(root / "elsewhere")
+    earlier = tmp_path / "run" / "model.pt"
+    earlier.parent.mkdir()
+    earlier.write_text("precious")
+    with pytest.raises(SystemExit) as ended:
+        train(tmp_path, *arguments, *data)
+    assert ended.value.code == 2
+    assert f"error: {root / named}: not found" in capsys.readouterr().err
+    assert earlier.read_text() == "precious"
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "data"}

@@ -198,13 +198,22 @@ class DetectionData(L.LightningDataModule):
         return self.evaluated_set(stage).ground_truth()
 
     def setup(self, stage: str) -> None:
-        """Open what the stage evaluates on, so that a mistake in it shows before the training."""
+        """Open what the stage evaluates on, so that a mistake in it shows before the training.
+
+        Raises:
+            ValueError: that data is malformed, empty, or of other classes; the file is named.
+            FileNotFoundError: a file is missing, or the first image of a split that the stage reads.
+        """
         if self.trainer is not None:
             self._share_cores()
+        read = [*self._sources] if stage == "fit" else []
         if stage in ("fit", "validate"):
-            self.evaluated_set("val")
+            read.append(self.evaluated_set("val"))
         elif stage == "test":
-            self.evaluated_set("test")
+            read.append(self.evaluated_set("test"))
+        for source in read:
+            if isinstance(source, DetectionDataset):
+                _require_first_image(source)
 
     def check_schedule(self, max_epochs: int | None) -> None:
         """Refuse a ``no_mixup_epochs`` under which nothing would be mixed; for runs that mix something.
@@ -366,6 +375,17 @@ class DetectionData(L.LightningDataModule):
 def data_of(trainer: Any) -> DetectionData:
     """The data module that a trainer runs on; Lightning attaches it at run time."""
     return trainer.datamodule
+
+
+def _require_first_image(source: DetectionDataset) -> None:
+    """Refuse a folder without images; where images may be missing, one that is not there."""
+    first = source.image_path(0)
+    wanted = first if source.on_error == "raise" else first.parent
+    if not wanted.exists():
+        raise FileNotFoundError(
+            f"{wanted}: not found, and the first image of its split is to be there. Look at --data.root and, for COCO, "
+            "--data.images"
+        )
 
 
 def _start_worker(worker: int) -> None:
