@@ -71,7 +71,7 @@ class MixupDataset(Switched, Dataset[Sample]):
     Call ``set_epoch`` before each epoch, as for a ``DistributedSampler``, or every epoch draws the same
     partners. ``set_epoch`` and ``enable`` live in shared memory: worker processes that are already
     running see them with the next sample they load (samples they have loaded ahead stay as they are). The
-    epoch is handed on to a ``transform`` that has ``set_epoch``.
+    epoch is handed on to whatever within has ``set_epoch``: wrapped data sets, their transforms, and ``transform``.
     """
 
     def __init__(

@@ -19,7 +19,16 @@ from .canvas import compiled_blend, image_size
 from .draws import STREAMS, generator_at
 from .mixing import check_alpha, check_share, mix_pair, sample_lambda
 from .shared import Shared
-from .switch import Reader, Switched, shares_itself_out, this_process, this_reader
+from .switch import (
+    Reader,
+    Switched,
+    mixers_within,
+    shares_itself_out,
+    tell_epoch,
+    tell_transform,
+    this_process,
+    this_reader,
+)
 from .targets import Target, check_target
 
 Sample = tuple[Any, Target]
@@ -38,9 +47,9 @@ class MixupIterable(Switched, IterableDataset[Sample]):
     and so also depends on the number of readers.
 
     Call ``set_epoch`` before each epoch, or every epoch draws the same. It takes effect, in running workers
-    too, when the stream is next read from the start, and is then handed on to a wrapped data set that has
-    ``set_epoch``; a ``transform`` that has it is told at once. ``enable`` takes effect with the next sample that
-    is mixed.
+    too, when the stream is next read from the start, and is then handed on to what is wrapped and has ``set_epoch``,
+    transforms within included; a ``transform`` of its own that has it is told at once. ``enable`` takes effect with
+    the next sample that is mixed.
 
     Streams of this class can be nested. Each level draws for itself, and ``set_epoch`` and ``enable`` reach all
     levels, through wrappers that keep what they wrap as ``dataset`` or in a list ``datasets``, such as torch's
@@ -108,6 +117,13 @@ class MixupIterable(Switched, IterableDataset[Sample]):
         self._to_resume = Shared(torch.tensor([False]))  # which readers are still to go on from the state
         if alpha > 0 and p > 0:
             compiled_blend()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of the next reading, here and in running workers; wrapped streams hear of it then."""
+        self._set(0, epoch)
+        tell_transform(self, epoch)
+        for mixer in mixers_within(self):
+            mixer.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, int]:
         """Where the reading that began last is: what ``load_state_dict`` goes on from.
@@ -181,8 +197,7 @@ class MixupIterable(Switched, IterableDataset[Sample]):
         return self._state["position"] if resumed else 0
 
     def _part(self, epoch: int, reader: Reader) -> Iterator[Sample]:
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
+        tell_epoch(self.dataset, epoch)
         return islice(self.dataset, reader.number, None, reader.total) if self.shard else iter(self.dataset)
 
     def _give(self, window: deque[Sample], own: int, position: int, reader: Reader, reading: dict[str, int]) -> Sample:

@@ -14,8 +14,8 @@ from .shared import Shared
 class Switched:
     """The epoch that draws belong to, and an on-off switch: worker processes that already run see both change.
 
-    Both are handed on to the mixers within (see ``mixers_within``), the epoch also to a ``transform`` that has
-    ``set_epoch``.
+    The switch is handed on to the mixers within (see ``mixers_within``); the epoch to all that is wrapped and has
+    ``set_epoch``, transforms too.
     """
 
     def __init__(self) -> None:
@@ -24,11 +24,9 @@ class Switched:
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that the draws belong to, here and in running workers."""
         self._set(0, epoch)
-        for mixer in mixers_within(self):
-            mixer.set_epoch(epoch)
-        transform: Any = getattr(self, "transform", None)
-        if hasattr(transform, "set_epoch"):
-            transform.set_epoch(epoch)
+        tell_transform(self, epoch)
+        for inner in _wrapped(self):
+            tell_epoch(inner, epoch)
 
     def enable(self, flag: bool = True) -> None:
         """Switch mixing on or off, here and in running workers."""
@@ -72,6 +70,28 @@ def mixers_within(outer: Any) -> list[Switched]:
     for inner in _wrapped(outer):
         found += [inner] if isinstance(inner, Switched) else mixers_within(inner)
     return found
+
+
+def tell_epoch(dataset: Any, epoch: int) -> None:
+    """Tell a data set which epoch it is: by its ``set_epoch`` or, without one, its transform and what it wraps.
+
+    Args:
+        dataset: anything; wrappers as for ``mixers_within``.
+        epoch: 0 or more.
+    """
+    if hasattr(dataset, "set_epoch"):
+        dataset.set_epoch(epoch)
+        return
+    tell_transform(dataset, epoch)
+    for inner in _wrapped(dataset):
+        tell_epoch(inner, epoch)
+
+
+def tell_transform(dataset: Any, epoch: int) -> None:
+    """Tell the ``transform`` of a data set which epoch it is, if it has one that has ``set_epoch``."""
+    transform: Any = getattr(dataset, "transform", None)
+    if hasattr(transform, "set_epoch"):
+        transform.set_epoch(epoch)
 
 
 def shares_itself_out(dataset: Any) -> bool:

@@ -12,6 +12,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from detmix.analysis import DetectionRates, detection_rates
+from detmix.analysis.inference import as_input
 from detmix.analysis.visibility import VISIBILITIES, draw_pairs, match
 from tests.factories import ListDataset, make_assembled, make_sample
 
@@ -294,3 +295,9 @@ def test_rates_come_back_from_json():
     for missing in ("found", "counts", "iou_threshold"):
         with pytest.raises(ValueError, match=f"not detection rates, as tools/analyze.py writes them: .*{missing}"):
             DetectionRates.from_json({key: value for key, value in content.items() if key != missing})
+
+
+def test_arrays_whose_colours_were_turned_round_are_taken():
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    turned = as_input(pixels[..., ::-1], torch.device("cpu"))
+    assert torch.equal(turned, as_input(pixels, torch.device("cpu")).flip(0))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from detmix import MixupBatch, cutmix_pair, cutout
+from detmix import MixupBatch, cutmix_pair, cutout, object_keys
 from detmix.data import Augment, MixupBatchTransform, to_tv_tensors
 from detmix.data.transforms import Albumentations
 
@@ -74,6 +74,31 @@ def test_what_is_no_tensor_is_refused():
     for other in (image.permute(1, 2, 0).numpy(), v2.functional.to_pil_image(image)):
         with pytest.raises(TypeError, match=r"images as \(C, H, W\) tensors, got (ndarray|Image)"):
             Augment()(other, target)
+
+
+def test_boxes_in_another_format_are_refused():
+    image, target = tied_sample(0)
+    boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYWH", canvas_size=image.shape[-2:])
+    with pytest.raises(ValueError, match="format XYXY, got XYWH"):
+        Augment()(image, target | {"boxes": boxes})
+
+
+def test_what_came_as_tv_tensors_leaves_as_such_and_can_be_flipped_after():
+    image, target = to_tv_tensors(*tied_sample(0))
+    flipped, moved = v2.RandomHorizontalFlip(1.0)(*Augment([v2.ColorJitter(0.1)])(image, target))
+    assert isinstance(flipped, tv_tensors.Image)
+    assert isinstance(moved["boxes"], tv_tensors.BoundingBoxes)
+    x1, _, x2, _ = target["boxes"].as_subclass(torch.Tensor).T
+    torch.testing.assert_close(moved["boxes"].as_subclass(torch.Tensor)[:, 0], 64 - x2)
+
+
+def test_a_transform_that_leaves_out_boxes_alone_is_named():
+    image, target = tied_sample(0)
+    target["boxes"][2, 2:] = target["boxes"][2, :2] + 0.5  # below a pixel
+    with pytest.raises(ValueError, match=r"left 5 boxes and 6 rows of 'weights': leave SanitizeBoundingBoxes out"):
+        Augment([v2.SanitizeBoundingBoxes()])(image, target)
+    _, result = Augment([v2.SanitizeBoundingBoxes(labels_getter=object_keys)])(image, target)
+    assert result["mine"].tolist() == [0, 1, 3, 4, 5]
 
 
 def test_keypoints_are_refused_since_v2_would_leave_them_behind():

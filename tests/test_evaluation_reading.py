@@ -228,6 +228,18 @@ def test_shares_in_the_place_of_pixels_are_recognised():
         found([{**ROW, "bbox": [0.1, 0.1, 0.5, 0.5]}] * 2)
 
 
+def test_numbers_of_numpy_are_numbers():
+    row = {
+        "image_id": np.int64(4),
+        "category_id": np.int32(3),
+        "bbox": np.float32([0, 0, 10, 10.5]),
+        "score": np.float32(0.5),
+    }
+    assert found([row]).corners.tolist() == found([ROW]).corners.tolist()
+    result = evaluate_coco(TRUTH, [row], max_detections=(1.0, np.float64(10)))
+    assert result.metrics == evaluate_coco(TRUTH, [ROW], max_detections=(1, 10)).metrics
+
+
 def test_a_proposal_needs_no_class():
     proposal = {k: v for k, v in ROW.items() if k != "category_id"}
     assert found([{**ROW, "category_id": 7}, proposal], class_agnostic=True).labels.tolist() == [1, 0]

@@ -331,3 +331,12 @@ def test_the_blend_is_compiled_before_workers_are_forked():
     assert compiled_blend.cache_info().currsize == 0
     MixupIterable([])
     assert compiled_blend.cache_info().currsize == 1
+
+
+def test_streams_in_a_chain_hear_of_the_epoch_when_they_are_read():
+    parts = [Stream([make_sample(1, seed=seed) for seed in range(4)]) for _ in range(2)]
+    mixed = MixupIterable(ChainDataset(parts), p=0.0)
+    mixed.set_epoch(3)
+    assert [part.epoch for part in parts] == [0, 0]
+    list(mixed)
+    assert [part.epoch for part in parts] == [3, 3]

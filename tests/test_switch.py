@@ -6,7 +6,8 @@ import torch
 from torch import distributed, multiprocessing
 from torch.utils.data import ChainDataset, ConcatDataset, IterableDataset, Subset
 
-from detmix import MixupBatch, MixupDataset, MixupIterable
+from detmix import MixupBatch, MixupDataset, MixupIterable, SeededDataset
+from detmix.data import Shapes
 from detmix.switch import Reader, Switched, mixers_within, this_process
 
 from .factories import ListDataset, make_sample
@@ -93,20 +94,32 @@ def test_the_nearest_mixers_are_found_and_nothing_else():
 
 @pytest.mark.parametrize("kind", [MixupDataset, MixupIterable])
 def test_the_epoch_reaches_a_transform_that_asks_for_it(kind):
-    class Dated:
-        epoch = 0
-
-        def set_epoch(self, epoch):
-            self.epoch = epoch
-
-        def __call__(self, image, target):
-            return image, {**target, "epoch": self.epoch}
-
     samples = ListDataset([make_sample(1, seed=seed) for seed in range(3)])
     dataset = kind(samples if kind is MixupDataset else samples.samples, transform=Dated())
     dataset.set_epoch(4)
     assert [target["epoch"] for _, target in dataset] == [4] * 3
     kind(samples if kind is MixupDataset else samples.samples, transform=lambda *sample: sample).set_epoch(4)
+
+
+class Dated:
+    """A transform that knows the epoch."""
+
+    def __init__(self):
+        self.epoch = 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __call__(self, image, target):
+        return image, {**target, "epoch": self.epoch}
+
+
+@pytest.mark.parametrize("wrap", [MixupDataset, SeededDataset])
+def test_the_epoch_reaches_transforms_of_what_is_wrapped(wrap):
+    scenes = [Shapes(2, size=64, max_extent=32, transform=Dated()) for _ in range(2)]
+    dataset = wrap(ConcatDataset([Subset(scenes[0], [0, 1]), scenes[1]]))
+    dataset.set_epoch(4)
+    assert [target["epoch"] for _, target in (dataset[i] for i in range(4))] == [4] * 4
 
 
 def test_other_tensors_of_a_subclass_stay_in_memory_of_their_own():

@@ -1,5 +1,7 @@
 """What a validation measures: the images that it visited."""
 
+import pytest
+
 from detmix.evaluation import evaluate_coco, evaluate_voc
 from detmix.training.evaluation import evaluate
 
@@ -20,3 +22,13 @@ def test_images_that_were_not_visited_count_for_nothing():
     assert result.voc.ap == evaluate_voc(part, rows).ap
     assert result.voc_11_point.ap == evaluate_voc(part, rows, use_07_metric=True).ap
     assert (result.ground_truth, result.predictions, result.losses) == (part, rows, {"loss": 0.5})
+
+
+def test_bad_detections_end_no_training_however_much_they_look_like_corners():
+    images = [{"id": n, "file_name": f"{n}.jpg", "height": 100, "width": 100} for n in range(10)]
+    objects = [{"id": n + 1, "image_id": n, "category_id": 1, "bbox": [25, 25, 50, 50]} for n in range(10)]
+    truth = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "cat"}]}
+    rows = [{"image_id": n, "category_id": 1, "bbox": [20.0, 20.0, 80.0, 80.0], "score": 0.5} for n in range(10)]
+    with pytest.raises(ValueError, match="these look like"):
+        evaluate_coco(truth, rows)
+    assert evaluate(truth, rows, set(range(10)), {}).coco.metrics["AP50"] == 0

@@ -2,8 +2,10 @@
 
 from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 
 from detmix import weight_losses
@@ -77,3 +79,11 @@ def test_features_are_mixed_by_the_seed_of_the_run(monkeypatch):
 
     module, detector = DetectionModule(), weight_losses(make_assembled("RetinaNet")).eval()
     assert drawn("3") == drawn("3") != drawn("4")
+
+
+def test_weights_are_not_averaged_of_a_detector_that_is_not_there():
+    module = DetectionModule("fasterrcnn_resnet18_small", weights=None)
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = L.Trainer(accelerator="cpu", callbacks=[EMAWeightAveraging()], **options)
+    with pytest.raises(RuntimeError, match=r"call module\.build\('fit', data\.class_names\) before Trainer\.fit"):
+        trainer.fit(module, make_data())

@@ -22,6 +22,8 @@ def device_of(model: nn.Module) -> torch.device:
 
 def as_input(image: Any, device: torch.device) -> Tensor:
     """An image of any kind that ``detmix.mix_pair`` takes as detectors want it: (C, H, W) float, uint8 to [0, 1]."""
+    if isinstance(image, np.ndarray):
+        image = np.ascontiguousarray(image)  # torch has no strides below 0, as of BGR turned into RGB
     return to_dtype(to_image(image).as_subclass(Tensor).to(device), torch.float32, scale=True)
 
 

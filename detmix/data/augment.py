@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ..batch import Mix, MixupBatch, Pairing
-from ..targets import SLIVER, Target, plain, select_objects, without_covers
+from ..targets import SLIVER, Target, per_object_keys, plain, require_xyxy, select_objects, without_covers
 
 
 def to_tv_tensors(image: Tensor, target: Target) -> tuple[tv_tensors.Image, Target]:
@@ -26,8 +26,9 @@ def to_tv_tensors(image: Tensor, target: Target) -> tuple[tv_tensors.Image, Targ
 
     Raises:
         TypeError: the image is no tensor.
-        ValueError: the target has keypoints, which v2 would leave where they are.
+        ValueError: the target has keypoints, which v2 would leave where they are, or boxes that are not in xyxy.
     """
+    require_xyxy(target["boxes"])
     if not isinstance(image, Tensor):
         raise TypeError(
             f"v2 transforms take images as (C, H, W) tensors, got {type(image).__name__}: convert it first, say by "
@@ -42,11 +43,6 @@ def to_tv_tensors(image: Tensor, target: Target) -> tuple[tv_tensors.Image, Targ
     if "masks" in target:
         wrapped["masks"] = tv_tensors.Mask(target["masks"])
     return tv_tensors.Image(image), wrapped
-
-
-def to_tensors(image: Tensor, target: Target) -> tuple[Tensor, Target]:
-    """Undo ``to_tv_tensors``: plain tensors everywhere."""
-    return plain(image), {key: plain(value) if isinstance(value, Tensor) else value for key, value in target.items()}
 
 
 class Augment:
@@ -76,15 +72,34 @@ class Augment:
             target: the dict described in :mod:`detmix.targets`.
 
         Returns:
-            The same kinds; the target without ``covers``.
+            The same kinds: plain tensors, or ``tv_tensors`` where those came. The target without ``covers``.
 
         Raises:
             TypeError: the image is no tensor.
-            ValueError: the target has keypoints, which v2 would leave where they are.
+            ValueError: the target has keypoints, which v2 would leave where they are; boxes are not in xyxy; or a
+                transform has left out boxes, and not what belongs to them.
         """
-        image, target = to_tensors(*self.compose(*to_tv_tensors(image, without_covers(target))))
-        sides = target["boxes"][:, 2:] - target["boxes"][:, :2]
-        return image, select_objects(target, (sides >= SLIVER).all(dim=1))
+        given = without_covers(target)
+        moved, result = self.compose(*to_tv_tensors(image, given))
+        _require_aligned(result, per_object_keys(given))
+        sides = plain(result["boxes"])[:, 2:] - plain(result["boxes"])[:, :2]
+        kept = select_objects(result, (sides >= SLIVER).all(dim=1))
+        return _as(moved, image), {key: _as(value, given.get(key)) for key, value in kept.items()}
+
+
+def _require_aligned(target: Target, keys: Sequence[str]) -> None:
+    count = len(target["boxes"])
+    astray = [key for key in keys if key in target and len(target[key]) != count]
+    if astray:
+        raise ValueError(
+            f"the transforms left {count} boxes and {len(target[astray[0]])} rows of {astray[0]!r}: leave "
+            "SanitizeBoundingBoxes out, Augment clears what was cut away, or give it labels_getter=detmix.object_keys"
+        )
+
+
+def _as(value: Any, like: Any) -> Any:
+    """A tensor of ``tv_tensors`` as a plain one, unless the one that came was of them."""
+    return value if isinstance(like, tv_tensors.TVTensor) or not isinstance(value, Tensor) else plain(value)
 
 
 class MixupBatchTransform(v2.Transform):

@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset
 
 from ..canvas import image_size
 from ..shared import Shared
-from ..switch import this_process
+from ..switch import tell_transform, this_process
 from ..targets import Target
 from .images import content_size, convert_image, decode_image
 from .reduction import check_reduce_to, reduce_target
@@ -53,9 +53,7 @@ class SampleStream(IterableDataset[Sample]):
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that the order belongs to, from the next reading on, here and in running workers."""
         self._epoch.values[0] = epoch
-        transform: Any = self.transform
-        if hasattr(transform, "set_epoch"):
-            transform.set_epoch(epoch)
+        tell_transform(self, epoch)
 
     @property
     def class_names(self) -> tuple[str, ...]:

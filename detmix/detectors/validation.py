@@ -38,7 +38,8 @@ def losses_and_detections(
         images: (C, H, W) float tensors in [0, 1], as the model takes them.
         targets: a dict for each image, as in training; not changed.
         per_image: give what is lost on each image by itself. torchvision's losses are means over the rows or
-            objects of a batch, so only the mean of these does not depend on which images share one.
+            objects of a batch, so only the mean of these does not depend on which images share one; but for the
+            anchors in the padding that a larger one brings.
 
     Returns:
         The losses that the model has in training, by name, each (B,) with ``per_image`` and a scalar without;

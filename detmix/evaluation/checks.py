@@ -75,11 +75,23 @@ def check_areas(areas: NDArray[np.float64], name: str, place: str) -> None:
     _refuse((areas < 0) | np.isinf(areas), areas, f"{name}: area must be finite and 0 or more", place)
 
 
-def check_boxes(xywh: NDArray[np.float64], sizes: NDArray[np.int64], name: str, place: str) -> None:
-    """Refuse boxes that are not finite, of negative size, or not xywh in pixels to all appearance.
+def check_boxes(xywh: NDArray[np.float64], name: str, place: str) -> None:
+    """Refuse (M, 4) boxes that are not finite, beyond 2**53, or of negative size.
+
+    Raises:
+        ValueError: with the row.
+    """
+    check_finite(xywh, name, "bbox", place)
+    _refuse((np.abs(xywh) > LARGEST).any(axis=1), xywh, f"{name}: bbox must be in pixels, of 2**53 at most", place)
+    negative = (xywh[:, 2:] < 0).any(axis=1)
+    _refuse(negative, xywh, f"{name}: bbox must have a width and height of 0 or more", place)
+
+
+def check_format(xywh: NDArray[np.float64], sizes: NDArray[np.int64], name: str, place: str) -> None:
+    """Refuse boxes that are not xywh in pixels to all appearance.
 
     Args:
-        xywh: (M, 4) boxes.
+        xywh: (M, 4) boxes that ``check_boxes`` accepts.
         sizes: (M, 2), height and width of their images, 0 where not known.
         name: the file.
         place: where in it, with ``{}`` for the number of the row.
@@ -87,10 +99,6 @@ def check_boxes(xywh: NDArray[np.float64], sizes: NDArray[np.int64], name: str, 
     Raises:
         ValueError: with the row, and the likely cause.
     """
-    check_finite(xywh, name, "bbox", place)
-    _refuse((np.abs(xywh) > LARGEST).any(axis=1), xywh, f"{name}: bbox must be in pixels, of 2**53 at most", place)
-    negative = (xywh[:, 2:] < 0).any(axis=1)
-    _refuse(negative, xywh, f"{name}: bbox must have a width and height of 0 or more", place)
     known = (sizes > 0).all(1)
     boxes, sides = xywh[known], sizes[known][:, ::-1]  # (width, height)
     if not len(boxes):

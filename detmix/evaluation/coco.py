@@ -96,7 +96,7 @@ def evaluate_coco(
     if iou_type not in get_args(IouType):
         raise ValueError(f"iou_type must be 'bbox' or 'segm', got {iou_type!r}")
     check_max_detections(max_detections)
-    limits = sorted(set(max_detections))
+    limits = sorted(set(map(int, max_detections)))
     truth = read_ground_truth(ground_truth, masks=iou_type == "segm")
     found = read_predictions(predictions, truth, masks=iou_type == "segm", class_agnostic=class_agnostic)
     counts = count(truth, found, iou_type, backend, class_agnostic=class_agnostic, max_detections=limits)

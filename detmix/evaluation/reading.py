@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from ..data.bounds import Id, PixelsOrNone
 from ..data.categories import Category
 from ..data.paths import read_file
-from .checks import check_areas, check_boxes, check_ids, check_scores
+from .checks import check_areas, check_boxes, check_format, check_ids, check_scores
 from .corners import check_not_corners
 from .masks import encode_masks, mask_areas, mask_boxes
 from .numbering import numbering_of
@@ -111,7 +111,8 @@ def read_ground_truth(source: TruthSource, *, masks: bool = False) -> GroundTrut
     places = check_ids(_array([r.image_id for r in rows]), image_ids, name, "$.annotations[{}].image_id")
     labels = check_ids(_array([r.category_id for r in rows]), category_ids, name, "$.annotations[{}].category_id")
     xywh = _boxes(rows)
-    check_boxes(xywh, sizes[places], name, "$.annotations[{}].bbox")
+    check_boxes(xywh, name, "$.annotations[{}].bbox")
+    check_format(xywh, sizes[places], name, "$.annotations[{}].bbox")
     encoded = None
     if masks:
         _check_sizes(sizes, image_ids, name)
@@ -134,7 +135,12 @@ def read_ground_truth(source: TruthSource, *, masks: bool = False) -> GroundTrut
 
 
 def read_predictions(
-    source: PredictionSource, truth: GroundTruth, *, masks: bool = False, class_agnostic: bool = False
+    source: PredictionSource,
+    truth: GroundTruth,
+    *,
+    masks: bool = False,
+    class_agnostic: bool = False,
+    is_xywh: bool = False,
 ) -> Detections:
     """Read and check predictions.
 
@@ -145,6 +151,7 @@ def read_predictions(
         truth: the ground truth; its images and categories are the ones allowed.
         masks: read ``segmentation`` instead of ``bbox``; a ``bbox`` beside it gives the area, as in pycocotools.
         class_agnostic: a result without ``category_id`` is taken to be of the first category.
+        is_xywh: boxes are xywh in pixels for certain, however much bad ones look like something else.
 
     Raises:
         ValueError: the file is not JSON; a key is missing or of the wrong type; an image or category is
@@ -166,8 +173,10 @@ def read_predictions(
         xywh, areas = mask_boxes(encoded), _mask_areas(rows, encoded, name)
     else:
         encoded, xywh = None, _boxes(rows)
-        check_boxes(xywh, truth.sizes[images], name, "$[{}].bbox")
-        check_not_corners(xywh, images, truth, name, "$[{}].bbox")
+        check_boxes(xywh, name, "$[{}].bbox")
+        if not is_xywh:
+            check_format(xywh, truth.sizes[images], name, "$[{}].bbox")
+            check_not_corners(xywh, images, truth, name, "$[{}].bbox")
         areas = xywh[:, 2] * xywh[:, 3]
     return Detections(images, labels, xywh, corners_of(xywh), areas, encoded, scores, name)
 
@@ -198,7 +207,7 @@ def _classes(rows: list[Any], known: NDArray[np.int64], name: str, class_agnosti
 def _decode(source: Any, form: Any, name: str) -> tuple[str, Any]:
     try:
         if not isinstance(source, (str, os.PathLike)):
-            return name, msgspec.convert(source, form)
+            return name, _converted(source, form)
         name, data = str(source), read_file(Path(source))
         try:
             return name, msgspec.json.decode(data, type=form)
@@ -212,6 +221,22 @@ def _decode(source: Any, form: Any, name: str) -> tuple[str, Any]:
             else ""
         )
         raise ValueError(f"{name}: {error}{swapped}") from None
+
+
+def _converted(source: Any, form: Any) -> Any:
+    try:
+        return msgspec.convert(source, form)
+    except msgspec.ValidationError:
+        return msgspec.convert(_without_numpy(source), form)
+
+
+def _without_numpy(value: Any) -> Any:
+    """The same with numbers and arrays of numpy as Python's."""
+    if isinstance(value, dict):
+        return {key: _without_numpy(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_numpy(item) for item in value]
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
 def _whole(error: Exception) -> bool:

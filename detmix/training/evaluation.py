@@ -6,6 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..evaluation import CocoResult, VocResult, evaluate_coco, evaluate_voc
+from ..evaluation.reading import read_ground_truth, read_predictions
 
 
 class Evaluation(NamedTuple):
@@ -65,5 +66,7 @@ def evaluate(
         "images": [image for image in ground_truth["images"] if image["id"] in visited],
         "annotations": [row for row in ground_truth["annotations"] if row["image_id"] in visited],
     }
-    eleven_point = evaluate_voc(truth, rows, use_07_metric=True)
-    return Evaluation(evaluate_coco(truth, rows), evaluate_voc(truth, rows), eleven_point, dict(losses), rows, truth)
+    known = read_ground_truth(truth)
+    found = read_predictions(rows, known, is_xywh=True)
+    voc, eleven_point = evaluate_voc(known, found), evaluate_voc(known, found, use_07_metric=True)
+    return Evaluation(evaluate_coco(known, found), voc, eleven_point, dict(losses), rows, truth)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import BaseFinetuning, StochasticWeightAveraging
+from lightning.pytorch.callbacks import BaseFinetuning, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
@@ -153,7 +153,16 @@ class DetectionModule(L.LightningModule):
         return self.manifold is not None and self.manifold.alpha > 0 and self.manifold.p > 0
 
     def setup(self, stage: str) -> None:
-        """Build the detector for the classes of the data, as the device wants it."""
+        """Build the detector for the classes of the data, as the device wants it.
+
+        Raises:
+            RuntimeError: a callback averages weights, and has copied the module without them.
+        """
+        if stage == "fit" and self.detector is None and _averages(self.trainer):
+            raise RuntimeError(
+                "weights are averaged of a detector that is there when the trainer starts: call "
+                "module.build('fit', data.class_names) before Trainer.fit, as tools/train.py does"
+            )
         self.build(stage, data_of(self.trainer).class_names)
         assert self.detector is not None
         on_gpu = self.trainer.strategy.root_device.type == "cuda"
@@ -354,6 +363,10 @@ def _mixing_numbers(targets: Sequence[Target]) -> dict[str, float]:
     mixed = sum("lam" in target or "covers" in target for target in targets)
     numbers = {"train/mixed_fraction": mixed / len(targets)}
     return numbers | ({"train/lambda": sum(ratios) / len(ratios)} if ratios else {})
+
+
+def _averages(trainer: Any) -> bool:
+    return any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)
 
 
 def _feature_mixer(detector: nn.Module, options: ManifoldOptions) -> ManifoldMixup:
