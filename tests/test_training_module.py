@@ -83,7 +83,7 @@ def test_features_are_mixed_by_the_seed_of_the_run(monkeypatch):
 
 def test_weights_are_not_averaged_of_a_detector_that_is_not_there():
     module = DetectionModule("fasterrcnn_resnet18_small", weights=None)
-    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    options = {"max_epochs": 1, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = L.Trainer(accelerator="cpu", callbacks=[EMAWeightAveraging()], **options)
     with pytest.raises(RuntimeError, match=r"call module\.build\('fit', data\.class_names\) before Trainer\.fit"):
         trainer.fit(module, make_data())
