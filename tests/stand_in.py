@@ -35,7 +35,9 @@ GRID = ["model.objective=weighted,pair,unweighted"]
 
 
 def begun(folder):
-    return (folder.parent / "begun").read_text().split()
+    """The runs of a sweep that the stand-in has begun, by then."""
+    file = folder.parent / "begun"
+    return file.read_text().split() if file.exists() else []
 
 
 def rows(folder):

@@ -10,10 +10,8 @@ SKIPS = re.compile(r"\.skip|importorskip|mark\.gpu|\bbrowser\b")
 
 def named_in(row):
     """The tests in the last column: whether it is said to need a GPU, file, name, and whether that is its beginning."""
-    file = "test_training_faults.py"
-    for on_gpu, given, name, dots in re.findall(r"(on a GPU )?`(?:(\w+\.py)::)?(test_\w+)(\.\.\.)?`", row):
-        file = given or file
-        yield bool(on_gpu), file, name, bool(dots)
+    for on_gpu, file, name, dots in re.findall(r"(on a GPU )?`(?:(\w+\.py)::)?(test_\w+)(\.\.\.)?`", row):
+        yield bool(on_gpu), file or "test_training_faults.py", name, bool(dots)
 
 
 def functions_of(file):

@@ -51,7 +51,7 @@ def test_the_lock_of_a_killed_sweep_in_a_relative_folder_is_seen_and_taken_off(s
 def test_two_processes_share_a_sweep(sweep, tmp_path):
     (tmp_path / "hold").touch()
     others = [in_the_background(tmp_path) for _ in range(2)]
-    wait_until(lambda: (tmp_path / "begun").exists() and len(begun(tmp_path / "sweep")) == 2)  # each has one
+    wait_until(lambda: len(begun(tmp_path / "sweep")) == 2)  # each has one
     (tmp_path / "hold").unlink()
     for other in others:
         output, _ = other.communicate(timeout=300)
@@ -64,7 +64,7 @@ def test_two_processes_share_a_sweep(sweep, tmp_path):
 def test_a_killed_sweep_is_taken_up_again_once_its_training_is_gone(sweep, tmp_path):
     (tmp_path / "hold").touch()
     killed = in_the_background(tmp_path)
-    wait_until(lambda: (tmp_path / "begun").exists())
+    wait_until(lambda: begun(tmp_path / "sweep"))
     killed.kill()
     killed.communicate()
     queue = Queue(tmp_path / "sweep", make_plan(Path("configs/quickstart.yaml"), grid=GRID, seeds=2))
@@ -100,7 +100,7 @@ def test_a_run_of_another_host_is_given_up_when_it_has_been_silent_for_long(swee
 def test_a_sweep_that_is_told_to_stop_goes_on_where_it_was(sweep, tmp_path):
     (tmp_path / "hold").touch()
     stopped = in_the_background(tmp_path)
-    wait_until(lambda: (tmp_path / "begun").exists())
+    wait_until(lambda: begun(tmp_path / "sweep"))
     stopped.send_signal(signal.SIGTERM)
     output, _ = stopped.communicate(timeout=300)
     assert "Interrupted: Stopped. The same command goes on" in output
