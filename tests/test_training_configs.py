@@ -80,9 +80,15 @@ def require_refused(file, text, message, capsys):
         ("name: !!timestamp abc", "a number or a date in it cannot be read"),
         ("config: {a: 1}", "a config has no key 'config'"),
         ("config: other.yaml", "a config has no key 'config'"),
+        ("seed_everything: 1\nmodel:", "model has no settings by their names"),
+        ("trainer: 3", "trainer has no settings by their names"),
+        ("model: [lr]", "model has no settings by their names"),
+        ("data: !!omap [a: 1]", "data has no settings by their names"),
     ],
 )
-def test_a_config_with_a_number_that_is_none_or_with_another_config_is_refused(tmp_path, capsys, text, message):
+def test_a_config_with_a_number_or_a_section_that_is_none_or_with_another_config_is_refused(
+    tmp_path, capsys, text, message
+):
     require_refused(tmp_path / "config.yaml", text, message, capsys)
 
 

@@ -1,11 +1,13 @@
 """Images that break while a training runs: named, or skipped and counted."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import lightning as L
 import pytest
 
+from detmix.training import DetectionData
 from detmix.training.checkpoints import read_checkpoint
 from detmix.training.files import read_history
 from detmix.training.skipped import SkippedImages
@@ -121,3 +123,11 @@ def test_a_folder_that_is_not_there_is_named_before_an_earlier_run_is_moved(
     assert f"error: {root / named}: not found" in capsys.readouterr().err
     assert earlier.read_text() == "precious"
     assert {path.name for path in tmp_path.iterdir()} == {"run", "data"}
+
+
+@pytest.mark.parametrize("wrong", ["{splt}", "{}", "{split", "{split.x}"])
+def test_a_pattern_of_folders_that_is_none_is_named(wrong, photographs):
+    root, _ = photographs
+    for setting in ("images", "annotations"):
+        with pytest.raises(ValueError, match=f"data: '{re.escape(wrong)}' is no path in which {{split}} stands for"):
+            DetectionData("coco", root=str(root), train=["train2017"], **{setting: wrong})

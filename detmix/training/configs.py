@@ -27,17 +27,26 @@ def load_config(text: str, path: str | None = None) -> Any:
     Raises:
         yaml.YAMLError: it is not YAML, or of more than a million characters with its aliases written out, or nested
             more than fifty deep, or holds the character NUL, or a number or a date that is none; or a config has the
-            key ``config``. The file is named.
+            key ``config``, or a section that is none. The file is named.
     """
     try:
         _require_bounded(text)
         content = get_loader("yaml")(text)
-        if path is not None and isinstance(content, dict) and "config" in content:
-            raise yaml.YAMLError("a config has no key 'config': pass --config once for each file")
+        if path is not None and isinstance(content, dict):
+            _require_config(content)
     except Exception as error:  # yaml raises what Python does for a number or a date
         what = "" if isinstance(error, yaml.YAMLError) else "a number or a date in it cannot be read: "
         raise yaml.YAMLError(f"{path}: {what}{error}" if path else f"{what}{error}") from error
     return content
+
+
+def _require_config(content: dict[Any, Any]) -> None:
+    """Refuse what jsonargparse does not, and stumbles over later."""
+    if "config" in content:
+        raise yaml.YAMLError("a config has no key 'config': pass --config once for each file")
+    for section in ("data", "model", "trainer"):
+        if not isinstance(content.get(section, {}), (dict, str)):
+            raise yaml.YAMLError(f"{section} has no settings by their names")
 
 
 def _require_bounded(text: str) -> None:

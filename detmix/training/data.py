@@ -315,8 +315,8 @@ class DetectionData(L.LightningDataModule):
         if self.format == "shapes":
             return self._draw(stage, transform)
         if self.format == "coco":
-            file = self.root / self.annotations.format(split=split)
-            found = read_coco(file, self.root / self.images.format(split=split), class_names=names)
+            file, images = (self.root / _filled(pattern, split) for pattern in (self.annotations, self.images))
+            found = read_coco(file, images, class_names=names)
         else:
             folder, _, image_set = split.rpartition("/")
             found = read_voc(self.root / folder, image_set, class_names=names)
@@ -375,6 +375,13 @@ class DetectionData(L.LightningDataModule):
 def data_of(trainer: Any) -> DetectionData:
     """The data module that a trainer runs on; Lightning attaches it at run time."""
     return trainer.datamodule
+
+
+def _filled(pattern: str, split: str) -> str:
+    try:
+        return pattern.format(split=split)
+    except (LookupError, ValueError, AttributeError) as error:
+        raise ValueError(f"data: {pattern!r} is no path in which {{split}} stands for the split") from error
 
 
 def _require_first_image(source: DetectionDataset) -> None:
