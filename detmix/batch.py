@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from .canvas import blend, canvas_size, image_size, require_same_kind
+from .canvas import blend, canvas_size, compiled_blend, image_size, require_same_kind
 from .cutmix import cutmix_pair, region_around
 from .draws import BATCHES, generator_at
 from .mixing import check_alpha, check_share, sample_lambda
@@ -147,6 +147,8 @@ class MixupBatch(Switched):
         self.min_weight = min_weight
         self.seed = operator.index(seed)
         self.step = 0
+        if alpha > 0 and p > 0 and mix == "mixup":
+            compiled_blend()  # for workers that collate
 
     def __call__(self, images: Any, targets: Sequence[Target]) -> tuple[Any, Sequence[Target]]:
         """Mix a batch in the training step; counts one step, mixed or not.

@@ -155,7 +155,7 @@ def _blend_arrays(image_a: np.ndarray, image_b: np.ndarray, lam: float) -> np.nd
 def _blend_bytes(image_a: np.ndarray, image_b: np.ndarray, lam: float) -> np.ndarray:
     """Blend (C, H, W) arrays of uint8; the canvas lies in memory as A does, colour by colour or pixel by pixel."""
     channels, height, width = map(max, image_a.shape, image_b.shape)
-    if _has_whole_pixels(image_a) and not image_a[0, :1].flags.c_contiguous:
+    if abs(image_a.strides[0]) < abs(image_a.strides[2]):
         canvas = np.empty((height, width, channels), np.uint8).transpose(2, 0, 1)
     else:
         canvas = np.empty((channels, height, width), np.uint8)

@@ -282,7 +282,7 @@ def _check_lengths(target: Target, count: int) -> None:
 
 def _check_masks(target: Target, size: tuple[int, int] | None) -> None:
     masks: Tensor | None = target.get("masks")
-    if masks is not None and size is not None and masks.shape[1:] != size:
+    if masks is not None and size is not None and masks.shape[1:] != tuple(size):
         (height, width), (high, wide) = size, masks.shape[1:]
         raise ValueError(f"{_name(target)}: masks must be of the image's {width}x{height} pixels, got {wide}x{high}")
 

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detmix import mix_pair
+from detmix import MixupBatch, MixupDataset, MixupIterable, mix_pair
 from detmix.canvas import _blend_floats, blend, compiled_blend
+from detmix.data.transforms import Mixup
 
 from .factories import make_sample
 from .test_mixing import naive_blend
@@ -93,3 +94,37 @@ def test_gaps_are_rounded_to_nearest_too():
     for lam in (0.1, 0.25, 1 / 3, 0.5, 0.9):
         gap = blend(levels, torch.zeros(1, 1, 1, dtype=torch.uint8), lam)[..., 1:].double()
         assert (gap - lam * levels[..., 1:]).abs().max() <= 0.5 + 1e-4
+
+
+MIXERS = {
+    "samples": lambda **options: MixupDataset([make_sample(1, seed=seed) for seed in range(2)], **options),
+    "stream": lambda **options: MixupIterable([], **options),
+    "batch": MixupBatch,
+    "albumentations": Mixup,
+}
+
+
+@pytest.mark.parametrize("make", MIXERS.values(), ids=MIXERS)
+def test_the_blend_is_compiled_before_workers_are_forked(make):
+    for options, compiled in (({"alpha": 0.0}, 0), ({}, 1)):
+        compiled_blend.cache_clear()
+        make(**options)
+        assert compiled_blend.cache_info().currsize == compiled
+
+
+ARRAYS = {
+    "as it is": lambda image: image,
+    "colours turned round": lambda image: image[..., ::-1],
+    "flipped": lambda image: image[:, ::-1],
+    "thinned": lambda image: image[::2, ::2],
+    "gray": lambda image: image[..., 0],
+    "one colour": lambda image: image[..., :1],
+}
+
+
+@pytest.mark.parametrize("view", ARRAYS.values(), ids=ARRAYS)
+def test_arrays_become_arrays_that_others_can_draw_on(view):
+    a, b = (view(noise((20, 30), seed=seed).permute(1, 2, 0).numpy().copy()) for seed in (0, 1))
+    blended = blend(a, b, 0.3)
+    assert blended.flags.c_contiguous
+    assert np.abs(blended - (0.3 * a + 0.7 * b)).max() <= 0.5 + 1e-4

@@ -81,6 +81,15 @@ def test_boxes_in_another_format_are_refused():
     boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYWH", canvas_size=image.shape[-2:])
     with pytest.raises(ValueError, match="format XYXY, got XYWH"):
         Augment()(image, target | {"boxes": boxes})
+    with pytest.raises(ValueError, match="format XYXY, got XYWH"):
+        Augment([v2.ConvertBoundingBoxFormat("XYWH")])(image, target)
+
+
+def test_transforms_may_come_in_a_container_of_torch():
+    image, target = tied_sample(0)
+    twice = [v2.RandomHorizontalFlip(1.0), v2.RandomVerticalFlip(1.0)]
+    for kind in (list, torch.nn.ModuleList, lambda parts: torch.nn.Sequential(*parts), v2.Compose):
+        assert torch.equal(Augment(kind(twice))(image, target)[0], image.flip(-1, -2))
 
 
 def test_what_came_as_tv_tensors_leaves_as_such_and_can_be_flipped_after():

@@ -8,7 +8,6 @@ from scipy import stats
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from detmix import MixupDataset, collate, mix_pair
-from detmix.canvas import compiled_blend
 from detmix.cutmix import cutmix_pair, cutout, region_around
 
 from .factories import ListDataset, make_sample
@@ -388,10 +387,3 @@ def test_an_index_out_of_range_ends_iteration():
     with pytest.raises(IndexError, match="index 12 is out of range"):
         dataset[COUNT]
     assert len(list(dataset)) == COUNT
-
-
-@pytest.mark.parametrize(("options", "compiled"), [({}, 1), ({"alpha": 0}, 0), ({"mix": "cutmix"}, 0)])
-def test_the_blend_is_compiled_before_workers_are_forked(options, compiled):
-    compiled_blend.cache_clear()
-    MixupDataset(make_dataset(), **options)
-    assert compiled_blend.cache_info().currsize == compiled

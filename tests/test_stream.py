@@ -13,7 +13,6 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import ChainDataset, DataLoader, IterableDataset, get_worker_info
 
 from detmix import collate, mix_pair
-from detmix.canvas import compiled_blend
 from detmix.stream import MixupIterable
 
 from .factories import make_sample
@@ -323,14 +322,6 @@ def test_a_pair_that_cannot_be_mixed_is_named():
 def test_bad_settings_are_refused(dataset, options, error, wanted):
     with pytest.raises(error, match=wanted):
         MixupIterable(dataset, **options)
-
-
-def test_the_blend_is_compiled_before_workers_are_forked():
-    compiled_blend.cache_clear()
-    MixupIterable([], alpha=0)
-    assert compiled_blend.cache_info().currsize == 0
-    MixupIterable([])
-    assert compiled_blend.cache_info().currsize == 1
 
 
 def test_streams_in_a_chain_hear_of_the_epoch_when_they_are_read():

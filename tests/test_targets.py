@@ -123,6 +123,7 @@ def test_columns_of_two_dtypes_lose_nothing_in_either_order():
 def test_masks_of_another_size_than_the_image_are_refused():
     target = make_target(1, seed=0) | {"masks": torch.zeros(1, 96, 64, dtype=torch.uint8)}
     check_target(target)
+    check_target(target, size=[96, 64])
     with pytest.raises(ValueError, match="target of image 0: masks must be of the image's 64x48 pixels, got 64x96"):
         check_target(target, size=(48, 64))
 

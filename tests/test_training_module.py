@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from torch import nn
 
 from detmix import weight_losses
@@ -81,9 +81,10 @@ def test_features_are_mixed_by_the_seed_of_the_run(monkeypatch):
     assert drawn("3") == drawn("3") != drawn("4")
 
 
-def test_weights_are_not_averaged_of_a_detector_that_is_not_there():
+@pytest.mark.parametrize("callback", [EMAWeightAveraging(), StochasticWeightAveraging(swa_lrs=0.1)])
+def test_weights_are_not_averaged_of_a_detector_that_is_not_there(callback):
     module = DetectionModule("fasterrcnn_resnet18_small", weights=None)
     options = {"max_epochs": 1, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = L.Trainer(accelerator="cpu", callbacks=[EMAWeightAveraging()], **options)
+    trainer = L.Trainer(accelerator="cpu", callbacks=[callback], **options)
     with pytest.raises(RuntimeError, match=r"call module\.build\('fit', data\.class_names\) before Trainer\.fit"):
         trainer.fit(module, make_data())

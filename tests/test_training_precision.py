@@ -7,6 +7,7 @@ import torch
 
 from detmix.detectors import losses_and_detections
 from detmix.training import DetectionModule, cli_main
+from detmix.training.precision import keep_boxes_exact
 
 from .factories import FAMILIES, make_assembled, make_parts, make_target
 from .test_training import TINY
@@ -34,6 +35,7 @@ def make_module(family, monkeypatch):
     monkeypatch.setattr("detmix.training.module.build_detector", lambda *_, **__: make_plain(family))
     module = DetectionModule(objective="unweighted")
     module.build("fit", ("cat", "dog", "owl"))
+    keep_boxes_exact(module.detector)  # as the trainer has it done
     return module
 
 
@@ -110,7 +112,9 @@ def test_without_autocast_it_is_torchvisions_own(family, monkeypatch):
 def test_a_fit_in_bfloat16_measures_boxes_that_are_not_rounded(tmp_path, in_repository, no_report):
     limits = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
     arguments = [*TINY, *limits, "--data.mixup=null", "--trainer.precision=bf16-mixed"]
-    cli_main(["fit", "--config", "configs/quickstart.yaml", "--runs", str(tmp_path), *arguments])
+    run = cli_main(["fit", "--config", "configs/quickstart.yaml", "--runs", str(tmp_path), *arguments])
+    hooked = [name for name, m in run.model.detector.named_modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert hooked == []  # or it could not be scripted
     rows = json.loads((tmp_path / "quickstart_nomix" / "predictions.json").read_text())
     assert len(rows) > 10
     assert is_exact(torch.tensor([row["score"] for row in rows]))

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from detmix.data import Shapes
+from detmix.evaluation import evaluate_coco
 from detmix.training.run_report import as_detections, report_run, write_sample
 
 from .test_training_report import Page
@@ -54,6 +55,17 @@ def objects_in(truth, image):
 
 def page_of(folder):
     return Page(report_run(folder).read_text(encoding="utf-8"))
+
+
+def test_a_report_is_made_of_bad_detections_however_much_they_look_like_corners(folder, truth):
+    rows = make_predictions(truth)
+    for row in rows:
+        x, y, width, height = row["bbox"]
+        row["bbox"] = [x, y, x + width, y + height]
+    with pytest.raises(ValueError, match="these look like"):
+        evaluate_coco(truth, rows)
+    (folder / "predictions.json").write_text(json.dumps(rows))
+    assert page_of(folder).text("title") == [f"detmix: {folder.name}"]
 
 
 def test_a_folder_gives_the_report_of_its_validation(folder, truth):

@@ -21,6 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
+from detmix.terminal import tell
 from detmix.training.predict import predict_images
 from detmix.training.trained import open_trained
 
@@ -35,7 +36,7 @@ def main() -> None:
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         parser.error(str(error))
     Console().print(tables)
-    Console().print(f"See {settings['output']}", soft_wrap=True, markup=False)
+    tell(f"See {settings['output']}")
 
 
 def make_parser() -> ArgumentParser:

@@ -12,8 +12,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from rich.console import Console
-
+from detmix.terminal import tell
 from detmix.training.run_report import report_run
 
 
@@ -25,7 +24,7 @@ def main() -> None:
         page = report_run(parser.parse_args().run)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         parser.error(str(error))
-    Console().print(f"See {page}", soft_wrap=True, markup=False)
+    tell(f"See {page}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ class Augment:
     everything below a pixel.
     """
 
-    def __init__(self, transforms: Callable[..., Any] | Sequence[nn.Module] | None = None) -> None:
+    def __init__(self, transforms: v2.Transform | Iterable[nn.Module] | None = None) -> None:
         """Compose the transforms.
 
         Args:
@@ -61,7 +61,7 @@ class Augment:
         """
         if transforms is None:
             transforms = v2.RandomHorizontalFlip()
-        chosen = [transforms] if callable(transforms) else list(transforms)
+        chosen = [transforms] if isinstance(transforms, v2.Transform) else list(transforms)
         self.compose = v2.Compose([*chosen, v2.ClampBoundingBoxes()])
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
@@ -81,6 +81,7 @@ class Augment:
         """
         given = without_covers(target)
         moved, result = self.compose(*to_tv_tensors(image, given))
+        require_xyxy(result["boxes"])
         _require_aligned(result, per_object_keys(given))
         sides = plain(result["boxes"])[:, 2:] - plain(result["boxes"])[:, :2]
         kept = select_objects(result, (sides >= SLIVER).all(dim=1))

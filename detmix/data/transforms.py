@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision import tv_tensors
 
-from ..canvas import image_size
+from ..canvas import compiled_blend, image_size
 from ..draws import AUGMENTATION, generator_at
 from ..mixing import check_alpha, check_share, mix_pair, sample_lambda
 from ..shared import Shared
@@ -242,6 +242,8 @@ class Mixup(A.DualTransform):
         self.alpha = alpha
         self.min_weight = min_weight
         self.metadata_key = metadata_key
+        if alpha > 0 and p > 0:
+            compiled_blend()  # for workers that are forked later
 
     @property
     def targets_as_params(self) -> list[str]:

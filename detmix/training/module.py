@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import BaseFinetuning, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..batch import Pairing
 from ..detectors import Objective, losses_and_detections, weight_losses
@@ -146,6 +147,7 @@ class DetectionModule(L.LightningModule):
         self.detector: nn.Module | None = None
         self.evaluation: Evaluation | None = None
         self._visits: dict[int, Visit] = {}
+        self._hooks: list[RemovableHandle] = []
 
     @property
     def mixes(self) -> bool:
@@ -165,11 +167,17 @@ class DetectionModule(L.LightningModule):
             )
         self.build(stage, data_of(self.trainer).class_names)
         assert self.detector is not None
+        self._hooks = keep_boxes_exact(self.detector)
         on_gpu = self.trainer.strategy.root_device.type == "cuda"
         if on_gpu if self.channels_last is None else self.channels_last:
             self.detector.to(memory_format=torch.channels_last)
         if self.compile_backend is not None:
             self.detector.get_submodule("backbone").compile(backend=self.compile_backend)  # names of parameters stay
+
+    def teardown(self, stage: str) -> None:
+        """Leave the detector as torchvision's, with weighted losses."""
+        while self._hooks:
+            self._hooks.pop().remove()
 
     def build(self, stage: str, names: Sequence[str]) -> None:
         """Build the detector, unless it is there already.
@@ -193,7 +201,7 @@ class DetectionModule(L.LightningModule):
             started_from = weights_shape_the_model(self.detector_name, self.weights)
             weights = self.weights if stage == "fit" or started_from else None
             model = build_detector(self.detector_name, len(names) + 1, weights, **self.options)
-            self.detector = keep_boxes_exact(weight_losses(model, self.objective, self.normalizer))
+            self.detector = weight_losses(model, self.objective, self.normalizer)
             self.mixer = None if self.manifold is None else _feature_mixer(self.detector, self.manifold)
 
     def on_fit_start(self) -> None:
@@ -366,7 +374,7 @@ def _mixing_numbers(targets: Sequence[Target]) -> dict[str, float]:
 
 
 def _averages(trainer: Any) -> bool:
-    return any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)
+    return any(isinstance(callback, (WeightAveraging, StochasticWeightAveraging)) for callback in trainer.callbacks)
 
 
 def _feature_mixer(detector: nn.Module, options: ManifoldOptions) -> ManifoldMixup:

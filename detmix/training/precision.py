@@ -8,20 +8,19 @@ rounded, scores would tie. So layers compute in half precision, and what they le
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..layers import map_tensors
-
-Model = TypeVar("Model", bound=nn.Module)
 
 _ANCHORS = ("anchor_generator", "rpn.anchor_generator")
 _HEADS = ("head", "rpn.head", "roi_heads.box_predictor", "roi_heads.mask_predictor", "roi_heads.keypoint_predictor")
 
 
-def keep_boxes_exact(model: Model) -> Model:
+def keep_boxes_exact(model: nn.Module) -> list[RemovableHandle]:
     """Let a detector under autocast make its anchors and read its heads' outputs in float32.
 
     Modules, parameters and ``state_dict`` stay, and so does all that is computed without autocast.
@@ -30,14 +29,12 @@ def keep_boxes_exact(model: Model) -> Model:
         model: a detector of torchvision's, weighted or not.
 
     Returns:
-        The same model, with hooks on its anchor generator and its heads.
+        The hooks on its anchor generator and its heads, to be removed when the training is over: a model with hooks
+        cannot be scripted.
     """
     modules = dict(model.named_modules())
-    for name in modules.keys() & set(_ANCHORS):
-        modules[name].register_forward_pre_hook(_with_exact_features)
-    for name in modules.keys() & set(_HEADS):
-        modules[name].register_forward_hook(_exact_outputs)
-    return model
+    before = [modules[n].register_forward_pre_hook(_with_exact_features) for n in _ANCHORS if n in modules]
+    return before + [modules[n].register_forward_hook(_exact_outputs) for n in _HEADS if n in modules]
 
 
 def _with_exact_features(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

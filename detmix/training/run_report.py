@@ -16,6 +16,8 @@ from torch import Tensor
 from ..analysis import DetectionRates
 from ..evaluation import Fate, ImageMistakes, find_fates, find_mistakes
 from ..evaluation.numbering import PREDICTIONS_FILE
+from ..evaluation.reading import read_ground_truth, read_predictions
+from ..evaluation.records import Detections, GroundTruth
 from ..figures import draw_boxes
 from ..files import write_whole
 from ..targets import Target
@@ -103,7 +105,7 @@ def write_run_report(run_dir: Path, data: DetectionData, evaluation: Evaluation)
         The page.
     """
     facts = _read_facts(run_dir)
-    mistakes = find_mistakes(evaluation.ground_truth, evaluation.predictions, min_score=MIN_SCORE)
+    mistakes = find_mistakes(*_read(evaluation.ground_truth, evaluation.predictions), min_score=MIN_SCORE)
     report = Report(
         title=f"detmix: {run_dir.resolve().name}",
         summary=facts.summary,
@@ -163,6 +165,12 @@ def _compared(images: Sequence[ImageMistakes], data: DetectionData, evaluation: 
     return [_comparison(image, dataset[places[image.image_id]][0], data, evaluation) for image in images]
 
 
+def _read(ground_truth: dict[str, Any], predictions: list[dict[str, Any]]) -> tuple[GroundTruth, Detections]:
+    """Ground truth and the run's own results."""
+    truth = read_ground_truth(ground_truth)
+    return truth, read_predictions(predictions, truth, is_xywh=True)
+
+
 def _comparison(image: ImageMistakes, pixels: Tensor, data: DetectionData, evaluation: Evaluation) -> Comparison:
     title = image.file_name or f"Image {image.image_id}"
     truth = {
@@ -170,7 +178,7 @@ def _comparison(image: ImageMistakes, pixels: Tensor, data: DetectionData, evalu
         for key, of in (("images", "id"), ("annotations", "image_id"))
     }
     rows = [row for row in evaluation.predictions if row["image_id"] == image.image_id and row["score"] >= MIN_SCORE]
-    fates = find_fates({**evaluation.ground_truth, **truth}, rows, min_score=MIN_SCORE)
+    fates = find_fates(*_read({**evaluation.ground_truth, **truth}, rows), min_score=MIN_SCORE)
     return Comparison(
         title,
         f"Objects found: {image.found}, missed: {image.missed}, taken for another class: {image.confused}; "
