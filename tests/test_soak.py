@@ -1,6 +1,7 @@
 """The soak finds what it looks for: memory that grows, and mixing that breaks a promise."""
 
 import itertools
+import mmap
 from types import SimpleNamespace
 
 import numpy as np
@@ -78,7 +79,10 @@ def test_an_input_that_is_written_to_and_a_draw_that_is_not_repeated_are_found(m
 
 
 class Samples(Dataset):
-    """Samples each of which may leave some megabytes behind: 36 of them are to stand out before all that is there."""
+    """Samples each of which may leave some megabytes behind: 36 of them are to stand out before all that is there.
+
+    They come from the system: what the process has freed before would take in hundreds of megabytes unseen.
+    """
 
     def __init__(self, leak):
         self.leak, self.left = leak, []
@@ -87,7 +91,10 @@ class Samples(Dataset):
         return 5
 
     def __getitem__(self, index):
-        self.left += [torch.ones(self.leak << 18)]
+        if self.leak:
+            held = mmap.mmap(-1, self.leak << 20)
+            held.write(bytes([1]) * len(held))
+            self.left.append(held)
         return torch.zeros(3, 8, 8), {}
 
 
