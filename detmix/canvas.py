@@ -127,7 +127,7 @@ def _to_pil(pixels: np.ndarray, mode: str) -> PILImage.Image:
 def compiled_blend() -> Callable[[np.ndarray, np.ndarray, np.ndarray, float, float], None]:
     """What blends uint8 images; see ``blend_rows``. The first call in a process takes most of a second.
 
-    Data sets call it when they are made, so that workers forked later have it.
+    What blends calls it when it is made, such as a data set, so that workers forked later have it.
     """
     from .compiled import blend_rows
 

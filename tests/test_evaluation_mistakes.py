@@ -11,6 +11,7 @@ from pycocotools import mask as rle
 
 from detmix.evaluation import Confusion, Mistakes, find_fates, find_mistakes, mistakes
 from detmix.evaluation.overlaps import blocks_of_pairs
+from detmix.evaluation.reading import read_ground_truth, read_predictions
 from tests.test_evaluation_coco import make_scene
 
 NAMES = ("cat", "dog", "bird")
@@ -182,6 +183,8 @@ def test_masks_are_compared_as_masks():
         rows = [{**make_predictions([(0, 0, [0, 0, 10, 10], 0.9)])[0], "segmentation": mask}]
         assert find_mistakes(truth, rows).confusion[0, 0] == 1
         np.testing.assert_array_equal(find_mistakes(truth, rows, masks=True).confusion[0, [0, -1]], [found, 1 - found])
+        known = read_ground_truth(truth, masks=True)
+        assert find_mistakes(known, read_predictions(rows, known, masks=True)).confusion[0, 0] == 1  # by their boxes
 
 
 @pytest.mark.parametrize("iou", [0, -0.5, 1.5, float("nan")])

@@ -147,12 +147,12 @@ def find_mistakes(
     """
     truth = read_ground_truth(ground_truth, masks=masks)
     found = read_predictions(predictions, truth, masks=masks)
-    kept, taken, ignored = match(truth, found, iou=iou, min_score=min_score)
+    kept, taken, ignored = match(truth, found, iou=iou, min_score=min_score, masks=masks)
     return _count(truth, found, kept, taken, ignored, iou, min_score)
 
 
 def match(
-    truth: GroundTruth, found: Detections, *, iou: float, min_score: float
+    truth: GroundTruth, found: Detections, *, iou: float, min_score: float, masks: bool = False
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Which detections count, the object of each detection or -1, (D,), and which objects are ignored, (G,).
 
@@ -164,7 +164,7 @@ def match(
     kept = np.flatnonzero(found.scores >= min_score)
     kept = kept[np.argsort(-found.scores[kept], kind="stable")]
     ignored = truth.objects.difficult | truth.objects.crowd
-    taken, spared = _match(found, kept, truth.objects, ignored, iou)
+    taken, spared = _match(_compared(found, masks), kept, _compared(truth.objects, masks), ignored, iou)
     return kept[~spared[kept]], taken, ignored
 
 
@@ -173,7 +173,6 @@ def _match(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """The object of each detection or -1, and whether it has none and lies on an ignored one of its class, (D,)."""
     taken, on_ignored, free = np.full(len(found), -1), np.zeros(len(found), dtype=np.bool_), ~ignored
-    found, objects = _with_boxes_of_masks(found), _with_boxes_of_masks(objects)
     for own_class in (True, False):
         for rows, targets in blocks_of_pairs(found.images[kept], objects.images):
             same = found.labels[kept[rows]] == objects.labels[targets]
@@ -206,8 +205,11 @@ def _overlapping(
     return rows[near], targets[near]
 
 
-def _with_boxes_of_masks(rows: _Rows) -> _Rows:
-    return rows if rows.masks is None else replace(rows, corners=corners_of(mask_boxes(rows.masks)))
+def _compared(rows: _Rows, masks: bool) -> _Rows:
+    """Rows with the boxes of their masks, if they have any, and without the masks where boxes are compared."""
+    if rows.masks is None:
+        return rows
+    return replace(rows, corners=corners_of(mask_boxes(rows.masks)), masks=rows.masks if masks else None)
 
 
 def _masks_of(rows: Rows, places: NDArray[np.int64]) -> list[dict[str, Any]]:
