@@ -26,7 +26,7 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from detmix.terminal import bar_of, progress_bars, table_of
-from detmix.training.data import DetectionData, MixupOptions, ShapesOptions
+from detmix.training import DetectionData, MixupOptions, ShapesOptions
 
 from .random_mixing import check_setting
 

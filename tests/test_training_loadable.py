@@ -19,10 +19,8 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.utilities.migration import migrate_checkpoint
 
-from detmix.training import MixBatches
+from detmix.training import DetectionData, DetectionModule, MixBatches, ShapesOptions
 from detmix.training.checkpoints import CheckpointFiles, read_checkpoint
-from detmix.training.data import DetectionData, ShapesOptions
-from detmix.training.module import DetectionModule
 from detmix.training.random_state import random_state, require_random_state, set_random_state
 from detmix.training.skipped import SkippedImages
 

@@ -25,8 +25,8 @@ from detmix.training import (
     cli_main,
 )
 from detmix.training.callbacks import mixing_of
-from detmix.training.module import _feature_numbers, _mixing_numbers
 from detmix.training.preview import batch_mixer, write_preview
+from detmix.training.step_numbers import feature_numbers, mixing_numbers
 
 from .test_configs import write_voc
 from .test_training import TINY
@@ -261,15 +261,15 @@ def test_features_count_as_mixed_where_they_were(layer, mixed):
     mixer = SimpleNamespace(layers=("input", "roi"), layer=layer, lam=0.3, mixed=mixed)
     place = {"input": 0.0, "roi": 1.0}[layer]
     numbers = {"train/mixed_fraction": 1.0, "train/lambda": 0.3, "train/layer": place}
-    assert _feature_numbers(mixer) == (numbers if mixed else {})
-    assert _feature_numbers(None) == {}
+    assert feature_numbers(mixer) == (numbers if mixed else {})
+    assert feature_numbers(None) == {}
 
 
 def test_an_image_with_a_part_cut_out_counts_as_mixed_and_has_no_ratio():
     image, target = Shapes(1)[0]
     _, cut = cutout(image, target, region=(10, 10, 60, 60))
-    assert _mixing_numbers([target, cut, target, target]) == {"train/mixed_fraction": 0.25}
-    assert _mixing_numbers([cut, {**target, "lam": 0.25}]) == {"train/mixed_fraction": 1.0, "train/lambda": 0.25}
+    assert mixing_numbers([target, cut, target, target]) == {"train/mixed_fraction": 0.25}
+    assert mixing_numbers([cut, {**target, "lam": 0.25}]) == {"train/mixed_fraction": 1.0, "train/lambda": 0.25}
 
 
 @pytest.mark.parametrize(

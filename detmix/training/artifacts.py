@@ -20,7 +20,7 @@ from ..machine import machine
 from ..targets import Target
 from .callbacks import callbacks_of, mixing_of
 from .checkpoints import save_whole
-from .data import data_of
+from .data import Evaluated, data_of
 from .module import DetectionModule
 from .run_report import MIN_SCORE, SAMPLES, as_detections, write_facts, write_run_report, write_sample
 from .skipped import SkippedImages
@@ -119,7 +119,7 @@ class RunFiles(L.Callback):
             write_facts(self.run_dir, self._summary(trainer, module), machine(), module.evaluation)
             write_run_report(self.run_dir, data_of(trainer), module.evaluation)
 
-    def _write_evaluation(self, trainer: L.Trainer, module: DetectionModule, folder: Path, stage: str) -> None:
+    def _write_evaluation(self, trainer: L.Trainer, module: DetectionModule, folder: Path, stage: Evaluated) -> None:
         assert module.evaluation is not None
         evaluation = module.evaluation
         progress = {"epoch": trainer.current_epoch, "step": trainer.global_step}
@@ -130,7 +130,7 @@ class RunFiles(L.Callback):
         write_whole(folder / "detections.jpg", lambda path: grid.save(path, format="JPEG", quality=90))
         self._show(trainer, "detections", grid)
 
-    def _detections(self, trainer: L.Trainer, module: DetectionModule, stage: str) -> list[Image.Image]:
+    def _detections(self, trainer: L.Trainer, module: DetectionModule, stage: Evaluated) -> list[Image.Image]:
         assert module.evaluation is not None
         data = data_of(trainer)
         dataset = data.evaluated_set(stage)

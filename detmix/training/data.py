@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,74 +11,21 @@ import cv2
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import ConcatDataset, DataLoader
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import to_dtype
 
 from ..batch import collate
-from ..data import DetectionDataset, Shapes, read_coco, read_voc
+from ..data import DetectionDataset
 from ..data.augment import Augment
 from ..data.dataset import OnError
-from ..dataset import Mix, MixupDataset
-from ..partners import PartnerPolicy
 from ..seeding import SeededDataset
+from .layout import Format, Layout, ShapesOptions, require_first_image
 from .loader import TrainingLoader, TrainingOrder
+from .mixing import MixupOptions, mix_samples
 from .signals import leave_signals_to_the_parent
 
-Stage = Literal["train", "val", "test"]
-
-
-@dataclass
-class MixupOptions:
-    """How training samples are mixed; see ``detmix.MixupDataset``.
-
-    Attributes:
-        alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off. 1.5 is the value of the Bag of
-            Freebies. RESULTS.md compares it with no mixing and, on blood cells, with 0.2.
-        p: probability that a sample is mixed at all; RESULTS.md compares 1 and 0.5.
-        mix: ``mixup`` blends two images, ``cutmix`` replaces a region of the one by the other's, ``cutout``
-            by nothing. RESULTS.md compares no kinds, nor partners, nor caches.
-        partner: ``any`` other image; ``with_boxes``, one that has an object; ``background``, one that has none;
-            ``other_class``, one without a class of the sample. A sample that has no such partner stays as it is.
-        cache: partners are taken from so many samples that each worker loaded last, which saves the second decode;
-            0 loads the partner. Then samples depend on ``num_workers`` too, and a run that is resumed within an epoch
-            ends that with other partners.
-        min_weight: objects fainter than this are left out; RESULTS.md compares 0.3 and 0.
-        no_mixup_epochs: epochs at the end that train without mixing, that of batches and features included; a number
-            below 1 is a share of all epochs, rounded, so that 0.1 is the last tenth. At least one epoch must be left.
-            RESULTS.md compares a plain ninth and a plain half.
-    """
-
-    alpha: float = 1.5
-    p: float = 1.0
-    mix: Mix = "mixup"
-    partner: PartnerPolicy = "any"
-    cache: int = 0
-    min_weight: float = 0.0
-    no_mixup_epochs: int | float = 0
-
-
-@dataclass
-class ShapesOptions:
-    """Made-up scenes; see ``detmix.data.Shapes``. Each split has scenes of its own.
-
-    Attributes:
-        train: number of training scenes.
-        val: number of validation scenes.
-        test: number of test scenes.
-        size: height and width of a scene in pixels.
-        max_objects: most objects in a scene.
-        min_extent: smallest width and height of an object in pixels.
-        max_extent: largest one.
-    """
-
-    train: int = 800
-    val: int = 200
-    test: int = 200
-    size: int = 128
-    max_objects: int = 6
-    min_extent: int = 16
-    max_extent: int = 56
+Evaluated = Literal["val", "test"]  # splits
 
 
 class DetectionData(L.LightningDataModule):
@@ -87,7 +33,7 @@ class DetectionData(L.LightningDataModule):
 
     def __init__(
         self,
-        format: Literal["coco", "voc", "shapes"] = "shapes",
+        format: Format = "shapes",
         *,
         root: str = "data",
         train: Sequence[str] = ("train",),
@@ -138,35 +84,32 @@ class DetectionData(L.LightningDataModule):
             FileNotFoundError: a file is missing.
         """
         super().__init__()
-        self.format = format
-        self.root = Path(root)
-        self.splits = {"train": tuple(train), "val": (val,), "test": (test,)}
-        self.annotations = annotations
-        self.images = images
-        self.shapes = shapes or ShapesOptions()
+        scenes = shapes or ShapesOptions()
+        self._layout = Layout(format, Path(root), annotations, images, scenes, seed, on_error, reduce_to)
+        self._splits = {"val": val, "test": test}
         self.mixup = mixup
         self.augment = Augment(augment)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.on_error: OnError = on_error
-        self.reduce_to = reduce_to
         self.seed = seed
         # seed_everything, and not the seed of the scenes, so that the validation scenes stay when it is changed
         self._run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         self._evaluated: dict[str, Any] = {}
-        first, *others = self.splits["train"]
-        source = self._open(first, "train", class_names, self.augment)
+        first, *others = train
+        source = self._layout.open(first, "train", class_names, self.augment)
         self.class_names: tuple[str, ...] = source.class_names
         self.category_ids: tuple[int, ...] = source.category_ids
-        self._sources = [source, *(self._open(split, "train", self.class_names, self.augment) for split in others)]
-        self.train_set = self._mixed(self._sources)
+        self._sources = [source]
+        self._sources += [self._layout.open(split, "train", self.class_names, self.augment) for split in others]
+        self.train_set = mix_samples(self._sources, self._mixing, self.mixing_seed)
         self.seeded_set = SeededDataset(self.train_set, seed=self._run_seed)
         self._order = TrainingOrder(self.seeded_set, seed=self._run_seed)
 
     @property
     def mixes(self) -> bool:
         """Whether training samples are mixed at all."""
-        return self.mixup is not None and self.mixup.alpha > 0 and self.mixup.p > 0
+        return self._mixing.mixes
 
     @property
     def mixing_seed(self) -> int:
@@ -179,21 +122,21 @@ class DetectionData(L.LightningDataModule):
         return bool(self.train_set.enabled)
 
     @property
-    def _no_mixup_epochs(self) -> int | float:
-        return self.mixup.no_mixup_epochs if self.mixup else 0
+    def _mixing(self) -> MixupOptions:
+        return self.mixup or MixupOptions(alpha=0.0)
 
     def skipped_images(self) -> list[str]:
         """The training images that this process and its workers could not read, under ``on_error="skip"``."""
         files = [s for s in self._sources if isinstance(s, DetectionDataset)]
         return [str(source.image_path(index)) for source in files for index in source.skipped]
 
-    def evaluated_set(self, stage: str) -> Any:
+    def evaluated_set(self, stage: Evaluated) -> Any:
         """The data set behind a stage, ``val`` or ``test``."""
         if stage not in self._evaluated:
-            self._evaluated[stage] = self._open(self.splits[stage][0], stage, self.class_names)
+            self._evaluated[stage] = self._layout.open(self._splits[stage], stage, self.class_names)
         return self._evaluated[stage]
 
-    def ground_truth(self, stage: str) -> dict[str, Any]:
+    def ground_truth(self, stage: Evaluated) -> dict[str, Any]:
         """Ground truth of a stage, ``val`` or ``test``, as a COCO dict."""
         return self.evaluated_set(stage).ground_truth()
 
@@ -213,30 +156,15 @@ class DetectionData(L.LightningDataModule):
             read.append(self.evaluated_set("test"))
         for source in read:
             if isinstance(source, DetectionDataset):
-                _require_first_image(source)
+                require_first_image(source)
 
     def check_schedule(self, max_epochs: int | None) -> None:
-        """Refuse a ``no_mixup_epochs`` under which nothing would be mixed; for runs that mix something.
-
-        Raises:
-            ValueError: it leaves no epoch, ``max_epochs`` is unknown, or it is neither a share nor a whole number.
-        """
-        stated = self._no_mixup_epochs
-        if stated == 0:
-            return
-        if max_epochs is None or max_epochs < 0:
-            raise ValueError("mixup.no_mixup_epochs counts from the last epoch: set trainer.max_epochs")
-        whole = stated < 1 or stated % 1 == 0
-        if not (0 <= stated < max_epochs and whole and _epochs(stated, max_epochs) < max_epochs):
-            raise ValueError(
-                f"mixup.no_mixup_epochs must lie in 0 ... {max_epochs - 1}, below trainer.max_epochs={max_epochs}, or "
-                "be a share of them below 1 that leaves at least one when rounded, "
-                f"got {stated}. To train without mixing pass --data.mixup null"
-            )
+        """Refuse a ``no_mixup_epochs`` under which nothing would be mixed; see ``MixupOptions``."""
+        self._mixing.check_schedule(max_epochs)
 
     def start_epoch(self, epoch: int, max_epochs: int | None) -> None:
         """Tell the training set which epoch it is; mixing is off in the last ``no_mixup_epochs``."""
-        unmixed = _epochs(self._no_mixup_epochs, max_epochs)
+        unmixed = self._mixing.unmixed_epochs(max_epochs)
         self.seeded_set.set_epoch(epoch)
         self.seeded_set.enable(unmixed == 0 or max_epochs is None or epoch < max_epochs - unmixed)
 
@@ -295,46 +223,6 @@ class DetectionData(L.LightningDataModule):
         images, targets = batch
         return [to_dtype(image, torch.float32, scale=True) for image in images], targets
 
-    def _mixed(self, sources: list[Any]) -> Any:
-        options = self.mixup or MixupOptions(alpha=0.0)
-        try:
-            return MixupDataset(
-                sources[0] if len(sources) == 1 else ConcatDataset(sources),
-                alpha=options.alpha,
-                p=options.p,
-                mix=options.mix,
-                partner=options.partner,
-                cache=options.cache,
-                min_weight=options.min_weight,
-                seed=self.mixing_seed,
-            )
-        except ValueError as error:
-            raise ValueError(f"data.mixup: {error}") from error
-
-    def _open(self, split: str, stage: str, names: Sequence[str] | None, transform: Any = None) -> Any:
-        if self.format == "shapes":
-            return self._draw(stage, transform)
-        if self.format == "coco":
-            file, images = (self.root / _filled(pattern, split) for pattern in (self.annotations, self.images))
-            found = read_coco(file, images, class_names=names)
-        else:
-            folder, _, image_set = split.rpartition("/")
-            found = read_voc(self.root / folder, image_set, class_names=names)
-        if stage != "train":
-            return DetectionDataset(found, transform=transform)
-        return DetectionDataset(found, transform=transform, on_error=self.on_error, reduce_to=self.reduce_to)
-
-    def _draw(self, stage: str, transform: Any) -> Shapes:
-        return Shapes(
-            getattr(self.shapes, stage),
-            size=self.shapes.size,
-            max_objects=self.shapes.max_objects,
-            min_extent=self.shapes.min_extent,
-            max_extent=self.shapes.max_extent,
-            seed=3 * self.seed + ("train", "val", "test").index(stage),
-            transform=transform,
-        )
-
     @property
     def _processes(self) -> int:
         return 1 if self.trainer is None else self.trainer.world_size
@@ -377,33 +265,10 @@ def data_of(trainer: Any) -> DetectionData:
     return trainer.datamodule
 
 
-def _filled(pattern: str, split: str) -> str:
-    try:
-        return pattern.format(split=split)
-    except (LookupError, ValueError, AttributeError) as error:
-        raise ValueError(f"data: {pattern!r} is no path in which {{split}} stands for the split") from error
-
-
-def _require_first_image(source: DetectionDataset) -> None:
-    """Refuse a folder without images; where images may be missing, one that is not there."""
-    first = source.image_path(0)
-    wanted = first if source.on_error == "raise" else first.parent
-    if not wanted.exists():
-        raise FileNotFoundError(
-            f"{wanted}: not found, and the first image of its split is to be there. Look at --data.root and, for COCO, "
-            "--data.images"
-        )
-
-
 def _start_worker(worker: int) -> None:
     """Workers stand beside each other: threads of their own would only take turns."""
     cv2.setNumThreads(0)
     leave_signals_to_the_parent()
-
-
-def _epochs(stated: int | float, max_epochs: int | None) -> int:
-    """A number of epochs that may be stated as a share of all."""
-    return int(stated * (max_epochs or 0) + 0.5) if stated < 1 else int(stated)
 
 
 def _cores() -> int:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import torch
@@ -15,49 +13,24 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..batch import Pairing
-from ..detectors import Objective, losses_and_detections, weight_losses
-from ..evaluation import coco_results
+from ..detectors import Objective, weight_losses
 from ..losses import Normalizer
 from ..manifold import ManifoldMixup
 from ..targets import Target
 from .checkpoints import require_same_tensors
-from .data import data_of
+from .data import Evaluated, data_of
 from .evaluation import Evaluation, evaluate
 from .loadable import require_loadable, require_resumable
+from .mixing import ManifoldOptions, mix_features
 from .models import Weights, build_detector, weights_shape_the_model
 from .optimization import OptimizerName, Schedule, change_settings, check_warm_up, lr_factor, make_optimizer
 from .precision import keep_boxes_exact
+from .step_numbers import feature_numbers, mixing_numbers, total_and_terms
+from .visits import Visit, gather, mean_losses, visit_images
 
 Batch = tuple[Sequence[Tensor], Sequence[Target]]
 
 _CHANGES_IT = (BaseFinetuning, StochasticWeightAveraging)  # the optimizer or its schedule, during the run
-
-
-@dataclass
-class ManifoldOptions:
-    """How features are mixed inside the detector; see ``detmix.ManifoldMixup``.
-
-    Attributes:
-        layers: the layers to draw from, anew in each step: ``input``; ``backbone`` or a module in it by its
-            dotted name, such as ``backbone.body.layer2``; ``roi``, the box head's features, in two-stage detectors.
-        alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off. 2 as in ``ManifoldMixup``.
-        p: probability that a step is mixed.
-        pairing: ``roll`` mixes each image with the one before it, the first with the last; ``shuffle`` with a
-            random one.
-    """
-
-    layers: list[str] = field(default_factory=lambda: ["input"])
-    alpha: float = 2.0
-    p: float = 1.0
-    pairing: Pairing = "roll"
-
-
-class Visit(NamedTuple):
-    """What one image of a validation or test set gave."""
-
-    predictions: list[dict[str, Any]]  # COCO results
-    losses: dict[str, float]  # of the image by itself: ``loss``, and its terms ``loss_...``
 
 
 class DetectionModule(L.LightningModule):
@@ -152,7 +125,7 @@ class DetectionModule(L.LightningModule):
     @property
     def mixes(self) -> bool:
         """Whether features are mixed at all."""
-        return self.manifold is not None and self.manifold.alpha > 0 and self.manifold.p > 0
+        return self.manifold is not None and self.manifold.mixes
 
     def setup(self, stage: str) -> None:
         """Build the detector for the classes of the data, as the device wants it.
@@ -202,7 +175,7 @@ class DetectionModule(L.LightningModule):
             weights = self.weights if stage == "fit" or started_from else None
             model = build_detector(self.detector_name, len(names) + 1, weights, **self.options)
             self.detector = weight_losses(model, self.objective, self.normalizer)
-            self.mixer = None if self.manifold is None else _feature_mixer(self.detector, self.manifold)
+            self.mixer = None if self.manifold is None else mix_features(self.detector, self.manifold)
 
     def on_fit_start(self) -> None:
         """Let the mixing of features draw from the seed of the mixing."""
@@ -232,9 +205,9 @@ class DetectionModule(L.LightningModule):
         images, targets = batch
         mixer = self.mixer if data_of(self.trainer).in_mixed_epoch else None
         losses: dict[str, Tensor] = (mixer or self.detector)(list(images), list(targets))
-        terms: dict[str, Any] = {f"train/{name}": loss for name, loss in _total_and_terms(losses).items()}
+        terms: dict[str, Any] = {f"train/{name}": loss for name, loss in total_and_terms(losses).items()}
         # numbers of the host stay there: a copy to a GPU would wait for it
-        numbers = {n: torch.tensor(value) for n, value in (_mixing_numbers(targets) | _feature_numbers(mixer)).items()}
+        numbers = {n: torch.tensor(value) for n, value in (mixing_numbers(targets) | feature_numbers(mixer)).items()}
         self.log_dict(terms | numbers, batch_size=len(images))
         return terms["train/loss"]
 
@@ -328,19 +301,12 @@ class DetectionModule(L.LightningModule):
 
     def _visit(self, batch: Batch) -> None:
         assert self.detector is not None
-        images, targets = batch
-        losses, detections = losses_and_detections(self.detector, images, targets, per_image=True)
-        terms = _total_and_terms(losses)
-        rows = torch.stack(list(terms.values()), dim=1).tolist()  # (B, terms)
-        for target, detection, row in zip(targets, detections, rows, strict=True):
-            image_id = int(target["image_id"])
-            found = coco_results([image_id], [detection], data_of(self.trainer).category_ids)
-            self._visits[image_id] = Visit(found, dict(zip(terms, row, strict=True)))
+        self._visits |= visit_images(self.detector, *batch, data_of(self.trainer).category_ids)
 
-    def _evaluate(self, stage: str) -> None:
-        visits = _gather(self._visits)
+    def _evaluate(self, stage: Evaluated) -> None:
+        visits = gather(self._visits)
         rows = [row for visit in visits.values() for row in visit.predictions]
-        truth, losses = data_of(self.trainer).ground_truth(stage), _mean_losses([*visits.values()])
+        truth, losses = data_of(self.trainer).ground_truth(stage), mean_losses([*visits.values()])
         self.evaluation = evaluate(truth, rows, visits.keys(), losses)
         numbers = self.evaluation.metrics() | self.evaluation.losses
         self.log_dict({f"{stage}/{name}": value for name, value in numbers.items()}, batch_size=1)
@@ -356,52 +322,5 @@ def _check_backend(name: str | None) -> None:
         raise ValueError(f"model.compile must be null or a backend of torch.compile: {', '.join(known)}; got {name!r}")
 
 
-def _total_and_terms(losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The sum of a detector's losses, ``loss``, and each by the name under which it is logged, ``loss_...``."""
-    terms = {f"loss_{name.removeprefix('loss_')}": loss for name, loss in losses.items()}
-    return {"loss": torch.stack(list(losses.values())).sum(0), **terms}
-
-
-def _mixing_numbers(targets: Sequence[Target]) -> dict[str, float]:
-    """Mean weight of the first image over the blended ones of a batch, and the share of it that is mixed.
-
-    An image with a part cut out counts as mixed, and has no such weight.
-    """
-    ratios = [target["lam"] for target in targets if "lam" in target]
-    mixed = sum("lam" in target or "covers" in target for target in targets)
-    numbers = {"train/mixed_fraction": mixed / len(targets)}
-    return numbers | ({"train/lambda": sum(ratios) / len(ratios)} if ratios else {})
-
-
 def _averages(trainer: Any) -> bool:
     return any(isinstance(callback, (WeightAveraging, StochasticWeightAveraging)) for callback in trainer.callbacks)
-
-
-def _feature_mixer(detector: nn.Module, options: ManifoldOptions) -> ManifoldMixup:
-    try:
-        return ManifoldMixup(detector, options.layers, options.alpha, p=options.p, pairing=options.pairing)
-    except ValueError as error:
-        raise ValueError(f"model.manifold: {error}") from error
-
-
-def _feature_numbers(mixer: ManifoldMixup | None) -> dict[str, float]:
-    """What a batch's features were mixed by, and at which layer; nothing where they were not."""
-    if mixer is None or mixer.layer is None or not mixer.mixed:
-        return {}
-    layer = mixer.layers.index(mixer.layer)
-    return {"train/mixed_fraction": 1.0, "train/lambda": mixer.lam, "train/layer": float(layer)}
-
-
-def _gather(visits: dict[int, Visit]) -> dict[int, Visit]:
-    """The visits of all processes by image id, each image once whatever the sampler's padding."""
-    parts: list[Any] = [visits]
-    if torch.distributed.is_initialized():
-        parts *= torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, visits)
-    merged = {image_id: visit for part in parts for image_id, visit in part.items()}
-    return dict(sorted(merged.items()))  # in one order, since the rules of VOC rank equal scores by theirs
-
-
-def _mean_losses(visits: Sequence[Visit]) -> dict[str, float]:
-    """Means over the images, which all have the same terms."""
-    return {name: fmean(visit.losses[name] for visit in visits) for name in visits[0].losses}

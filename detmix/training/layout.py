@@ -1,0 +1,105 @@
+"""Where the splits of a data set lie, and how they are opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..data import DetectionDataset, Shapes, read_coco, read_voc
+from ..data.dataset import OnError
+
+Format = Literal["coco", "voc", "shapes"]
+Stage = Literal["train", "val", "test"]
+
+
+@dataclass
+class ShapesOptions:
+    """Made-up scenes; see ``detmix.data.Shapes``. Each split has scenes of its own.
+
+    Attributes:
+        train: number of training scenes.
+        val: number of validation scenes.
+        test: number of test scenes.
+        size: height and width of a scene in pixels.
+        max_objects: most objects in a scene.
+        min_extent: smallest width and height of an object in pixels.
+        max_extent: largest one.
+    """
+
+    train: int = 800
+    val: int = 200
+    test: int = 200
+    size: int = 128
+    max_objects: int = 6
+    min_extent: int = 16
+    max_extent: int = 56
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The layout of a data set; its settings are those of ``DetectionData``."""
+
+    format: Format
+    root: Path
+    annotations: str
+    images: str
+    shapes: ShapesOptions
+    seed: int
+    on_error: OnError
+    reduce_to: int | None
+
+    def open(self, split: str, stage: Stage, names: Sequence[str] | None, transform: Any = None) -> Any:
+        """Read the annotations of a split.
+
+        Args:
+            split: its name.
+            stage: what it is for, ``train``, ``val`` or ``test``; made-up scenes go by that.
+            names: the classes in the order of their labels; see ``DetectionData``.
+            transform: ``image, target -> image, target``.
+
+        Raises:
+            ValueError: the data is malformed, empty, or of other classes; the file is named.
+            FileNotFoundError: a file is missing.
+        """
+        if self.format == "shapes":
+            return self._draw(stage, transform)
+        if self.format == "coco":
+            file, images = (self.root / _filled(pattern, split) for pattern in (self.annotations, self.images))
+            found = read_coco(file, images, class_names=names)
+        else:
+            folder, _, image_set = split.rpartition("/")
+            found = read_voc(self.root / folder, image_set, class_names=names)
+        if stage != "train":
+            return DetectionDataset(found, transform=transform)
+        return DetectionDataset(found, transform=transform, on_error=self.on_error, reduce_to=self.reduce_to)
+
+    def _draw(self, stage: Stage, transform: Any) -> Shapes:
+        return Shapes(
+            getattr(self.shapes, stage),
+            size=self.shapes.size,
+            max_objects=self.shapes.max_objects,
+            min_extent=self.shapes.min_extent,
+            max_extent=self.shapes.max_extent,
+            seed=3 * self.seed + ("train", "val", "test").index(stage),
+            transform=transform,
+        )
+
+
+def _filled(pattern: str, split: str) -> str:
+    try:
+        return pattern.format(split=split)
+    except (LookupError, ValueError, AttributeError) as error:
+        raise ValueError(f"data: {pattern!r} is no path in which {{split}} stands for the split") from error
+
+
+def require_first_image(source: DetectionDataset) -> None:
+    """Refuse a folder without images; where images may be missing, one that is not there."""
+    first = source.image_path(0)
+    wanted = first if source.on_error == "raise" else first.parent
+    if not wanted.exists():
+        raise FileNotFoundError(
+            f"{wanted}: not found, and the first image of its split is to be there. Look at --data.root and, for COCO, "
+            "--data.images"
+        )
