@@ -6,6 +6,7 @@ from .cutmix import cutmix_pair as cutmix_pair
 from .cutmix import cutout as cutout
 from .cutmix import sample_region as sample_region
 from .dataset import MixupDataset as MixupDataset
+from .detectors import keep_boxes_exact as keep_boxes_exact
 from .detectors import losses_and_detections as losses_and_detections
 from .detectors import unweight_losses as unweight_losses
 from .detectors import weight_losses as weight_losses

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 from torchvision import tv_tensors
 
 from .canvas import blend, canvas_size, compiled_blend, image_size, require_same_kind
@@ -166,7 +167,14 @@ class MixupBatch(Switched):
         Raises:
             ValueError: shapes, lengths, devices or values do not fit; the row of the batch is named.
             TypeError: kinds or dtypes do not fit; likewise.
+            RuntimeError: it is called in a worker of a data loader, whose count of steps is its own: each worker would
+                draw the same.
         """
+        if get_worker_info() is not None:
+            raise RuntimeError(
+                "in a data loader's worker the steps are not counted together, so pass the method collate of a "
+                "MixupBatch as collate_fn, which draws by image ids, or mix in the training step"
+            )
         _check_batch(images, targets)
         step, self.step = self.step, self.step + 1
         # steps count on from epoch to epoch, so the rank can take the epoch's place

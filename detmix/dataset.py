@@ -8,7 +8,7 @@ from collections.abc import Callable, Sized
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from .cache import Loaded, PartnerCache
 from .canvas import canvas_size, compiled_blend, image_size, require_same_kind
@@ -68,6 +68,9 @@ class MixupDataset(Switched, Dataset[Sample]):
     ``dataset`` or in a list ``datasets``, such as torch's ``Subset`` and ``ConcatDataset``. Within a wrapper that
     hides it, an inner one needs a ``seed`` of its own, and to be told the epoch and the switch itself.
 
+    Split data first, and mix the training part: a ``Subset`` of this would take partners from all of the data. Parts
+    that are joined afterwards need a ``seed`` each, or they draw alike.
+
     Call ``set_epoch`` before each epoch, as for a ``DistributedSampler``, or every epoch draws the same
     partners. ``set_epoch`` and ``enable`` live in shared memory: worker processes that are already
     running see them with the next sample they load (samples they have loaded ahead stay as they are). The
@@ -114,8 +117,8 @@ class MixupDataset(Switched, Dataset[Sample]):
             seed: of the draws; an integer.
 
         Raises:
-            TypeError: the seed is not an integer, or the choice of partners needs labels that the data set cannot
-                tell; one that mixes cannot, since its labels depend on the epoch.
+            TypeError: the data set is a stream; the seed is not an integer; or the choice of partners needs labels that
+                the data set cannot tell; one that mixes cannot, since its labels depend on the epoch.
             ValueError: alpha is negative, p or min_weight outside [0, 1], mix or partner unknown, a choice of
                 partners or a cache given for cutout, cache negative, the data set is empty, or no sample of it has a
                 partner. A sample raises it, too, where the cache does not fit in memory, all workers of this loader
@@ -180,8 +183,16 @@ class MixupDataset(Switched, Dataset[Sample]):
         image, target = self._plain(index) if draw is None else self._mix(index, draw)
         return (image, target) if self.transform is None else self.transform(image, target)
 
+    def _load(self, index: int) -> Sample:
+        sample = self.dataset[index]
+        if not isinstance(sample, (tuple, list)) or len(sample) != 2:
+            kind = f"{len(sample)} values" if isinstance(sample, (tuple, list)) else type(sample).__name__
+            raise TypeError(f"a data set must give (image, target), got {kind} for {self._describe(index)}")
+        image, target = sample
+        return image, target
+
     def _plain(self, index: int) -> Sample:
-        image, target = self.dataset[index]
+        image, target = self._load(index)
         check_target(target, size=image_size(image))
         if not self._held.capacity:
             return image, target
@@ -192,12 +203,12 @@ class MixupDataset(Switched, Dataset[Sample]):
         return copy.deepcopy((image, target))  # whoever gets it may write to it
 
     def _mix(self, index: int, draw: Draw) -> Sample:
-        own = Loaded(index, self.dataset[index])
+        own = Loaded(index, self._load(index))
         if self.mix == "cutout":
             return self._cut_out(own.sample, draw)
         held = self._partner_held(index) if self._held.capacity else None
         try:
-            partner = held or Loaded(draw.partner, self.dataset[draw.partner])
+            partner = held or Loaded(draw.partner, self._load(draw.partner))
             mixed = self._join(own.sample, partner.sample, draw)
         except Exception as error:
             names = f"{self._describe(index)} with its partner {self._describe(held.index if held else draw.partner)}"
@@ -226,7 +237,7 @@ class MixupDataset(Switched, Dataset[Sample]):
 
     def _describe(self, index: int) -> str:
         image_path = getattr(self.dataset, "image_path", None)
-        return f"sample {index}" if image_path is None else f"sample {index} ({image_path(index)})"
+        return f"sample {index} ({image_path(index)})" if callable(image_path) else f"sample {index}"
 
 
 def _absolute(index: int, length: int) -> int:
@@ -258,6 +269,9 @@ def _index(dataset: Sized, partner: PartnerPolicy) -> Partners:
 
 
 def _check_length(dataset: Sized, *, pairing: bool) -> None:
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        name = type(dataset).__name__
+        raise TypeError(f"a data set must have a length and samples by index, and {name} has not: see MixupIterable")
     if len(dataset) == 0:
         raise ValueError("the data set is empty: there is nothing to mix")
     if pairing and len(dataset) == 1:

@@ -214,6 +214,10 @@ class ManifoldMixup:
         if kind is None and step is not None and step.lam < 1:
             _check_mixed(step, self.model)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, such as that of a model while it is mixed: they are in no step."""
+        return {**vars(self), "_now": None, "_handles": []}
+
     def state_dict(self) -> dict[str, int]:
         """The step that comes next, for ``load_state_dict``."""
         return {"step": self.step}

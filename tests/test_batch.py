@@ -316,6 +316,14 @@ def test_collate_mixes_the_same_with_any_number_of_persistent_workers(workers, m
     assert not any("lam" in target for _, targets in plain for target in targets)
 
 
+def test_a_step_in_a_worker_is_refused():
+    mixer = MixupBatch()
+    samples = ListDataset([make_sample(1, seed=row) for row in range(2)])
+    loader = DataLoader(samples, batch_size=2, collate_fn=lambda batch: mixer(*collate(batch)), num_workers=1)
+    with pytest.raises(RuntimeError, match="pass the method collate of a MixupBatch as collate_fn"):
+        next(iter(loader))
+
+
 def test_collate_draws_from_the_image_ids_and_their_order():
     def lams(order):
         samples = [make_sample(1, seed=row) for row in order]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch.utils.data import ConcatDataset, DataLoader, Subset
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
 
 from detmix import MixupDataset, collate, mix_pair
 from detmix.cutmix import cutmix_pair, cutout, region_around
@@ -334,6 +334,35 @@ def test_a_partner_that_fails_is_named_with_both_indices_and_files(workers):
     wanted = r"sample 0 \(image_0.jpg\) with its partner sample 1 \(image_1.jpg\) failed: cannot decode"
     with pytest.raises(RuntimeError, match=wanted):
         next(iter(loader))
+
+
+def test_a_failure_is_told_where_image_path_is_no_method():
+    source = Broken(make_dataset(2).samples)
+    source.image_path = "images"
+    with pytest.raises(RuntimeError, match="sample 0 with its partner sample 1 failed: cannot decode"):
+        MixupDataset(source)[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"p": 0}, {"mix": "cutout"}])
+@pytest.mark.parametrize(
+    ("changed", "wanted"),
+    [(lambda sample: (*sample, "cat.jpg"), "3 values"), (lambda sample: {"image": sample[0]}, "dict")],
+)
+def test_samples_that_are_no_pairs_are_refused(options, changed, wanted):
+    samples = [changed(sample) for sample in make_dataset(3).samples]
+    with pytest.raises(TypeError, match=rf"a data set must give \(image, target\), got {wanted} for sample 0"):
+        MixupDataset(ListDataset(samples), **options)[0]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(make_dataset(3).samples)
+
+
+@pytest.mark.parametrize("stream", [Stream(), iter([])])
+def test_a_stream_is_refused_with_what_takes_it(stream):
+    with pytest.raises(TypeError, match=r"must have a length and samples by index, and \w+ has not: see MixupIterable"):
+        MixupDataset(stream)
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,18 @@ def test_a_method_that_was_replaced_on_the_object_is_refused():
         weight_losses(model)
 
 
+@pytest.mark.parametrize("family", ["RetinaNet", "FCOS"])
+@pytest.mark.parametrize("objective", ["weighted", "pair"])
+def test_a_head_that_was_put_in_later_is_refused_until_it_is_weighed(family, objective):
+    batch = make_batch(COUNTS, **WEIGHTED_BATCH)
+    model, other = (weight_losses(make_assembled(family), objective) for _ in range(2))
+    model.head = make_assembled(family).head
+    with pytest.raises(TypeError, match=r"model\.head is a .*Head, which ignores weights: .* Call weight_losses again"):
+        model(*batch)
+    losses_of(model, make_batch(COUNTS))
+    assert losses_of(weight_losses(model, objective), batch)[0] == losses_of(other, batch)[0]
+
+
 def test_a_method_that_ours_leaves_alone_may_be_replaced_on_the_object():
     model = make_assembled("FasterRCNN")
     model.roi_heads.postprocess_detections = lambda *_: ([], [], [])

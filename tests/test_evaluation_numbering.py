@@ -82,6 +82,7 @@ def test_numbers_do_not_depend_on_the_ids(tmp_path):
     [
         ({"classes": [{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}]}, r"classes.json: id 1 appears twice"),
         ({"classes": {"categories": []}}, r"classes.json: Expected `array`, got `object`"),
+        ({"classes": ["cat", "dog"]}, r"classes.json: Expected .*rename one of the two if it is a file of yours"),
         ({"classes": [{"id": 1, "name": "owl"}]}, r"\(ids as in .*classes.json\): unknown category_id 9 - at"),
         ({"images": {"images": []}}, r"images.json: Object missing required field `categories`"),
     ],

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from torchvision.ops import box_convert
@@ -60,6 +61,17 @@ def test_coco_results_refuse_a_label_without_a_category(label):
     detection = {**make_detection(1), "labels": torch.tensor([label])}
     with pytest.raises(ValueError, match=rf"image 4: labels must lie in \[1, 2\], got {label}"):
         coco_results([4], [detection], category_ids=[3, 7])
+
+
+@pytest.mark.parametrize("category_ids", [np.array([3, 7]), torch.tensor([3, 7]), (3, 7)])
+def test_category_ids_of_any_kind_become_plain_numbers(category_ids):
+    rows = json.loads(json.dumps(coco_results([4], [make_detection(5)], category_ids)))
+    assert [row["category_id"] for row in rows] == [[3, 7][label - 1] for label in make_detection(5)["labels"].tolist()]
+
+
+def test_category_ids_by_label_are_refused():
+    with pytest.raises(TypeError, match=r"one id for each label from 1 on, got \{1: 3, 2: 7\}"):
+        coco_results([4], [make_detection(1)], {1: 3, 2: 7})
 
 
 def test_coco_results_refuse_other_lengths():

@@ -58,6 +58,24 @@ def test_float_and_uint8_and_one_channel_give_the_same_picture():
     assert to_picture(torch.tensor([-0.5, 1.5]).reshape(1, 1, 2)).getpixel((1, 0)) == (255, 255, 255)
 
 
+def test_arrays_and_pil_images_are_drawn_as_the_tensor_of_their_pixels_is():
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    picture = to_picture(torch.from_numpy(pixels).permute(2, 0, 1))
+    pixels.setflags(write=False)
+    for same in (pixels, pixels[:, ::-1][:, ::-1], pixels / 255, Image.fromarray(pixels)):
+        assert to_picture(same).tobytes() == picture.tobytes()
+    gray = [pixels[..., 0], pixels[..., :1], Image.fromarray(pixels[..., 0])]
+    assert len({to_picture(image).tobytes() for image in gray}) == 1
+    drawn = draw_boxes(pixels, make_target([[2.0, 3, 9, 8]]))
+    assert image_grid([pixels, drawn], cell=16).size[0] > 32
+
+
+@pytest.mark.parametrize("image", [torch.zeros(3, 4, 4, dtype=torch.int32), np.zeros((4, 4), np.uint16)])
+def test_refuses_images_of_other_dtypes(image):
+    with pytest.raises(TypeError, match=r"must be of dtype uint8 or floating, got torch\.u?int"):
+        draw_boxes(image, make_target())
+
+
 @pytest.mark.parametrize("shape", [(16, 16), (4, 8, 8), (2, 3, 8, 8)])
 def test_refuses_what_is_no_image(shape):
     with pytest.raises(ValueError, match=r"\(C, H, W\) with C 1 or 3, got"):

@@ -1,6 +1,7 @@
 """ManifoldMixup around models as they are trained: wrapped, compiled, checkpointed; and what it refuses."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -327,6 +328,16 @@ def test_copies_of_a_mixer_mix_their_own_model():
     twin = copy.deepcopy(ManifoldMixup(make_model(), ["backbone.1"]))
     expected, _ = mixed_losses(ManifoldMixup(make_model(), ["backbone.1"]), make_batch(COUNTS))
     assert mixed_losses(twin, make_batch(COUNTS))[0] == expected
+
+
+@pytest.mark.parametrize("layer", ["input", "backbone.1", "backbone", "roi"])
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_a_model_that_is_being_mixed_is_not_mixed(layer, duplicate):
+    model, batch = make_model(), make_batch(COUNTS)
+    with ManifoldMixup(model, [layer], alpha=HALF):
+        model(*batch)
+        twin = duplicate(model)
+    assert losses_of(twin, batch)[0] == losses_of(make_model(), batch)[0]
 
 
 @pytest.mark.gpu

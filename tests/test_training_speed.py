@@ -1,5 +1,6 @@
 """What makes the trainer fast changes nothing that it computes, and adds no waiting for a GPU."""
 
+import json
 import warnings
 
 import lightning as L
@@ -20,6 +21,7 @@ from detmix.training import (
 )
 
 from .conftest import ROOT, undrawn_report
+from .test_detectors_precision import is_exact
 from .test_detectors_use import CountWaits
 from .test_training import TINY
 
@@ -51,6 +53,16 @@ def test_channels_last_is_another_layout_of_the_same_training(plain, tmp_path):
     torch.testing.assert_close(module.state_dict(), plain.state_dict(), rtol=1e-2, atol=1e-3)
     loaded = torch.load(tmp_path / "quickstart" / "model.pt", weights_only=True)
     assert list(loaded) == list(plain.detector.state_dict())
+
+
+def test_a_fit_in_bfloat16_measures_boxes_that_are_not_rounded(tmp_path):
+    run = fit(tmp_path, "--trainer.precision=bf16-mixed", "--trainer.limit_train_batches=1")
+    hooked = [name for name, m in run.model.detector.named_modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert hooked == []  # or it could not be scripted
+    rows = json.loads((tmp_path / "quickstart" / "predictions.json").read_text())
+    assert len(rows) > 10
+    assert is_exact(torch.tensor([row["score"] for row in rows]))
+    assert is_exact(torch.tensor([row["bbox"] for row in rows]))
 
 
 def test_a_compiled_backbone_trains_the_same_and_keeps_its_names(plain, tmp_path):

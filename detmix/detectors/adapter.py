@@ -51,7 +51,9 @@ def weight_losses(model: Model, objective: Objective = "weighted", normalizer: N
 
     Args:
         model: torchvision's Faster R-CNN, Mask R-CNN, Keypoint R-CNN, RetinaNet, FCOS, SSD or SSDlite, from a
-            builder or assembled by hand. Weigh it before it is wrapped (DistributedDataParallel, compile).
+            builder or assembled by hand. Weigh it before it is wrapped (DistributedDataParallel, compile), and again
+            after its ``rpn``, ``roi_heads`` or ``head`` was replaced: what is put there is torchvision's, and ignores
+            weights. A new predictor within them changes nothing.
         objective: what a row (an anchor, point or proposal) learns, in every term of the loss.
 
             - ``"weighted"``: a row on an object of weight w counts w, background rows count 1. The default: in

@@ -6,12 +6,14 @@ Letters: B images, A anchors (or points) of one image, R = B * A rows, S layers 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..targets import Target
+from .checks import are_weighted, require_labels
+from .names import full_name
 from .rows import Objective, RowTargets, groups_of, join, row_targets
 
 
@@ -42,6 +44,27 @@ class Groups(list[Target]):
         parts = iter(matched)
         images = [row_targets([next(parts) for _ in groups], groups, self.objective) for groups in self.by_image]
         return join(images, self.targets)
+
+
+def grouped(
+    model: Any, targets: list[Target], head_outputs: dict[str, Tensor], anchors: list[Tensor]
+) -> tuple[list[Target], list[Tensor]]:
+    """What a model matches: where targets carry weights their ``Groups``, each with the anchors of its image.
+
+    Raises:
+        TypeError: the head was replaced after ``weight_losses``, and would take groups for images.
+        ValueError: a label is too large.
+    """
+    if not are_weighted(targets, model.objective):
+        return targets, anchors
+    if not hasattr(model.head, "objective"):
+        raise TypeError(
+            f"model.head is a {full_name(model.head)}, which ignores weights: it was put there after weight_losses. "
+            "Call weight_losses again"
+        )
+    require_labels(targets, head_outputs["cls_logits"].shape[-1])
+    groups = Groups(targets, model.objective)
+    return groups, groups.repeat(anchors)
 
 
 class Matches(NamedTuple):

@@ -8,8 +8,7 @@ from torchvision.models.detection.fcos import FCOS, FCOSHead
 
 from ..losses import Normalizer, centerness_rows, focal_rows, iou_rows, reduce_rows
 from ..targets import Target
-from .checks import are_weighted, require_labels
-from .dense import Groups, Matches
+from .dense import Groups, Matches, grouped
 from .rows import Objective
 
 
@@ -27,10 +26,7 @@ class WeightedFCOS(FCOS):
         num_anchors_per_level: list[int],
     ) -> dict[str, Tensor]:
         """As torchvision's; weighted targets reach the head as ``Groups``."""
-        if are_weighted(targets, self.objective):
-            require_labels(targets, head_outputs["cls_logits"].shape[-1])
-            targets = Groups(targets, self.objective)
-            anchors = targets.repeat(anchors)
+        targets, anchors = grouped(self, targets, head_outputs, anchors)
         losses: dict[str, Tensor] = super().compute_loss(targets, head_outputs, anchors, num_anchors_per_level)
         return losses
 

@@ -8,8 +8,7 @@ from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, genera
 
 from ..losses import Normalizer, focal_rows, iou_rows, reduce_rows, smooth_l1_rows
 from ..targets import Target
-from .checks import are_weighted, require_labels
-from .dense import Groups, Matches
+from .dense import Groups, Matches, grouped
 from .rows import Objective, RowTargets
 
 _L1_BETA = {"l1": 0.0, "smooth_l1": 1.0}
@@ -26,10 +25,7 @@ class WeightedRetinaNet(RetinaNet):
         self, targets: list[Target], head_outputs: dict[str, Tensor], anchors: list[Tensor]
     ) -> dict[str, Tensor]:
         """As torchvision's; weighted targets reach the head as ``Groups``."""
-        if are_weighted(targets, self.objective):
-            require_labels(targets, head_outputs["cls_logits"].shape[-1])
-            targets = Groups(targets, self.objective)
-            anchors = targets.repeat(anchors)
+        targets, anchors = grouped(self, targets, head_outputs, anchors)
         losses: dict[str, Tensor] = super().compute_loss(targets, head_outputs, anchors)
         return losses
 

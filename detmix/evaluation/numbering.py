@@ -94,11 +94,21 @@ def _file_near(predictions: Path) -> Path | None:
 
 def _read(file: Path) -> _Images:
     if file.name == CLASSES_FILE:
-        return _Images([], read_classes(file))
+        return _Images([], _read_classes(file))
     try:
         return msgspec.json.decode(file.read_bytes(), type=_Images)
     except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors
         raise ValueError(f"{file}: {error}") from None
+
+
+def _read_classes(file: Path) -> list[Category]:
+    try:
+        return read_classes(file)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. Beside {PREDICTIONS_FILE} it is to say what the category ids there mean, as in a run's folder: "
+            "rename one of the two if it is a file of yours"
+        ) from error
 
 
 def _matched_images(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,16 @@ def coco_results(
 
     Raises:
         ValueError: the two sequences differ in length, or a label has no category id.
+        TypeError: the category ids are a mapping, whose keys would be taken for them.
     """
     if len(image_ids) != len(detections):
         raise ValueError(f"got {len(image_ids)} image ids and detections of {len(detections)} images")
+    if isinstance(category_ids, Mapping):
+        raise TypeError(f"category_ids must be a sequence, one id for each label from 1 on, got {category_ids!r}")
+    ids = [int(category_id) for category_id in category_ids]
     rows: list[dict[str, Any]] = []
     for image_id, detection in zip(image_ids, detections, strict=True):
-        rows += _image_results(int(image_id), detection, category_ids)
+        rows += _image_results(int(image_id), detection, ids)
     return rows
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ..canvas import Image as AnyImage
 from ..captions import one_line
 from ..evaluation import Fate
 from ..targets import Target
@@ -22,7 +24,7 @@ _WORDS = {"found": "✓"}  # other fates stand for themselves
 
 
 def draw_boxes(
-    image: Tensor,
+    image: AnyImage,
     target: Target,
     class_names: Sequence[str] | None = None,
     fates: Sequence[Fate] | None = None,
@@ -33,7 +35,7 @@ def draw_boxes(
     the weight ("RBC 0.37") or the score ("RBC 93%"). Small images are magnified by a whole number.
 
     Args:
-        image: (C, H, W) with C 1 or 3; uint8, or float in [0, 1] (values outside are clipped).
+        image: as for ``to_picture``; values of floats outside [0, 1] are clipped.
         target: ``boxes`` (N, 4) xyxy in pixels of the image and ``labels`` (N,) in 1 ... K-1; ``weights``
             (N,) where it is mixed, ``scores`` (N,) where it is a detection. N may be 0.
         class_names: name of label l at ``[l - 1]``; without it the label's number is written.
@@ -41,6 +43,7 @@ def draw_boxes(
             found; the outline is whole then, in long dashes where it was confused, otherwise in short ones.
 
     Raises:
+        TypeError: the image is of another dtype.
         ValueError: the image is of another shape, or a label has no name.
     """
     photo = to_picture(image)
@@ -61,12 +64,22 @@ def draw_boxes(
     return canvas.convert("RGB")
 
 
-def to_picture(image: Tensor) -> Image.Image:
-    """A (C, H, W) tensor, uint8 or float in [0, 1], C 1 or 3, as an RGB PIL image.
+def to_picture(image: AnyImage) -> Image.Image:
+    """An image as an RGB PIL image.
+
+    Args:
+        image: (C, H, W) tensor or (H, W, C) or (H, W) array, uint8 or float in [0, 1], C 1 or 3; or PIL image.
 
     Raises:
+        TypeError: the dtype is another.
         ValueError: the shape is another.
     """
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    if isinstance(image, np.ndarray):
+        return to_picture(torch.from_numpy(np.array(np.atleast_3d(image), order="C")).permute(2, 0, 1))
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise TypeError(f"image must be of dtype uint8 or floating, got {image.dtype}")
     if image.ndim != 3 or image.shape[0] not in (1, 3):
         raise ValueError(f"image must have shape (C, H, W) with C 1 or 3, got {tuple(image.shape)}")
     planes = image.detach().as_subclass(Tensor).cpu()

@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
+from ..canvas import Image as AnyImage
 from ..targets import Target
 from .boxes import draw_boxes, to_picture
 from .style import INK, PAPER, font_of, line_height
 
-Sample: TypeAlias = tuple[Tensor, Target]
+Sample: TypeAlias = tuple[AnyImage, Target]
 
 
 def image_grid(
-    images: Sequence[Image.Image | Tensor],
+    images: Sequence[AnyImage],
     captions: Sequence[str] | None = None,
     columns: int = 4,
     title: str | None = None,
@@ -26,7 +26,7 @@ def image_grid(
     """Lay pictures out in rows, each with its caption below it.
 
     Args:
-        images: PIL images, or tensors as ``draw_boxes`` takes them; of any sizes, at least one.
+        images: as ``draw_boxes`` takes them; of any sizes, at least one.
         captions: one for each image; long ones are broken into lines.
         columns: pictures in a row, at most.
         title: written above the grid.
@@ -59,7 +59,7 @@ def lambda_grid(
     """One pair of images blended at each ratio, with its weighted boxes.
 
     Args:
-        sample_a: image (C, H, W) and target; its share is lam.
+        sample_a: image and target; its share is lam.
         sample_b: the other; its share is 1 - lam.
         mix: ``detmix.mix_pair`` or a function called like it:
             ``mix(image_a, target_a, image_b, target_b, lam=lam) -> (image, target)``.
@@ -73,8 +73,8 @@ def lambda_grid(
     return image_grid(pictures, captions, columns=3, title="One pair at each ratio: λ is the share of image A")
 
 
-def _shrink(image: Image.Image | Tensor, longest: int) -> Image.Image:
-    picture = (to_picture(image) if isinstance(image, Tensor) else image).convert("RGB")
+def _shrink(image: AnyImage, longest: int) -> Image.Image:
+    picture = to_picture(image)
     picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     return picture
 

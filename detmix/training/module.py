@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..detectors import Objective, weight_losses
+from ..detectors import Objective, keep_boxes_exact, weight_losses
 from ..losses import Normalizer
 from ..manifold import ManifoldMixup
 from ..targets import Target
@@ -24,7 +24,6 @@ from .loadable import require_loadable, require_resumable
 from .mixing import ManifoldOptions, mix_features
 from .models import Weights, build_detector, weights_shape_the_model
 from .optimization import OptimizerName, Schedule, change_settings, check_warm_up, lr_factor, make_optimizer
-from .precision import keep_boxes_exact
 from .step_numbers import feature_numbers, mixing_numbers, total_and_terms
 from .visits import Visit, gather, mean_losses, visit_images
 

@@ -1,16 +1,11 @@
 """Under autocast what a detector gives is no less exact than without: anchors, proposals, boxes, scores and losses."""
 
-import json
-
 import pytest
 import torch
 
-from detmix.detectors import losses_and_detections
-from detmix.training import DetectionModule, cli_main
-from detmix.training.precision import keep_boxes_exact
+from detmix import keep_boxes_exact, losses_and_detections
 
 from .factories import FAMILIES, make_assembled, make_parts, make_target
-from .test_training import TINY
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 HEIGHT, WIDTH = 40, 600  # bfloat16 has each fourth pixel beyond 512
@@ -30,13 +25,10 @@ def make_plain(family):
     return model
 
 
-def make_module(family, monkeypatch):
-    """The trainer's module around the same detector."""
-    monkeypatch.setattr("detmix.training.module.build_detector", lambda *_, **__: make_plain(family))
-    module = DetectionModule(objective="unweighted")
-    module.build("fit", ("cat", "dog", "owl"))
-    keep_boxes_exact(module.detector)  # as the trainer has it done
-    return module
+def make_exact(family):
+    model = make_plain(family)
+    keep_boxes_exact(model)
+    return model
 
 
 def make_images():
@@ -64,11 +56,11 @@ def is_exact(tensor):
 
 
 @every_family
-def test_detections_are_not_rounded(family, monkeypatch):
-    module = make_module(family, monkeypatch).eval()
+def test_detections_are_not_rounded(family):
+    model = make_exact(family).eval()
     with torch.no_grad():
-        [detection] = in_bfloat16(lambda: module(make_images()))
-        losses, [same] = in_bfloat16(lambda: losses_and_detections(module.detector, make_images(), [TARGET]))
+        [detection] = in_bfloat16(lambda: model(make_images()))
+        losses, [same] = in_bfloat16(lambda: losses_and_detections(model, make_images(), [TARGET]))
     assert len(detection["boxes"]) > 50
     assert is_exact(detection["boxes"])
     assert is_exact(detection["scores"])
@@ -78,19 +70,19 @@ def test_detections_are_not_rounded(family, monkeypatch):
 
 
 @every_family
-def test_anchors_are_those_of_full_precision(family, monkeypatch):
-    module = make_module(family, monkeypatch).eval()
+def test_anchors_are_those_of_full_precision(family):
+    model = make_exact(family).eval()
     name = "rpn.anchor_generator" if "RCNN" in family else "anchor_generator"
-    generator = module.detector.get_submodule(name)
-    _, rounded = called(generator, lambda: in_bfloat16(lambda: module(make_images())))
-    _, anchors = called(generator, lambda: module(make_images()))
+    generator = model.get_submodule(name)
+    _, rounded = called(generator, lambda: in_bfloat16(lambda: model(make_images())))
+    _, anchors = called(generator, lambda: model(make_images()))
     torch.testing.assert_close(rounded, anchors, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("family", ["FasterRCNN", "MaskRCNN", "KeypointRCNN"])
 @pytest.mark.parametrize("training", [True, False])
-def test_proposals_are_not_rounded(family, training, monkeypatch):
-    detector = make_module(family, monkeypatch).detector.train(training)
+def test_proposals_are_not_rounded(family, training):
+    detector = make_exact(family).train(training)
     _, ([proposals], _) = called(detector.rpn, lambda: in_bfloat16(lambda: detector.rpn(*rpn_inputs(detector))))
     assert is_exact(proposals)
 
@@ -101,21 +93,17 @@ def rpn_inputs(detector):
 
 
 @every_family
-def test_without_autocast_it_is_torchvisions_own(family, monkeypatch):
-    detector, plain = make_module(family, monkeypatch).detector, make_plain(family)
+def test_without_autocast_it_is_torchvisions_own(family):
+    detector, plain = make_exact(family), make_plain(family)
     assert detector.state_dict().keys() == plain.state_dict().keys()
     with torch.no_grad():
         results = [losses_and_detections(model, make_images(), [TARGET]) for model in (detector, plain)]
     torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
-def test_a_fit_in_bfloat16_measures_boxes_that_are_not_rounded(tmp_path, in_repository, no_report):
-    limits = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
-    arguments = [*TINY, *limits, "--data.mixup=null", "--trainer.precision=bf16-mixed"]
-    run = cli_main(["fit", "--config", "configs/quickstart.yaml", "--runs", str(tmp_path), *arguments])
-    hooked = [name for name, m in run.model.detector.named_modules() if m._forward_hooks or m._forward_pre_hooks]
-    assert hooked == []  # or it could not be scripted
-    rows = json.loads((tmp_path / "quickstart_nomix" / "predictions.json").read_text())
-    assert len(rows) > 10
-    assert is_exact(torch.tensor([row["score"] for row in rows]))
-    assert is_exact(torch.tensor([row["bbox"] for row in rows]))
+@every_family
+def test_once_the_hooks_are_removed_torchvisions_own_is_left(family):
+    model = make_plain(family)
+    for handle in keep_boxes_exact(model):
+        handle.remove()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

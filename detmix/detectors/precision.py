@@ -29,8 +29,8 @@ def keep_boxes_exact(model: nn.Module) -> list[RemovableHandle]:
         model: a detector of torchvision's, weighted or not.
 
     Returns:
-        The hooks on its anchor generator and its heads, to be removed when the training is over: a model with hooks
-        cannot be scripted.
+        The hooks on its anchor generator and its heads, whose ``remove()`` undoes it: a model with hooks cannot be
+        scripted.
     """
     modules = dict(model.named_modules())
     before = [modules[n].register_forward_pre_hook(_with_exact_features) for n in _ANCHORS if n in modules]
