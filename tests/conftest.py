@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,8 +13,15 @@ from .browser import NAMES, Browser, find_browser
 # read when torch is imported: threads that wait by spinning make the suite several times slower on a busy machine
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# the tests neither read nor fill the index of the user who runs them
+# what the caller has set for other programs, or a job that he is in, changes neither what is printed nor how it is run
+for _name in list(os.environ):
+    if _name in ("FORCE_COLOR", "COLUMNS", "PL_GLOBAL_SEED") or _name.startswith("SLURM_"):
+        del os.environ[_name]
+
+# the tests neither read nor fill the folders of the user who runs them
 os.environ["DETMIX_CACHE_DIR"] = "off"
+_datasets = tempfile.TemporaryDirectory(prefix="detmix-tests-")  # where Hugging Face's library keeps its locks
+os.environ["HF_DATASETS_CACHE"] = _datasets.name
 
 # the process from which others are forked by "forkserver" imports these once
 multiprocessing.set_forkserver_preload(["detmix.training", "detmix.figures", "tensorboard"])

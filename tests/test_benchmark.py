@@ -138,7 +138,7 @@ def test_blends_are_compared_with_a_copy_and_with_other_ways():
         ("4000x3000 + 4000x3000, peak memory", "the canvas"),
     ]
     assert all(row.value > 0 and row.reference > 0 for row in report.rows)
-    assert 1 <= report.rows[-1].ratio[1] <= 1.25
+    assert 0.9 <= report.rows[-1].ratio[1] <= 1.25  # the process may give back some pages of its own meanwhile
 
 
 def test_samples_are_compared_with_and_without_mixing():

@@ -305,7 +305,6 @@ def unpickled(augment):
     return pickle.loads(pickle.dumps(augment))
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("prepare", [lambda augment: augment, copy.deepcopy, unpickled])
 def test_persistent_workers_see_the_epoch_and_draw_the_same(prepare):
     augment = prepare(Albumentations([A.RandomCrop(20, 20)], seed=3))

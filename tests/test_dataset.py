@@ -61,7 +61,6 @@ def reference():
     ("workers", "method"),
     [(0, None), (1, "fork"), (3, "fork"), (1, "spawn"), (3, "spawn"), (1, "forkserver")],
 )
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")  # more than this machine has cores
 def test_samples_are_the_same_for_any_number_of_persistent_workers(reference, workers, method):
     dataset = MixupDataset(make_dataset(), seed=3)
     loader = DataLoader(

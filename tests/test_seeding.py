@@ -99,7 +99,6 @@ def make_mixed(transform, *, inside):
     return MixupDataset(data, alpha=1.5, seed=1, transform=transform)
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("kind", TRANSFORMS)
 def test_a_sample_depends_neither_on_workers_nor_on_the_order_of_visits(kind, inside):

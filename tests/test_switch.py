@@ -136,7 +136,6 @@ def answer(switched, asked, told):
         told.put((switched.epoch, switched.enabled))
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_process_that_already_runs_sees_every_change(method):
     context, switched = multiprocessing.get_context(method), Switched()
