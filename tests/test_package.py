@@ -17,6 +17,7 @@ PUBLIC = {
     "collate",
     "cutmix_pair",
     "cutout",
+    "keep_boxes_exact",
     "losses_and_detections",
     "mix_pair",
     "object_keys",
