@@ -13,15 +13,8 @@ from .browser import NAMES, Browser, find_browser
 # read when torch is imported: threads that wait by spinning make the suite several times slower on a busy machine
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# what the caller has set for other programs, or a job that he is in, changes neither what is printed nor how it is run
-for _name in list(os.environ):
-    if _name in ("FORCE_COLOR", "COLUMNS", "PL_GLOBAL_SEED") or _name.startswith("SLURM_"):
-        del os.environ[_name]
-
 # the tests neither read nor fill the folders of the user who runs them
 os.environ["DETMIX_CACHE_DIR"] = "off"
-_datasets = tempfile.TemporaryDirectory(prefix="detmix-tests-")  # where Hugging Face's library keeps its locks
-os.environ["HF_DATASETS_CACHE"] = _datasets.name
 
 # the process from which others are forked by "forkserver" imports these once
 multiprocessing.set_forkserver_preload(["detmix.training", "detmix.figures", "tensorboard"])
@@ -36,9 +29,19 @@ settings.register_profile(
 settings.load_profile("detmix")
 
 
-def pytest_configure():
-    """Keep the way to the terminal, which is captured while tests run, for what ends all of them."""
-    hostile.terminal = os.dup(2)
+def pytest_configure(config):
+    """Leave the caller's surroundings, and keep the way to the terminal, which is captured while tests run.
+
+    What is set for other programs, or by the job that the tests run in, changes neither what is printed nor how it is
+    computed. Programs that tests start import this file too, and are to keep what they were given.
+    """
+    for name in list(os.environ):
+        if name in ("FORCE_COLOR", "COLUMNS", "PL_GLOBAL_SEED") or name.startswith("SLURM_"):
+            del os.environ[name]
+    locks = tempfile.TemporaryDirectory(prefix="detmix-tests-")  # of Hugging Face's library, which reads it on import
+    os.environ["HF_DATASETS_CACHE"] = locks.name
+    config.add_cleanup(locks.cleanup)
+    hostile.terminal = os.dup(2)  # for what ends all tests
 
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -134,6 +134,27 @@ def test_a_checkpoint_of_the_run_itself_is_taken(run):
     run.read({name: value for name, value in checkpoint.items() if name not in ("callbacks", "detmix")})
 
 
+@pytest.mark.parametrize(
+    ("kind", "group", "state"),
+    [
+        ("sgd", {"weight_decay": 1e308}, {}),
+        ("sgd", {"dampening": -1e300}, {}),
+        ("sgd", {"lr": 1e40}, {}),
+        ("adamw", {}, {"step": torch.tensor(-1.0)}),
+    ],
+    indirect=["kind"],
+)
+def test_numbers_with_which_no_step_can_be_taken_are_refused(run, group, state):
+    content = run.checkpoint()
+    before = {name: value.clone() for name, value in run.module.state_dict().items()}
+    [kept] = content["optimizer_states"]
+    kept["param_groups"][0] |= group
+    kept["state"][1] |= state
+    with pytest.raises(ValueError, match=r"last\.ckpt: no checkpoint to go on from: .*(overflow|division)"):
+        run.read(content)
+    assert all(torch.equal(value, before[name]) for name, value in run.module.state_dict().items())
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_checkpoint_with_other_values_is_refused_or_loads(kind, data):

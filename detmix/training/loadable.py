@@ -5,6 +5,7 @@ Lightning looks at each part only when it loads it, and says then what Python sa
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,7 +116,7 @@ def _require_place(place: Any) -> None:
 
 
 def _require_optimizer(state: dict[str, Any], schedule: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Load both, and take a step: no parameter has a gradient, so none is changed."""
+    """Load both into an optimizer, and take a step with it; the parameters stay as they are."""
     for key in ("state", "param_groups"):
         if key not in state:
             raise ValueError(f"optimizer_states has no {key}")
@@ -124,13 +125,25 @@ def _require_optimizer(state: dict[str, Any], schedule: dict[str, Any], optimize
     _require_like({name: scheduler.state_dict()[name] for name in _OF_A_SCHEDULE}, schedule, "lr_schedulers")
     if any(name == "optimizer" or callable(getattr(type(scheduler), name, None)) for name in schedule):
         raise ValueError("lr_schedulers would take the place of what torch's schedule does")
-    optimizer.load_state_dict(state)
+    optimizer.load_state_dict(copy.deepcopy(state))
     scheduler.load_state_dict(schedule)
     _require_like(own, optimizer.param_groups, "param_groups")
     for parameter, values in optimizer.state.items():
         _require_state_of(parameter, values, type(optimizer).__name__)
-    optimizer.step()
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        _try_step(optimizer, parameter)
     scheduler.step()
+
+
+def _try_step(optimizer: torch.optim.Optimizer, parameter: Tensor) -> None:
+    """Take a step of one parameter, and take it back: numbers that torch cannot compute with make it raise."""
+    before = parameter.detach().clone()
+    parameter.grad = torch.zeros_like(parameter)
+    try:
+        optimizer.step()
+    finally:
+        parameter.grad = None
+        parameter.detach().copy_(before)
 
 
 def _require_state_of(parameter: Tensor, values: dict[str, Any], kind: str) -> None:
