@@ -31,6 +31,17 @@ def test_the_order_is_another_in_each_epoch_and_for_each_seed():
     assert visits(epoch=7, seed=3) == visits(epoch=7, seed=3)
 
 
+@given(st.sets(st.integers(0, 4000), min_size=2, max_size=2), st.integers(0, 30))
+def test_no_order_of_a_seed_is_one_of_another_seed(seeds, shift):
+    """torch's sampler shuffles by seed + epoch: orders of the seeds 0 and 1 would be the same, an epoch apart."""
+    first, second = ({tuple(visits(epoch=epoch, seed=seed)) for epoch in range(shift, shift + 10)} for seed in seeds)
+    near = {tuple(visits(epoch=epoch, seed=max(seeds))) for epoch in range(3)} & {
+        tuple(visits(epoch=epoch, seed=max(seeds) - 1)) for epoch in range(4)
+    }
+    assert not first & second
+    assert not near
+
+
 @given(st.integers(1, 40), st.integers(1, 4), SEEDS, EPOCHS)
 def test_processes_share_an_epoch_evenly(count, processes, seed, epoch):
     shares = [visits(count, epoch, processes=processes, rank=rank, seed=seed) for rank in range(processes)]

@@ -340,6 +340,31 @@ def test_the_preview_shows_batches_as_the_callback_mixes_them(monkeypatch, tmp_p
     assert captions == [f"λ = {lam:.2f}" for lam in ratios[:6]]
 
 
+@pytest.mark.parametrize("callbacks", [None, [MixBatches()]])
+def test_the_preview_augments_as_the_training_does(monkeypatch, tmp_path, callbacks):
+    data = DetectionData("shapes", shapes=SCENES, batch_size=4)  # half of the images are flipped
+    mixer = batch_mixer(data, {"callbacks": callbacks})
+    wanted = [image for image, _ in data.seeded_set]
+    if mixer is not None:
+        wanted = [
+            image for start in (0, 4) for image in mixer(*collate(data.seeded_set[start + n] for n in range(4)))[0]
+        ]
+        mixer.step = 0
+    drawn = []
+    monkeypatch.setattr("detmix.training.preview.draw_boxes", lambda image, *_: drawn.append(image))
+    torch.manual_seed(7)
+    captions_of_preview(monkeypatch, data, tmp_path, mixer)
+    assert all(map(torch.equal, drawn[:6], wanted))
+
+
+@pytest.mark.parametrize(
+    ("format", "train", "wanted"), [("shapes", ["a", "b"], "the same scenes"), ("coco", [], "or more")]
+)
+def test_training_splits_are_named_once_and_none_twice(format, train, wanted):
+    with pytest.raises(ValueError, match=rf"data\.train must have one name,? .*{wanted}"):
+        DetectionData(format, train=train)
+
+
 def in_order(data, start):
     return collate(data.train_set[index] for index in range(start, start + 4))
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from detmix import weight_losses
 from detmix.manifold import ManifoldMixup
-from detmix.training import DetectionModule, build_detector
+from detmix.training import DetectionData, DetectionModule, ShapesOptions, Throughput, build_detector
+from detmix.training.artifacts import _seed
 
 from .factories import make_assembled, make_batch
 from .test_training_mixing import make_data
@@ -79,6 +80,67 @@ def test_features_are_mixed_by_the_seed_of_the_run(monkeypatch):
 
     module, detector = DetectionModule(), weight_losses(make_assembled("RetinaNet")).eval()
     assert drawn("3") == drawn("3") != drawn("4")
+
+
+def tiny_module(count=3):
+    module = DetectionModule("fasterrcnn_resnet18_small", weights=None, options={"min_size": 32, "max_size": 32})
+    module.build("fit", [f"class {number}" for number in range(count)])
+    return module
+
+
+def quiet_trainer(**settings):
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return L.Trainer(accelerator="cpu", enable_model_summary=False, **quiet, **settings)
+
+
+class BreaksOff(L.Callback):
+    """An error after the last batch of a validation, as of a user's own callback."""
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        if batch_idx + 1 == trainer.num_val_batches[0]:
+            raise ArithmeticError
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning")
+def test_a_validation_that_broke_off_leaves_nothing_for_the_next_pass():
+    scenes = ShapesOptions(train=2, val=4, test=4, size=64, max_extent=32)
+    module, data = tiny_module(), DetectionData("shapes", shapes=scenes, batch_size=2)
+    with pytest.raises(ArithmeticError):
+        quiet_trainer(callbacks=[BreaksOff()]).validate(module, data)
+    quiet_trainer(limit_test_batches=1).test(module, data)
+    first = [data.evaluated_set("test")[index][1]["image_id"] for index in range(2)]
+    assert [image["id"] for image in module.evaluation.ground_truth["images"]] == first
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.detector.modules())
+
+
+def test_a_detector_of_other_classes_is_not_trained_on():
+    module = tiny_module(3)
+    module.build("validate", ["cat", "dog", "owl"])
+    with pytest.raises(ValueError, match="built for 3 classes, and this data has 2: cat, dog"):
+        module.build("fit", ["cat", "dog"])
+
+
+def test_the_report_states_the_seed_of_data_that_was_made_before_the_call(monkeypatch):
+    data = make_data()
+    assert _seed(data) == "none"
+    for stated, wanted in (("0", "0"), ("3", "3, of order and mixing 0")):
+        monkeypatch.setenv("PL_GLOBAL_SEED", stated)
+        assert _seed(data) == wanted
+    assert _seed(make_data()) == "3"
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_the_time_of_a_validation_is_not_the_trainings(validated):
+    logged = []
+    module = SimpleNamespace(log=lambda name, *_, **__: logged.append(name))
+    throughput, batch = Throughput(), ([0, 0], [0, 0])
+    throughput.on_train_epoch_start(None, module)
+    throughput.on_train_batch_end(None, module, None, batch, 0)
+    if validated:
+        throughput.on_validation_end(None, module)
+    throughput.on_train_batch_end(None, module, None, batch, 1)
+    throughput.on_train_batch_end(None, module, None, batch, 2)
+    assert logged == ["images_per_s"] * (1 if validated else 2)
 
 
 @pytest.mark.parametrize("callback", [EMAWeightAveraging(), StochasticWeightAveraging(swa_lrs=0.1)])

@@ -20,7 +20,7 @@ from ..machine import machine
 from ..targets import Target
 from .callbacks import callbacks_of, mixing_of
 from .checkpoints import save_whole
-from .data import Evaluated, data_of
+from .data import DetectionData, Evaluated, data_of
 from .module import DetectionModule
 from .run_report import MIN_SCORE, SAMPLES, as_detections, write_facts, write_run_report, write_sample
 from .skipped import SkippedImages
@@ -159,8 +159,14 @@ class RunFiles(L.Callback):
             "Objective": f"{module.objective}, normalizer {module.normalizer}",
             "Epochs": f"{trainer.current_epoch} ({trainer.global_step} steps)",
             "Duration": f"{seconds // 60} min {seconds % 60} s",
-            "Seed": os.environ.get("PL_GLOBAL_SEED", "none"),
+            "Seed": _seed(data_of(trainer)),
         } | _skipped(trainer)
+
+
+def _seed(data: DetectionData) -> str:
+    """The seed of ``seed_everything``, and that of the data where it was made before the call."""
+    stated = os.environ.get("PL_GLOBAL_SEED", "none")
+    return stated if stated in ("none", str(data.run_seed)) else f"{stated}, of order and mixing {data.run_seed}"
 
 
 def _skipped(trainer: L.Trainer) -> dict[str, str]:

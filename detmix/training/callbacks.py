@@ -148,6 +148,10 @@ class Throughput(L.Callback):
         """The time between epochs is not the training's."""
         self._last = None
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Nor is that of a validation."""
+        self._last = None
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

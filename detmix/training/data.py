@@ -77,10 +77,12 @@ class DetectionData(L.LightningDataModule):
                 and test images must be whole.
             reduce_to: given, training images that are JPEG files are decoded at a half, a quarter or an eighth of their
                 size, as far as the shorter side keeps so many pixels; the detector's ``min_size`` is a good value.
-            seed: of the made-up scenes; the mixing draws from this and ``seed_everything`` together.
+            seed: of the made-up scenes; the mixing draws from this and the seed of Lightning's ``seed_everything``
+                together, which is to be called before.
 
         Raises:
-            ValueError: the data is malformed, empty, or of other classes; the file is named.
+            ValueError: the data is malformed, empty, or of other classes; the file is named. Or no training split is
+                named, or several of made-up scenes.
             FileNotFoundError: a file is missing.
         """
         super().__init__()
@@ -94,17 +96,17 @@ class DetectionData(L.LightningDataModule):
         self.on_error: OnError = on_error
         self.seed = seed
         # seed_everything, and not the seed of the scenes, so that the validation scenes stay when it is changed
-        self._run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        self.run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         self._evaluated: dict[str, Any] = {}
-        first, *others = train
+        first, *others = _checked_names(train, format)
         source = self._layout.open(first, "train", class_names, self.augment)
         self.class_names: tuple[str, ...] = source.class_names
         self.category_ids: tuple[int, ...] = source.category_ids
         self._sources = [source]
         self._sources += [self._layout.open(split, "train", self.class_names, self.augment) for split in others]
         self.train_set = mix_samples(self._sources, self._mixing, self.mixing_seed)
-        self.seeded_set = SeededDataset(self.train_set, seed=self._run_seed)
-        self._order = TrainingOrder(self.seeded_set, seed=self._run_seed)
+        self.seeded_set = SeededDataset(self.train_set, seed=self.run_seed)
+        self._order = TrainingOrder(self.seeded_set, seed=self.run_seed)
 
     @property
     def mixes(self) -> bool:
@@ -114,7 +116,7 @@ class DetectionData(L.LightningDataModule):
     @property
     def mixing_seed(self) -> int:
         """What all mixing draws from: another for each run's seed, so that runs that differ in it are independent."""
-        return self.seed + self._run_seed
+        return self.seed + self.run_seed
 
     @property
     def in_mixed_epoch(self) -> bool:
@@ -171,7 +173,7 @@ class DetectionData(L.LightningDataModule):
     def order(self) -> dict[str, int]:
         """What the order of the training samples depends on, beside the epoch."""
         return {
-            "seed": self._run_seed,
+            "seed": self.run_seed,
             "images": len(self.train_set),
             "batch size": self.batch_size,
             "processes": self._processes,
@@ -207,7 +209,7 @@ class DetectionData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled, mixed batches, in an order that depends on the run's seed and the epoch alone."""
         rank = 0 if self.trainer is None else self.trainer.global_rank
-        self._order = TrainingOrder(self.seeded_set, processes=self._processes, rank=rank, seed=self._run_seed)
+        self._order = TrainingOrder(self.seeded_set, processes=self._processes, rank=rank, seed=self.run_seed)
         return self._loader(TrainingLoader, self.seeded_set, sampler=self._order, drop_last=self._leaves_one_over())
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -258,6 +260,13 @@ class DetectionData(L.LightningDataModule):
         assert self.trainer is not None
         if not self._on_gpu():
             torch.set_num_threads(max(1, _cores() // self.trainer.num_devices - self._workers()))
+
+
+def _checked_names(train: Sequence[str], format: Format) -> Sequence[str]:
+    if not train or (format == "shapes" and len(train) > 1):
+        wanted = "one name, since others would be the same scenes" if format == "shapes" else "one name or more"
+        raise ValueError(f"data.train must have {wanted}, got {list(train)}")
+    return train
 
 
 def data_of(trainer: Any) -> DetectionData:

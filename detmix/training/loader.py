@@ -8,6 +8,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader, DistributedSampler
 
+_APART = 1_000_003  # of the seeds: torch shuffles by seed + epoch, and one seed's orders are to be none of another's
+
 
 class TrainingOrder(DistributedSampler[int]):
     """The shuffled samples of one process in an epoch: a function of (seed, epoch, process).
@@ -26,7 +28,7 @@ class TrainingOrder(DistributedSampler[int]):
             seed: of the order.
         """
         # torch's signature asks for a Dataset, and takes nothing but its length
-        super().__init__(dataset, num_replicas=processes, rank=rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
+        super().__init__(dataset, num_replicas=processes, rank=rank, shuffle=True, seed=seed * _APART)  # type: ignore[arg-type]
         self._visited = (0, 0)  # epoch, samples of this process
 
     def skip(self, epoch: int, samples: int) -> None:

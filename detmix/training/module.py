@@ -117,6 +117,7 @@ class DetectionModule(L.LightningModule):
         self.mixer: ManifoldMixup | None = None
         self._restored = False  # from a checkpoint, and not yet trained
         self.detector: nn.Module | None = None
+        self._built_for: int | None = None  # so many classes, without background
         self.evaluation: Evaluation | None = None
         self._visits: dict[int, Visit] = {}
         self._hooks: list[RemovableHandle] = []
@@ -137,6 +138,7 @@ class DetectionModule(L.LightningModule):
                 "weights are averaged of a detector that is there when the trainer starts: call "
                 "module.build('fit', data.class_names) before Trainer.fit, as tools/train.py does"
             )
+        self.teardown(stage)  # Lightning leaves that out after an error
         self.build(stage, data_of(self.trainer).class_names)
         assert self.detector is not None
         self._hooks = keep_boxes_exact(self.detector)
@@ -147,20 +149,20 @@ class DetectionModule(L.LightningModule):
             self.detector.get_submodule("backbone").compile(backend=self.compile_backend)  # names of parameters stay
 
     def teardown(self, stage: str) -> None:
-        """Leave the detector as torchvision's, with weighted losses."""
+        """Remove what computes in float32 under autocast, so that the detector can be scripted."""
         while self._hooks:
             self._hooks.pop().remove()
 
     def build(self, stage: str, names: Sequence[str]) -> None:
-        """Build the detector, unless it is there already.
+        """Build the detector, unless it is there already, of as many classes.
 
         Args:
             stage: ``fit``; or ``validate`` or ``test``, whose checkpoint brings the weights.
             names: the classes, without background.
 
         Raises:
-            ValueError: ``num_classes`` disagrees with the classes, or a setting of the detector or of the mixing
-                of its features is wrong.
+            ValueError: ``num_classes`` or the detector that is there disagrees with the classes, or a setting of the
+                detector or of the mixing of its features is wrong.
             TypeError: its losses cannot be weighted.
             RuntimeError: the weights to start from could not be downloaded.
         """
@@ -169,7 +171,13 @@ class DetectionModule(L.LightningModule):
                 f"model.num_classes is {self.num_classes}, but the data has {len(names)} classes and background, "
                 f"{len(names) + 1} in all: {', '.join(names)}. Leave it out and it comes from the data"
             )
+        if self._built_for not in (None, len(names)):
+            raise ValueError(
+                f"the detector was built for {self._built_for} classes, and this data has {len(names)}: "
+                f"{', '.join(names)}. Make another DetectionModule for it"
+            )
         if self.detector is None:
+            self._built_for = len(names)
             started_from = weights_shape_the_model(self.detector_name, self.weights)
             weights = self.weights if stage == "fit" or started_from else None
             model = build_detector(self.detector_name, len(names) + 1, weights, **self.options)
@@ -209,6 +217,14 @@ class DetectionModule(L.LightningModule):
         numbers = {n: torch.tensor(value) for n, value in (mixing_numbers(targets) | feature_numbers(mixer)).items()}
         self.log_dict(terms | numbers, batch_size=len(images))
         return terms["train/loss"]
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget what a pass has left that was broken off."""
+        self._visits = {}
+
+    def on_test_epoch_start(self) -> None:
+        """Forget what a pass has left that was broken off."""
+        self._visits = {}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect what was detected and lost on each image of a batch."""

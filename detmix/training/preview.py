@@ -89,11 +89,11 @@ def _samples(data: DetectionData, count: int, mixer: MixupBatch | None) -> Image
 def _mixed_samples(data: DetectionData, count: int, mixer: MixupBatch | None) -> list[Sample]:
     """The first samples, in whole batches where batches are mixed: a partner may come later."""
     if mixer is None:
-        return [data.train_set[index] for index in range(count)]
+        return [data.seeded_set[index] for index in range(count)]
     mixed: list[Sample] = []
     while len(mixed) < count:
         rows = range(len(mixed), min(len(mixed) + data.batch_size, len(data.train_set)))
-        mixed += zip(*mixer(*collate(data.train_set[index] for index in rows)), strict=True)
+        mixed += zip(*mixer(*collate(data.seeded_set[index] for index in rows)), strict=True)
     return mixed[:count]
 
 
