@@ -26,7 +26,7 @@ from .sending import sent_together
 from .switch import Switched, this_process
 from .targets import OBJECT_KEYS, Target, check_target, concatenate, require_xyxy, select_objects
 
-Mix = Literal["mixup", "cutmix"]
+BatchMix = Literal["mixup", "cutmix"]
 Pairing = Literal["roll", "shuffle"]
 
 _COLLATED = BATCHES + 1  # what collate draws, apart from what a step draws
@@ -110,7 +110,7 @@ class MixupBatch(Switched):
         *,
         alpha: float = 1.5,
         p: float = 1.0,
-        mix: Mix = "mixup",
+        mix: BatchMix = "mixup",
         pairing: Pairing = "roll",
         per_sample: bool = False,
         min_weight: float = 0.0,
@@ -137,7 +137,7 @@ class MixupBatch(Switched):
         check_alpha(alpha)
         check_share("p", p)
         check_share("min_weight", min_weight)
-        for name, value, choices in (("mix", mix, get_args(Mix)), ("pairing", pairing, get_args(Pairing))):
+        for name, value, choices in (("mix", mix, get_args(BatchMix)), ("pairing", pairing, get_args(Pairing))):
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
         self.alpha = alpha

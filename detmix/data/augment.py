@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ..batch import Mix, MixupBatch, Pairing
+from ..batch import BatchMix, MixupBatch, Pairing
 from ..targets import SLIVER, Target, per_object_keys, plain, require_xyxy, select_objects, without_covers
 
 
@@ -119,7 +119,7 @@ class MixupBatchTransform(v2.Transform):
         *,
         alpha: float = 1.5,
         p: float = 1.0,
-        mix: Mix = "mixup",
+        mix: BatchMix = "mixup",
         pairing: Pairing = "roll",
         per_sample: bool = False,
         min_weight: float = 0.0,

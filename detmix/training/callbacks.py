@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
 
-from ..batch import Mix, MixupBatch, Pairing
+from ..batch import BatchMix, MixupBatch, Pairing
 from .data import DetectionData, data_of
 from .module import DetectionModule
 
@@ -29,7 +29,7 @@ class MixBatches(L.Callback):
         *,
         alpha: float = 1.5,
         p: float = 1.0,
-        mix: Mix = "mixup",
+        mix: BatchMix = "mixup",
         pairing: Pairing = "roll",
         per_sample: bool = False,
         min_weight: float = 0.0,
