@@ -244,3 +244,9 @@ def test_invalid_boxes_are_dropped_with_one_warning_or_raised(tmp_path, caplog):
 def test_paths_may_be_strings(tmp_path):
     found = read_coco(str(write(tmp_path, content())), "pictures")
     assert found.image_path(1) == Path("pictures/a.jpg")
+
+
+@pytest.mark.parametrize("area", [-1, -0.5])
+def test_an_area_below_0_is_refused_with_its_row(area, tmp_path):
+    with pytest.raises(ValueError, match=rf"set\.json: annotations\[1\]: area must be 0 or more, got {area}"):
+        read(tmp_path, changed("annotations", 1, area=area))

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from detmix.data.find import find_images, image_ids_in, names_below_common_folder
+from detmix.data.find import find_images, names_below_common_folder, stated_images
 
 
 @pytest.fixture
@@ -69,13 +69,32 @@ def ids_of(photos):
     def read(names, *files):
         images = [{"id": number, "file_name": name, "width": 4} for name, number in names.items()]
         (photos / "coco.json").write_text(json.dumps({"images": images, "annotations": [], "info": {}}))
-        return image_ids_in(photos / "coco.json", [photos / file for file in files])
+        return [image.id for image in stated_images(photos / "coco.json", [photos / file for file in files])]
 
     return read
 
 
 def test_ids_are_those_of_the_file_names_in_which_a_path_ends(ids_of):
     assert ids_of({"b.jpg": 7, "er/c.jpeg": 9, "other.jpg": 1}, "deep/er/c.jpeg", "b.jpg") == [9, 7]
+
+
+def test_names_may_be_written_as_windows_does_and_with_detours(ids_of):
+    assert ids_of({"./b.jpg": 7, "er\\c.jpeg": 9}, "deep/er/c.jpeg", "b.jpg") == [9, 7]
+
+
+def test_a_name_that_two_images_have_is_refused(photos):
+    images = [{"id": 1, "file_name": "b.jpg"}, {"id": 2, "file_name": "./b.jpg"}]
+    (photos / "coco.json").write_text(json.dumps({"images": images}))
+    with pytest.raises(ValueError, match=r"coco\.json: two images are called '\./b\.jpg'"):
+        stated_images(photos / "coco.json", [photos / "b.jpg"])
+
+
+def test_sizes_are_stated_if_both_sides_are_and_a_byte_order_mark_is_passed_over(photos):
+    sides = [{"height": 3.0, "width": 4}, {"height": 3}, {"height": 0, "width": 4}]
+    images = [{"id": number, "file_name": f"{number}.jpg", **side} for number, side in enumerate(sides)]
+    (photos / "coco.json").write_text(json.dumps({"images": images}), encoding="utf-8-sig")
+    found = stated_images(photos / "coco.json", [photos / f"{number}.jpg" for number in range(3)])
+    assert [image.size for image in found] == [(3, 4), None, None]
 
 
 def test_a_file_name_may_be_the_whole_path(ids_of, photos):
@@ -91,7 +110,7 @@ def test_an_image_that_has_no_id_or_shares_one_is_named(ids_of):
 
 def test_a_file_that_is_no_annotation_file_is_named(photos):
     with pytest.raises(FileNotFoundError, match=r"none\.json: no such COCO annotation file"):
-        image_ids_in(photos / "none.json", [])
+        stated_images(photos / "none.json", [])
     (photos / "list.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"list\.json: not a COCO annotation file: Expected `object`, got `array`"):
-        image_ids_in(photos / "list.json", [])
+        stated_images(photos / "list.json", [])

@@ -12,7 +12,8 @@ from pycocotools.coco import COCO
 
 from detmix import check_target
 from detmix.data import Augment, DetectionDataset, read_coco
-from detmix.data.masks import decode_masks, require_polygons, require_runs, uncompressed
+from detmix.data.masks import decode_masks, require_polygons, require_runs, uncompressed, without_slivers
+from detmix.evaluation.masks import encode_masks
 
 SIZE = (30, 40)
 TRIANGLE, SQUARE, PARTS = (
@@ -228,3 +229,72 @@ def test_an_image_without_objects_has_no_masks(file):
     content["annotations"] = []
     file.write_text(json.dumps(content))
     assert DetectionDataset(read_coco(file, file.parent, masks=True)).target_of(0)["masks"].shape == (0, *SIZE)
+
+
+def with_segmentations(file, segmentations):
+    content = json.loads(file.read_text())
+    rows = [{"id": i, "image_id": 1, "category_id": 1, "bbox": [i, 2, 5, 9]} for i in range(1, len(segmentations) + 1)]
+    content["annotations"] = rows
+    for i, row in enumerate(rows):
+        row["segmentation"] = f"segmentation {i}"
+    text = json.dumps(content)
+    for i, segmentation in enumerate(segmentations):
+        text = text.replace(f'"segmentation {i}"', segmentation)
+    file.write_text(text)
+
+
+NOTHING = ["null", "[]", "[ ]", "[[]]", "{}", "{ }", "[[1, 2, 3, 4]]", "[[1,2,3,4], []]"]
+
+
+def test_segmentations_of_nothing_are_found_while_reading(file, caplog):
+    with_segmentations(file, [json.dumps(TRIANGLE), *NOTHING])
+    dataset = DetectionDataset(read_coco(file, file.parent, masks=True))
+    assert f"{len(NOTHING)} of {1 + len(NOTHING)} objects without a segmentation, dropped" in caplog.text
+    assert dataset.annotations.ids.tolist() == [1]
+    assert dataset[0][1]["masks"].shape == (1, *SIZE)
+
+
+@pytest.mark.parametrize("segmentation", NOTHING)
+def test_a_segmentation_of_nothing_can_be_an_error(segmentation, file):
+    with_segmentations(file, [json.dumps(TRIANGLE), segmentation])
+    with pytest.raises(ValueError, match=r"set\.json: 1 of 2 objects without a segmentation: .*annotations\[1\]"):
+        read_coco(file, file.parent, masks=True, on_invalid="raise")
+
+
+NUMBERS = st.lists(st.integers(0, 30) | st.floats(0, 30), max_size=12)
+
+
+@given(st.lists(NUMBERS, max_size=4), st.sampled_from([None, 1]))
+def test_polygons_of_three_points_or_more_stay_and_others_go(polygons, indent):
+    text = json.dumps(polygons, indent=indent).encode()
+    kept = [polygon for polygon in polygons if len(polygon) >= 6]
+    found = without_slivers(text)
+    assert (json.loads(found) if found else []) == kept
+    if kept == polygons != []:
+        assert found == text
+
+
+def test_a_malformed_segmentation_is_named_with_its_image(file):
+    with_segmentations(file, ["[[1, 2, 3, 4, 5, 6, 7]]"])
+    dataset = DetectionDataset(read_coco(file, file.parent, masks=True))
+    with pytest.raises(ValueError, match=r"1\.png: annotation 1: not a segmentation"):
+        dataset[0]
+
+
+def test_the_evaluator_leaves_out_the_same_polygons_and_says_where_none_is_left():
+    sizes = np.array([SIZE])
+    whole, lines = encode_masks([TRIANGLE], sizes, "a", "{}"), [[1, 2, 3, 4], *TRIANGLE, [5, 6, 7, 8]]
+    assert encode_masks([lines], sizes, "a", "{}") == whole
+    theirs = coco_mask.merge(coco_mask.frPyObjects([*TRIANGLE, [5, 6, 7, 8]], *SIZE))
+    assert theirs == whole[0]  # a line covers nothing in pycocotools
+    for nothing in ([], [[]], [[1, 2, 3, 4]]):
+        with pytest.raises(ValueError, match=r"a: a mask must be .*: no polygon has three points, got .* - at `0`"):
+            encode_masks([nothing], sizes, "a", "{}")
+
+
+def test_an_image_with_a_malformed_segmentation_can_be_skipped(file, caplog):
+    with_segmentations(file, ["[[1, 2, 3, 4, 5, 6, 7]]"])
+    dataset = DetectionDataset(read_coco(file, file.parent, masks=True), on_error="skip")
+    assert dataset[0][1]["image_id"] == 2
+    assert dataset.skipped == [0]
+    assert "annotation 1: not a segmentation" in caplog.text

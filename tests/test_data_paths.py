@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from detmix.data import DetectionDataset, read_coco, read_voc
-from detmix.data.paths import Folder, read_file
+from detmix.data.paths import Folder, other_spelling, read_file
 
 
 def write_coco(folder, name):
@@ -77,3 +77,36 @@ def test_only_files_are_read(tmp_path):
     for nothing in ("nothing", "file/nothing", "n" * 300):
         with pytest.raises(FileNotFoundError, match=nothing):
             read_file(tmp_path / nothing)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "hint"),
+    [
+        ("g.jpg", "g.JPG", "there is g.JPG"),
+        ("G.jpg", "g.jpg", "there is g.jpg"),
+        ("h", "h.png", "there is h.png"),
+        ("h.jpg", "h.jpeg", "there is h.jpeg"),
+        ("2020.05.12.jpg", "2020.05.12.png", "there is 2020.05.12.png"),
+        ("IMGS\\i.jpg", "i.jpg", "the file name has backslashes, as Windows writes them"),
+    ],
+)
+def test_a_missing_file_that_is_there_under_another_spelling_is_told(wanted, there, hint, tmp_path):
+    (tmp_path / there).touch()
+    (tmp_path / "other.jpg").touch()
+    with pytest.raises(FileNotFoundError) as caught:
+        read_file(tmp_path / wanted)
+    assert f"({hint})" in str(caught.value)
+    assert str(caught.value.filename) == str(tmp_path / wanted)
+
+
+@pytest.mark.parametrize(("wanted", "there"), [("a.jpg", "a.xml"), ("a.xml", "a.jpg"), ("a.jpg", "b.jpg")])
+def test_what_is_of_another_kind_or_name_is_not_told(wanted, there, tmp_path):
+    (tmp_path / there).touch()
+    assert not other_spelling(tmp_path / wanted)
+    assert not other_spelling(tmp_path / "nothing" / wanted)
+
+
+def test_an_image_of_another_spelling_is_told_where_a_sample_is_read(tmp_path):
+    Image.new("RGB", (4, 3)).save(tmp_path / "A.PNG")
+    with pytest.raises(FileNotFoundError, match=r"\(there is A\.PNG\)"):
+        DetectionDataset(read_coco(write_coco(tmp_path, "a.png"), tmp_path))[1]

@@ -91,7 +91,12 @@ def test_oddities_of_real_files(tmp_path):
     assert found.difficult.tolist() == [False]
 
 
-@pytest.mark.parametrize("size", ["", SIZE.replace("100", "0").replace("80", "0")])
+_NOT_STATED = (("0", "0"), ("", ""))
+
+
+@pytest.mark.parametrize(
+    "size", ["", "<size/>", *(SIZE.replace("100", width).replace("80", height) for width, height in _NOT_STATED)]
+)
 def test_a_size_that_is_not_stated_is_read_from_the_image(size, tmp_path):
     folder(tmp_path, {})
     exif = Image.Exif()
@@ -102,6 +107,28 @@ def test_a_size_that_is_not_stated_is_read_from_the_image(size, tmp_path):
     image, target = DetectionDataset(found)[0]
     assert image.shape == (3, 90, 120)
     check_target(target, size=(90, 120), num_classes=2)
+
+
+@pytest.mark.parametrize(
+    ("word", "wanted"),
+    [("", False), ("0", False), ("1", True), ("False", False), ("true", True), ("Unspecified", False)],
+)
+def test_difficult_may_be_a_word_or_empty(word, wanted, tmp_path):
+    assert read_one(tmp_path, document(thing(difficult=word))).difficult.tolist() == [wanted]
+
+
+def test_a_line_is_a_name_where_there_are_such_annotations(tmp_path):
+    root = folder(tmp_path, {"photo": document(thing("cat")), "photo 1": document(thing("dog")), "b": document()})
+    (root / "ImageSets" / "Main" / "train.txt").write_text("photo 1\nb -1\n", encoding="utf-8-sig")
+    found = read_voc(root, "train")
+    assert [found.image_path(index).name for index in range(2)] == ["photo 1.jpg", "b.jpg"]
+    assert found.class_names == ("dog",)
+
+
+def test_a_part_of_a_name_is_no_suffix(tmp_path):
+    text = document(thing()).replace("<annotation>", "<annotation><filename>2020.05.12</filename>")
+    found = read_voc(folder(tmp_path, {"2020.05.12": text}))
+    assert found.image_path(0).name == "2020.05.12.jpg"
 
 
 def test_invalid_boxes_are_dropped_with_one_warning_or_raised(tmp_path, caplog):

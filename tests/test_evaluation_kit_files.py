@@ -48,6 +48,16 @@ def test_files_read_by_hand(tmp_path):
     assert found.source == str(tmp_path)
 
 
+def test_names_may_have_spaces_and_files_a_byte_order_mark(tmp_path):
+    images = [{"id": 1, "file_name": "my photo.jpg"}, {"id": 2, "file_name": "photo.jpg"}]
+    truth = read_ground_truth({"images": images, "categories": [{"id": 1, "name": "cat"}], "annotations": []})
+    file = tmp_path / "comp4_det_val_cat.txt"
+    file.write_text("photo 0.5 1 1 9 9\n  my photo\t0.9 11 21 40 60 \n", encoding="utf-8-sig")
+    found, _ = read_kit_files(file, truth)
+    assert found.images.tolist() == [1, 0]
+    assert found.scores.tolist() == [0.5, 0.9]
+
+
 @pytest.mark.parametrize("image_set", [None, "val"])
 def test_one_file_is_one_class(tmp_path, image_set):
     folder = write(tmp_path, {"comp4_det_val_big_cat.txt": LINE, "comp4_det_val_dog.txt": ""})

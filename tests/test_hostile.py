@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from detmix.data import DetectionDataset, read_coco, read_image, read_voc
-from detmix.data.find import image_ids_in
+from detmix.data.find import stated_images
 from detmix.data.images import size_in_header
 from detmix.evaluation import evaluate_coco, evaluate_voc, find_mistakes
 from detmix.evaluation.kit_files import read_kit_files
@@ -133,7 +133,7 @@ def test_coco_annotations_with_other_values(tmp_path, content):
 def test_coco_annotations_with_other_bytes(tmp_path, data):
     (tmp_path / "set.json").write_bytes(data)
     walk_coco(tmp_path / "set.json")
-    read_or_refused(lambda: image_ids_in(tmp_path / "set.json", [tmp_path / "1.png"]), str(tmp_path))
+    read_or_refused(lambda: stated_images(tmp_path / "set.json", [tmp_path / "1.png"]), str(tmp_path))
 
 
 def evaluate(truth, found, *names):
@@ -274,7 +274,7 @@ def test_what_is_nested_without_end_is_refused(tmp_path, run, text):
     evaluate(file, FOUND, str(file))
     for read in (
         lambda: read_coco(file, tmp_path),
-        lambda: image_ids_in(file, [tmp_path / "1.png"]),
+        lambda: stated_images(file, [tmp_path / "1.png"]),
         lambda: evaluate_coco(TRUTH, file),
         lambda: evaluate_coco(file, FOUND),
         lambda: open_trained(str(run / "model.pt")),

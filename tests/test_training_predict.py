@@ -119,6 +119,22 @@ def test_the_results_are_what_pycocotools_reads(finder, photos, tmp_path, capsys
     assert not (tmp_path / "out/pictures").exists()
 
 
+@pytest.mark.parametrize(("size", "wanted"), [((48, 64), (48, 64)), ((64, 48), (64, 48)), (None, (64, 48))])
+def test_photos_are_turned_as_their_annotations_are(finder, tmp_path, size, wanted):
+    """As a data set reads them: one whose stated size is that of the pixels as stored is left so."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg", exif=exif)
+    stated = {} if size is None else {"height": size[0], "width": size[1]}
+    content = {"images": [{"id": 7, "file_name": "a.jpg", **stated}], "annotations": [], "categories": []}
+    (tmp_path / "set.json").write_text(json.dumps(content))
+    out = tmp_path / "out"
+    predict_images([str(tmp_path / "a.jpg")], finder, out, pictures="none", annotations=tmp_path / "set.json")
+    assert read(out / "images.json")["images"] == [
+        {"id": 7, "file_name": "a.jpg", "height": wanted[0], "width": wanted[1]}
+    ]
+
+
 def test_batches_and_workers_change_nothing(finder, photos, tmp_path):
     for name, options in {"one": {"batch_size": 1}, "two": {"batch_size": 3, "num_workers": 1}}.items():
         predict_images([str(photos)], finder, tmp_path / name, pictures="none", **options)

@@ -90,12 +90,13 @@ class Annotations:
             (N, H, W) uint8, 1 where the object is; None where segmentations were not wanted.
 
         Raises:
-            ValueError: a segmentation is malformed; the id of its annotation is named.
+            ValueError: a segmentation is malformed; the image's file and the id of the annotation are named.
         """
         if self.segmentations is None:
             return None
         height, width = self.sizes[index].tolist()
-        named = [(f"annotation {self.ids[row]}", self._segmentation(row)) for row in rows.tolist()]
+        path = self.image_path(index)
+        named = [(f"{path}: annotation {self.ids[row]}", self._segmentation(row)) for row in rows.tolist()]
         return decode_masks(named, (height, width))
 
     def ground_truth(self) -> dict[str, list[dict[str, Any]]]:

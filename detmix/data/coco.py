@@ -21,6 +21,7 @@ from .bounds import Id, Pixels
 from .categories import Category
 from .cleaning import Images, Objects, OnInvalid, Segmentations, build_annotations
 from .json_rows import read_rows
+from .masks import without_slivers
 
 _Coordinate = float | None  # null becomes NaN, which is refused with the row's number and values
 
@@ -87,7 +88,8 @@ def read_coco(
         annotation_file: the JSON file.
         image_dir: the folder that its file names start from.
         class_names: the names that the file must have, in the order wanted for the labels.
-        masks: keep the segmentations, from which a sample gets ``masks``. They are kept as the file writes them.
+        masks: keep the segmentations, from which a sample gets ``masks``. They are kept as the file writes them, but
+            for polygons of fewer than three points, which are left out.
         on_invalid: ``"drop"`` drops a box without width or height, and with ``masks`` an object without a
             segmentation, and clips a box past the edge, with one warning in the log; ``"raise"`` makes each
             an error.
@@ -96,8 +98,9 @@ def read_coco(
         FileNotFoundError: there is no such annotation file.
         ValueError: it is not JSON; a key is missing or of the wrong type; it has no images; an id
             occurs twice; an annotation is of an unknown image or category; a coordinate is not
-            finite; ``class_names`` are not the file's; a file name leads out of ``image_dir``; an object is invalid
-            and ``on_invalid="raise"``; the file was changed while it was read. The file is named, and the row.
+            finite; an area is below 0; ``class_names`` are not the file's; a file name leads out of ``image_dir``;
+            an object is invalid and ``on_invalid="raise"``; the file was changed while it was read. The
+            file is named, and the row.
     """
     path = Path(annotation_file)
     content = _read(path, masks)
@@ -112,6 +115,7 @@ def read_coco(
     def where(row: int) -> str:
         return f"{path}: annotations[{row}]"
 
+    _refuse_areas(content.annotations.area, where)
     return build_annotations(
         Images(content.file_names, content.sizes, content.image_ids),
         _objects(content, categories, where, masks),
@@ -210,7 +214,7 @@ def _text(row: _MaskedAnnotation) -> bytes:
             msgspec.json.decode(text)
         except ValueError as error:
             raise ValueError(f"annotation {row.id}: the segmentation is not JSON in UTF-8: {error}") from None
-    return b"" if text in (b"null", b"[]") else text
+    return without_slivers(text)
 
 
 def _joined(parts: list[_Columns]) -> _Columns:
@@ -226,6 +230,11 @@ def _refuse_repeated_ids(what: str, ids: NDArray[np.int64]) -> None:
     if len(again):
         row, first = min((int(order[i + 1]), int(order[i])) for i in again.tolist())
         raise ValueError(f"{what}[{row}]: ids must be unique, got {ids[row]} in row {first} too")
+
+
+def _refuse_areas(areas: NDArray[np.float64], where: Callable[[int], str]) -> None:
+    for row in np.flatnonzero(areas < 0)[:1].tolist():  # NaN stands for one that is not given
+        raise ValueError(f"{where(row)}: area must be 0 or more, got {areas[row]}")
 
 
 def _in_label_order(path: Path, categories: list[Category], names: Sequence[str] | None) -> list[Category]:

@@ -38,7 +38,8 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
     Args:
         annotations: from :func:`read_coco` or :func:`read_voc`.
         transform: called with image and target, returns both.
-        on_error: what an image that is missing, corrupt or of another size than annotated does. ``"raise"`` raises;
+        on_error: what an image that is missing, corrupt or of another size than annotated, or a malformed segmentation
+            in it, does. ``"raise"`` raises;
             ``"skip"`` puts the next image that can be read in its place, with that one's target, so that the length
             stays and a sample depends on its index alone. Each such image is a warning of the logger ``detmix.data``,
             once, and listed in :attr:`skipped`. For training only: of an evaluation it would make nonsense. Mixing
@@ -85,8 +86,7 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
             RuntimeError: all images, or 100 one after the other, were skipped.
         """
         index = range(len(self))[index]
-        index, image = (index, self._read(index)) if self.on_error == "raise" else self._read_from(index)
-        target = reduce_target(self.target_of(index), self._size(index), image_size(image))
+        image, target = self._read(index) if self.on_error == "raise" else self._read_from(index)
         return (image, target) if self.transform is None else self.transform(image, target)
 
     @property
@@ -138,19 +138,21 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
         masks = given.masks(index, rows)
         return target if masks is None else {**target, "masks": torch.from_numpy(masks)}
 
-    def _read(self, index: int) -> Tensor:
-        return read_image(self.image_path(index), self._size(index), reduce_to=self.reduce_to)
+    def _read(self, index: int) -> tuple[Tensor, Target]:
+        size = self._size(index)
+        image = read_image(self.image_path(index), size, reduce_to=self.reduce_to)
+        return image, reduce_target(self.target_of(index), size, image_size(image))
 
     def _size(self, index: int) -> tuple[int, int]:
         height, width = self.annotations.sizes[index].tolist()
         return height, width
 
-    def _read_from(self, index: int) -> tuple[int, Tensor]:
-        """The first image from an index on that can be read, and its own index."""
+    def _read_from(self, index: int) -> tuple[Tensor, Target]:
+        """The first sample from an index on that can be read."""
         tries = min(len(self), _MOST_IN_A_ROW)
         for candidate in ((index + step) % len(self) for step in range(tries)):
             try:
-                return candidate, self._read(candidate)
+                return self._read(candidate)
             except (OSError, ValueError) as error:
                 if not self._skipped.values[candidate]:
                     self._skipped.values[candidate] = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Iterable, Sequence
 from glob import glob
 from pathlib import Path, PurePath
@@ -10,17 +11,28 @@ from pathlib import Path, PurePath
 import msgspec
 
 from .bounds import Id
+from .paths import SUFFIXES
 
-SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
+class StatedImage(msgspec.Struct):
+    """What a COCO file says of an image; sides are in pixels, None where it does not state them."""
 
-class _Image(msgspec.Struct):
     id: Id
     file_name: str
+    height: float | None = None
+    width: float | None = None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(H, W), if both are stated."""
+        return (int(self.height), int(self.width)) if self.height and self.width else None
+
+
+_MARK = b"\xef\xbb\xbf"  # that some tools write before UTF-8
 
 
 class _File(msgspec.Struct):
-    images: list[_Image]
+    images: list[StatedImage]
 
 
 def find_images(sources: Iterable[str]) -> list[Path]:
@@ -47,31 +59,42 @@ def names_below_common_folder(paths: Sequence[Path]) -> list[PurePath]:
     return [path.relative_to(common) for path in absolute]
 
 
-def image_ids_in(annotations: Path, paths: Sequence[Path]) -> list[int]:
-    """The ids that a COCO file gives to images whose paths end in its file names.
+def stated_images(annotations: Path, paths: Sequence[Path]) -> list[StatedImage]:
+    """What a COCO file says of images whose paths end in its file names.
 
     Raises:
         FileNotFoundError: there is no such annotation file.
-        ValueError: it is no COCO file; an image is not in it, or two are the same of its images.
+        ValueError: it is no COCO file, or has two images of one name; an image is not in it, or two are the same of
+            its images.
     """
     if not annotations.is_file():
         raise FileNotFoundError(f"{annotations}: no such COCO annotation file")
     try:
-        images = msgspec.json.decode(annotations.read_bytes(), type=_File).images
+        images = msgspec.json.decode(annotations.read_bytes().removeprefix(_MARK), type=_File).images
     except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors
         raise ValueError(f"{annotations}: not a COCO annotation file: {error}") from error
-    ids = {image.file_name: image.id for image in images}
+    stated: dict[str, StatedImage] = {}
+    for image in images:
+        if stated.setdefault(_normal(image.file_name), image) is not image:
+            raise ValueError(f"{annotations}: two images are called {image.file_name!r}: which is meant is not known")
     taken: dict[int, Path] = {}
+    found = []
     for path in paths:
         parts = Path(os.path.abspath(path)).parts
         endings = (PurePath(*parts[start:]).as_posix() for start in range(len(parts)))  # all of it comes first
-        number = next((ids[name] for name in endings if name in ids), None)
-        if number is None:
-            raise ValueError(f"{path}: {annotations} has no image of this name; it has {_some(list(ids))}")
-        if number in taken:
-            raise ValueError(f"{path}: is image {number} of {annotations}, and so is {taken[number]}")
-        taken[number] = path
-    return list(taken)
+        known = next((stated[name] for name in endings if name in stated), None)
+        if known is None:
+            raise ValueError(f"{path}: {annotations} has no image of this name; it has {_some(list(stated))}")
+        if known.id in taken:
+            raise ValueError(f"{path}: is image {known.id} of {annotations}, and so is {taken[known.id]}")
+        taken[known.id] = path
+        found.append(known)
+    return found
+
+
+def _normal(name: str) -> str:
+    """A file name as it is written with slashes, and without detours."""
+    return posixpath.normpath(name.replace("\\", "/"))
 
 
 def _found(source: str) -> list[Path]:

@@ -27,7 +27,33 @@ class _RunLengths(Struct):
     size: tuple[_Count, _Count]
 
 
+_FEWEST_COMMAS = 6  # of three points, with the one before all polygons but the first
+_POLYGONS = msgspec.json.Decoder(list[list[Any]])
 _DECODER = msgspec.json.Decoder(_RunLengths | Annotated[list[_Polygon], Meta(min_length=1)])
+
+
+def without_slivers(text: bytes) -> bytes:
+    """A segmentation without its polygons of fewer than three points, which cover nothing.
+
+    Args:
+        text: its JSON.
+
+    Returns:
+        The same text if all is well or it has another form; empty where nothing is left.
+    """
+    if not text.startswith(b"["):
+        return b"" if text == b"null" or (text.startswith(b"{") and not text[1:-1].strip()) else text
+    commas = [part.count(b",") for part in text.split(b"]")[:-2]]
+    if min(commas, default=0) >= _FEWEST_COMMAS:  # the usual case, told without decoding
+        return text
+    try:
+        polygons = _POLYGONS.decode(text)
+    except ValueError:  # refused when it is drawn
+        return text
+    kept = [polygon for polygon in polygons if len(polygon) >= 6]
+    if len(kept) == len(polygons) > 0:
+        return text
+    return msgspec.json.encode(kept) if kept else b""
 
 
 def decode_masks(segmentations: Sequence[tuple[str, bytes]], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)  # there is no such file, or there cannot be
+SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))  # images'
 _SEPARATORS = re.compile(r"[/\\]")
 
 
@@ -43,14 +44,36 @@ def file_status(path: str | Path) -> os.stat_result:
     """What the system says of a file.
 
     Raises:
-        FileNotFoundError: there is nothing, or can be nothing of such a name.
+        FileNotFoundError: there is nothing, or can be nothing of such a name; a file that may be meant is named.
     """
     try:
         return os.stat(path)
     except OSError as error:
         if error.errno not in _ABSENT:
             raise
-        raise FileNotFoundError(error.errno, error.strerror, str(path)) from None
+        hint = other_spelling(Path(path))
+        said = f"{error.strerror} ({hint})" if hint else error.strerror
+        raise FileNotFoundError(error.errno, said, str(path)) from None
+
+
+def other_spelling(path: Path) -> str:
+    """What to say of a file that is missing and may be there under another name; empty where nothing is like it.
+
+    Its folder is looked through once, for the same name in another case, or that of an image with another suffix.
+    """
+    if "\\" in path.name:
+        return "the file name has backslashes, as Windows writes them"
+    try:
+        found = sorted(name for name in os.listdir(path.parent) if _may_be_meant(path.name, name))
+    except OSError:
+        return ""
+    return f"there is {found[0]}" if found else ""
+
+
+def _may_be_meant(wanted: str, name: str) -> bool:
+    (stem, suffix), (other_stem, other_suffix) = (os.path.splitext(text.casefold()) for text in (wanted, name))
+    images = other_suffix in SUFFIXES and (not suffix or suffix in SUFFIXES)
+    return stem == other_stem and (suffix == other_suffix or images)
 
 
 def require_file(path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +32,8 @@ from .paths import Folder, file_status, read_file
 
 _LOGGER = logging.getLogger("detmix.data")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-_LAYOUT = 2  # of the cache file; another number as soon as it holds something else, or the same read differently
+_FLAGS = {"": False, "false": False, "unspecified": False, "true": True}
+_LAYOUT = 3  # of the cache file; another number as soon as it holds something else, or the same read differently
 _YOUNG = 2_000_000_000  # nanoseconds; a file changed again this soon may keep its time, by which changes are told
 
 
@@ -165,15 +167,21 @@ def _read_image_set(root: Path, image_set: str) -> tuple[Path, list[str]]:
         hint = f"there are {there}" if there else f"is {root} the folder that holds Annotations and ImageSets?"
         raise FileNotFoundError(f"{path}: no such image set; {hint}")
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not text in UTF-8: {error}") from None
-    names = [re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]  # the sets of one class have a second column
+    names = [_name_in(line, root) for line in lines]
     annotations = Folder(root / "Annotations")
     for name in names:
         annotations.require(name, str(path))
     require_unique(names, f"{path}: image names")
     return path, names
+
+
+def _name_in(line: str, root: Path) -> str:
+    """The name in a line; the sets of one class have a second column, unless the whole line is a name."""
+    name = re.sub(r"\s+(-1|0|1)$", "", line)
+    return line if name != line and os.path.isfile(f"{root}/Annotations/{line}.xml") else name
 
 
 def _read_records(root: Path, names: list[str], set_file: Path, folder: Path | None) -> list[VocRecord]:
@@ -208,7 +216,8 @@ def _stamp(root: Path, name: str, set_file: Path) -> tuple[int, int]:
 def _read_record(root: Path, name: str) -> VocRecord:
     path = xml_path(root, name)
     annotation = _parse(path)
-    stated = PurePosixPath(annotation.findtext("filename", "").strip()).suffix
+    suffix = PurePosixPath(annotation.findtext("filename", "").strip()).suffix
+    stated = "" if suffix[1:].isdigit() else suffix  # that is a part of a name with dots
     objects = [
         _read_object(f"{path}: object[{number}]", element)
         for number, element in enumerate(annotation.findall("object"), start=1)
@@ -237,7 +246,7 @@ def _parse(path: Path) -> Element:
 def _read_size(path: Path, annotation: Element) -> tuple[int, int] | None:
     """Height and width, None where the file does not state them; some tools write zeros for that."""
     size = annotation.find("size")
-    if size is None:
+    if size is None or not any(size.findtext(tag, "").strip() for tag in ("height", "width")):
         return None
     height, width = (_side(f"{path}: size", size, tag) for tag in ("height", "width"))
     return (height, width) if height and width else None
@@ -258,8 +267,16 @@ def _read_object(where: str, element: Element) -> VocObject:
     return VocObject(
         name=name,
         box=[_number(f"{where}: bndbox", box, corner) for corner in _CORNERS],
-        difficult=element.find("difficult") is not None and _number(where, element, "difficult") != 0,
+        difficult=_is_set(where, element, "difficult"),
     )
+
+
+def _is_set(where: str, element: Element, tag: str) -> bool:
+    """Whether a flag is; some tools write words, or leave it empty."""
+    word = element.findtext(tag, "").strip().lower()
+    if word in _FLAGS:
+        return _FLAGS[word]
+    return _number(where, element, tag) != 0
 
 
 def _number(where: str, parent: Element, tag: str) -> float:

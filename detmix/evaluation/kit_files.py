@@ -146,10 +146,11 @@ def _read(path: Path, images: dict[str, int], truth: str) -> NDArray[np.float64]
 def _lines(path: Path) -> dict[int, list[str]]:
     """The fields of each line that is not empty, by its number, from 1."""
     try:
-        content = read_file(path).decode().splitlines()
+        content = read_file(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a text file: {error}") from None
-    lines = {number: line.split() for number, line in enumerate(content, start=1) if line.strip()}
+    # names may have spaces in them
+    lines = {number: line.strip().rsplit(maxsplit=5) for number, line in enumerate(content, start=1) if line.strip()}
     for number, fields in lines.items():
         if len(fields) != 6:
             cause = "; the file ends there, was it cut short while it was written?" if number == len(content) else ""

@@ -37,8 +37,11 @@ def encode_masks(segmentations: list[Any], sizes: NDArray[np.int64], name: str, 
 
 def _encode(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     if isinstance(segmentation, list):
-        require_polygons(segmentation, (height, width))
-        return dict(rle.merge(rle.frPyObjects(segmentation, height, width)))
+        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]  # the others cover nothing
+        if not polygons:
+            raise ValueError(f"no polygon has three points, got {segmentation}")
+        require_polygons(polygons, (height, width))
+        return dict(rle.merge(rle.frPyObjects(polygons, height, width)))
     size, counts = list(segmentation["size"]), segmentation["counts"]
     if size != [height, width]:
         raise ValueError(f"it is of {size[0]} x {size[1]}")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..analysis.inference import as_input, device_of
-from ..data.find import find_images, image_ids_in, names_below_common_folder
+from ..data.find import find_images, names_below_common_folder, stated_images
 from ..data.images import read_image
 from ..evaluation import coco_results
 from ..evaluation.numbering import IMAGES_FILE, PREDICTIONS_FILE
@@ -66,7 +66,8 @@ def predict_images(
         num_workers: processes that read images; 0 reads them here.
         device: where the detector runs; a GPU if there is one unless given.
         pictures: format of the pictures; ``none`` draws none.
-        annotations: COCO file whose ids the images get, by file name; otherwise they are 1, 2 ... as given.
+        annotations: COCO file whose ids the images get, by file name; otherwise they are 1, 2 ... as given. Images
+            must have the size that it states, as stored or turned as EXIF says.
         on_error: ``skip`` leaves out images that cannot be read, and lists them in ``images.json``.
 
     Returns:
@@ -101,6 +102,7 @@ def predict_images(
 class _File(NamedTuple):
     path: Path
     id: int
+    size: tuple[int, int] | None  # (H, W) that annotations state
     name: str  # its path from the folder that all have in common
     picture: str  # the same without suffix, for what is drawn
 
@@ -148,7 +150,7 @@ class _Images(Dataset[tuple[_File, Tensor | str]]):
     def __getitem__(self, index: int) -> tuple[_File, Tensor | str]:
         file = self.files[index]
         try:
-            return file, read_image(file.path)
+            return file, read_image(file.path, file.size)
         except (ValueError, OSError) as error:
             return file, str(error)
 
@@ -171,12 +173,14 @@ def _detections(
 
 def _files(paths: Sequence[Path], annotations: Path | None) -> list[_File]:
     names = names_below_common_folder(paths)
-    ids = range(1, len(paths) + 1) if annotations is None else image_ids_in(annotations, paths)
+    known: list[tuple[int, tuple[int, int] | None]] = [(number, None) for number in range(1, len(paths) + 1)]
+    if annotations is not None:
+        known = [(image.id, image.size) for image in stated_images(annotations, paths)]
     alike = Counter(name.with_suffix("") for name in names)
     # files that differ in their suffix alone keep it
     pictures = [name if alike[name.with_suffix("")] > 1 else name.with_suffix("") for name in names]
-    rows = zip(paths, ids, names, pictures, strict=True)
-    return [_File(path, number, name.as_posix(), picture.as_posix()) for path, number, name, picture in rows]
+    rows = zip(paths, known, names, pictures, strict=True)
+    return [_File(path, *image, name.as_posix(), picture.as_posix()) for path, image, name, picture in rows]
 
 
 def _of_score(detection: Target, least: float) -> Target:
