@@ -8,8 +8,8 @@ from .callbacks import Throughput as Throughput
 from .cli import DetmixCLI as DetmixCLI
 from .cli import cli_main as cli_main
 from .data import DetectionData as DetectionData
-from .layout import ShapesOptions as ShapesOptions
 from .mixing import ManifoldOptions as ManifoldOptions
 from .mixing import MixupOptions as MixupOptions
 from .models import build_detector as build_detector
 from .module import DetectionModule as DetectionModule
+from .splits import ShapesOptions as ShapesOptions

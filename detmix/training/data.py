@@ -20,10 +20,10 @@ from ..data import DetectionDataset
 from ..data.augment import Augment
 from ..data.dataset import OnError
 from ..seeding import SeededDataset
-from .layout import Format, Layout, ShapesOptions, require_first_image
 from .loader import TrainingLoader, TrainingOrder
 from .mixing import MixupOptions, mix_samples
 from .signals import leave_signals_to_the_parent
+from .splits import Format, ShapesOptions, Splits, require_first_image
 
 Evaluated = Literal["val", "test"]  # splits
 
@@ -87,8 +87,8 @@ class DetectionData(L.LightningDataModule):
         """
         super().__init__()
         scenes = shapes or ShapesOptions()
-        self._layout = Layout(format, Path(root), annotations, images, scenes, seed, on_error, reduce_to)
-        self._splits = {"val": val, "test": test}
+        self._splits = Splits(format, Path(root), annotations, images, scenes, seed, on_error, reduce_to)
+        self._names = {"val": val, "test": test}
         self.mixup = mixup
         self.augment = Augment(augment)
         self.batch_size = batch_size
@@ -99,11 +99,11 @@ class DetectionData(L.LightningDataModule):
         self.run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         self._evaluated: dict[str, Any] = {}
         first, *others = _checked_names(train, format)
-        source = self._layout.open(first, "train", class_names, self.augment)
+        source = self._splits.open(first, "train", class_names, self.augment)
         self.class_names: tuple[str, ...] = source.class_names
         self.category_ids: tuple[int, ...] = source.category_ids
         self._sources = [source]
-        self._sources += [self._layout.open(split, "train", self.class_names, self.augment) for split in others]
+        self._sources += [self._splits.open(split, "train", self.class_names, self.augment) for split in others]
         self.train_set = mix_samples(self._sources, self._mixing, self.mixing_seed)
         self.seeded_set = SeededDataset(self.train_set, seed=self.run_seed)
         self._order = TrainingOrder(self.seeded_set, seed=self.run_seed)
@@ -135,7 +135,7 @@ class DetectionData(L.LightningDataModule):
     def evaluated_set(self, stage: Evaluated) -> Any:
         """The data set behind a stage, ``val`` or ``test``."""
         if stage not in self._evaluated:
-            self._evaluated[stage] = self._layout.open(self._splits[stage], stage, self.class_names)
+            self._evaluated[stage] = self._splits.open(self._names[stage], stage, self.class_names)
         return self._evaluated[stage]
 
     def ground_truth(self, stage: Evaluated) -> dict[str, Any]:

@@ -38,8 +38,8 @@ class ShapesOptions:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The layout of a data set; its settings are those of ``DetectionData``."""
+class Splits:
+    """Opens the splits of a data set; the settings are those of ``DetectionData``."""
 
     format: Format
     root: Path
