@@ -39,12 +39,11 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
         annotations: from :func:`read_coco` or :func:`read_voc`.
         transform: called with image and target, returns both.
         on_error: what an image that is missing, corrupt or of another size than annotated, or a malformed segmentation
-            in it, does. ``"raise"`` raises;
-            ``"skip"`` puts the next image that can be read in its place, with that one's target, so that the length
-            stays and a sample depends on its index alone. Each such image is a warning of the logger ``detmix.data``,
-            once, and listed in :attr:`skipped`. For training only: of an evaluation it would make nonsense. Mixing
-            knows nothing of it, so partners are chosen by the labels of the image that was skipped, and a sample whose
-            partner was can be mixed with itself.
+            in it, does. ``"raise"`` raises; ``"skip"`` puts the next image that can be read in its place, with that
+            one's target, so that the length stays and a sample depends on its index alone. Each such image is a
+            warning of the logger ``detmix.data``, once, and listed in :attr:`skipped`. For training only: of an
+            evaluation it would make nonsense. Mixing knows nothing of it, so partners are chosen by the labels of the
+            image that was skipped, and a sample whose partner was can be mixed with itself.
 
         reduce_to: given, JPEG files are decoded at a half, a quarter or an eighth of their size, as far as the shorter
             side keeps so many pixels, and the sample's boxes, areas and masks are scaled to match. For training only:

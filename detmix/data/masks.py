@@ -19,7 +19,8 @@ _Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _MOST_DIGITS = 7  # of a run length; five bits each
 _LONGEST_OUTLINE = 2**22  # pixels, 78 times around the largest image that Pillow opens; each takes up to 80 bytes
 _LONGEST_SIDE = 2**31 // 10 - 1  # pixels; points lie within twice that, and pycocotools takes five times theirs as int
-_Polygon = Annotated[list[float], Meta(min_length=6)]
+_FEWEST_NUMBERS = 6  # of a polygon: three points
+_Polygon = Annotated[list[float], Meta(min_length=_FEWEST_NUMBERS)]
 
 
 class _RunLengths(Struct):
@@ -50,10 +51,15 @@ def without_slivers(text: bytes) -> bytes:
         polygons = _POLYGONS.decode(text)
     except ValueError:  # refused when it is drawn
         return text
-    kept = [polygon for polygon in polygons if len(polygon) >= 6]
+    kept = of_three_points(polygons)
     if len(kept) == len(polygons) > 0:
         return text
     return msgspec.json.encode(kept) if kept else b""
+
+
+def of_three_points(polygons: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+    """The polygons that have three points or more; the others cover nothing."""
+    return [polygon for polygon in polygons if len(polygon) >= _FEWEST_NUMBERS]
 
 
 def decode_masks(segmentations: Sequence[tuple[str, bytes]], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
-from ..data.masks import require_polygons, require_runs, uncompressed
+from ..data.masks import of_three_points, require_polygons, require_runs, uncompressed
 
 
 def encode_masks(segmentations: list[Any], sizes: NDArray[np.int64], name: str, place: str) -> list[dict[str, Any]]:
@@ -37,7 +37,7 @@ def encode_masks(segmentations: list[Any], sizes: NDArray[np.int64], name: str, 
 
 def _encode(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     if isinstance(segmentation, list):
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]  # the others cover nothing
+        polygons = of_three_points(segmentation)
         if not polygons:
             raise ValueError(f"no polygon has three points, got {segmentation}")
         require_polygons(polygons, (height, width))

@@ -219,11 +219,11 @@ class DetectionModule(L.LightningModule):
         return terms["train/loss"]
 
     def on_validation_epoch_start(self) -> None:
-        """Forget what a pass has left that was broken off."""
+        """Forget the pass before, whether it came to its end or was broken off."""
         self._visits = {}
 
     def on_test_epoch_start(self) -> None:
-        """Forget what a pass has left that was broken off."""
+        """Forget the pass before, whether it came to its end or was broken off."""
         self._visits = {}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -238,12 +238,10 @@ class DetectionModule(L.LightningModule):
         """Evaluate what was detected, by the rules of COCO and of VOC, and log it with the losses."""
         if not self.trainer.sanity_checking:
             self._evaluate("val")
-        self._visits = {}
 
     def on_test_epoch_end(self) -> None:
         """Evaluate what was detected, by the rules of COCO and of VOC, and log it with the losses."""
         self._evaluate("test")
-        self._visits = {}
 
     def require_own(self, checkpoint: dict[str, Any], path: Path, trainer: L.Trainer, stage: str) -> None:
         """Refuse a checkpoint of another model, or one that would not load, before anything is written.
