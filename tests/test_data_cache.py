@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from detmix.data import cache, read_voc, voc
+from detmix.data import cache, read_voc, voc, voc_xml
 
 from .test_data_voc import BCCD, document, folder, thing
 
@@ -50,13 +50,13 @@ def read(tmp_path, **options):
 def parsed(monkeypatch):
     """The names of the XML files that are parsed."""
     names = []
-    parse = voc._parse
+    parse = voc_xml._parse
 
     def note(path):
         names.append(path.stem)
         return parse(path)
 
-    monkeypatch.setattr(voc, "_parse", note)
+    monkeypatch.setattr(voc_xml, "_parse", note)
     return names
 
 

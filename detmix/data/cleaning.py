@@ -6,7 +6,7 @@ Letters used below: I images, M objects of all images, K classes including backg
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -63,7 +63,8 @@ class Clipped(NamedTuple):
 _EMPTY = "boxes without width or height inside the image"
 _OVERHANGING = "boxes more than a pixel past the edge of the image"
 _UNMASKED = "objects without a segmentation"
-_DROPPED = (_EMPTY, _UNMASKED)
+WITHOUT_PIXELS = "boxes without a pixel"
+_DROPPED = (_EMPTY, _UNMASKED, WITHOUT_PIXELS)
 
 
 def build_annotations(
@@ -108,7 +109,7 @@ def build_annotations(
     require_unique(sorted(class_names), f"{source}: class names")
     sizes = np.array(images.sizes, dtype=np.int32).reshape(-1, 2)
     clipped = clip(objects, sizes, where, one_based=one_based)
-    report(source, where, objects.boxes, clipped, on_invalid)
+    report(source, where, objects.boxes, clipped.bad, on_invalid)
     order = np.argsort(objects.image, kind="stable")
     kept = order[~dropped(clipped)[order]]
     encoded = [name.encode() for name in images.file_names]
@@ -180,7 +181,11 @@ def dropped(clipped: Clipped) -> NDArray[np.bool_]:
 
 
 def report(
-    source: str, where: Callable[[int], str], boxes: NDArray[np.float64], clipped: Clipped, on_invalid: OnInvalid
+    source: str,
+    where: Callable[[int], str],
+    boxes: NDArray[np.float64],
+    bad: Mapping[str, NDArray[np.bool_]],
+    on_invalid: OnInvalid,
 ) -> None:
     """Say what was dropped or clipped: one warning in the log, or an error.
 
@@ -188,7 +193,7 @@ def report(
         source: the file that messages name.
         where: tells the file and row of object number m.
         boxes: (M, 4) in the file's own numbers.
-        clipped: what ``clip`` found.
+        bad: (M,) each, by what is wrong, as ``clip`` finds it.
         on_invalid: ``"drop"`` warns, ``"raise"`` raises.
 
     Raises:
@@ -197,8 +202,8 @@ def report(
     if on_invalid not in ("drop", "raise"):
         raise ValueError(f"on_invalid must be 'drop' or 'raise', got {on_invalid!r}")
     findings = []
-    for what, bad in clipped.bad.items():
-        rows = np.flatnonzero(bad)
+    for what, wrong in bad.items():
+        rows = np.flatnonzero(wrong)
         if len(rows):
             shown = "; ".join(f"{where(row)} has xyxy {boxes[row].tolist()}" for row in rows[:_ROWS_SHOWN].tolist())
             more = "; ..." if len(rows) > _ROWS_SHOWN else ""

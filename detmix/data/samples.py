@@ -81,7 +81,7 @@ def read_target(row: Mapping[str, Any], layout: Layout, size: tuple[int, int], n
 
     objects = _read_objects(row, layout, name)
     clipped = clip(objects, np.array([size], np.int32), where, one_based=False)
-    report(name, where, objects.boxes, clipped, layout.on_invalid)
+    report(name, where, objects.boxes, clipped.bad, layout.on_invalid)
     kept = ~dropped(clipped) & ~objects.iscrowd
     target: Target = {
         "boxes": torch.from_numpy(clipped.boxes[kept]),

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
-from xml.etree import ElementTree
-from xml.etree.ElementTree import Element
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from msgspec import Struct
@@ -24,34 +22,15 @@ from numpy.typing import NDArray
 
 from . import cache
 from .annotations import Annotations
-from .bounds import LARGEST_SIDE, Pixels
 from .cache import CacheDir
 from .cleaning import Images, Objects, OnInvalid, build_annotations, require_unique
 from .images import size_in_header
-from .paths import Folder, file_status, read_file
+from .paths import Folder, file_status
+from .voc_xml import VocObject, VocRecord, read_record, xml_path
 
 _LOGGER = logging.getLogger("detmix.data")
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
-_FLAGS = {"": False, "false": False, "unspecified": False, "true": True}
 _LAYOUT = 3  # of the cache file; another number as soon as it holds something else, or the same read differently
 _YOUNG = 2_000_000_000  # nanoseconds; a file changed again this soon may keep its time, by which changes are told
-
-
-class VocObject(Struct, array_like=True, gc=False):
-    """One object as its XML file has it: the box as xmin, ymin, xmax, ymax, 1-based, the last pixel included."""
-
-    name: str
-    box: list[float]
-    difficult: bool
-
-
-class VocRecord(Struct, array_like=True, gc=False):
-    """What one XML file says; the size is height and width."""
-
-    name: str
-    file_name: str
-    size: tuple[Pixels, Pixels] | None
-    objects: list[VocObject]
 
 
 class _Index(Struct):
@@ -99,64 +78,99 @@ def read_voc(
             named, and the object.
     """
     root = Path(root)
-    set_file, records = read_voc_records(root, image_set, cache_dir=cache_dir)
-    sizes = [record.size or size_in_header(root / "JPEGImages" / record.file_name) for record in records]
-    objects = [found for record in records for found in record.objects]
-    image = np.repeat(np.arange(len(records)), [len(record.objects) for record in records])
-
-    def where(row: int) -> str:
-        number = row - int(np.searchsorted(image, image[row])) + 1
-        return f"{xml_path(root, records[image[row]].name)}: object[{number}]"
-
-    classes = sorted({found.name for found in objects}) if class_names is None else list(class_names)
+    found = read_voc_set(root, image_set, class_names, cache_dir=cache_dir)
+    sizes = [record.size or size_in_header(root / "JPEGImages" / record.file_name) for record in found.records]
     return build_annotations(
-        Images([r.file_name for r in records], sizes, range(1, len(records) + 1)),
+        Images([record.file_name for record in found.records], sizes, range(1, len(found.records) + 1)),
         Objects(
-            image=image,
-            boxes=np.array([found.box for found in objects], dtype=np.float64).reshape(-1, 4),
-            labels=_labels([found.name for found in objects], classes, where),
-            area=np.full(len(objects), np.nan),
-            iscrowd=np.zeros(len(objects), dtype=np.bool_),
-            difficult=np.array([found.difficult for found in objects], dtype=np.bool_),
-            ids=np.arange(1, len(objects) + 1),
+            image=found.image,
+            boxes=found.boxes,
+            labels=found.labels(),
+            area=np.full(len(found.boxes), np.nan),
+            iscrowd=np.zeros(len(found.boxes), dtype=np.bool_),
+            difficult=found.difficult,
+            ids=np.arange(1, len(found.boxes) + 1),
         ),
-        class_names=classes,
-        category_ids=range(1, len(classes) + 1),
+        class_names=found.class_names,
+        category_ids=range(1, len(found.class_names) + 1),
         image_dir=root / "JPEGImages",
-        source=str(set_file),
-        where=where,
+        source=str(found.file),
+        where=found.where,
         one_based=True,
         on_invalid=on_invalid,
     )
 
 
-def read_voc_records(root: Path, image_set: str, *, cache_dir: CacheDir = None) -> tuple[Path, list[VocRecord]]:
-    """The list of an image set, and what the XML files of its images say, nothing changed.
+@dataclass(frozen=True, eq=False)
+class VocSet:
+    """An image set with its M objects, as the XML files have them.
+
+    Attributes:
+        root: the folder.
+        file: the list of names.
+        records: what each XML file says.
+        objects: of all files.
+        class_names: those given, or those found, sorted.
+        image: (M,) int64, the record of each object.
+        boxes: (M, 4) float64, xmin, ymin, xmax, ymax in the files' own numbers, valid or not.
+        difficult: (M,) bool.
+    """
+
+    root: Path
+    file: Path
+    records: list[VocRecord]
+    objects: list[VocObject]
+    class_names: list[str]
+    image: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    difficult: NDArray[np.bool_]
+
+    def where(self, row: int) -> str:
+        """The file of an object, and its number there, from 1."""
+        number = row - int(np.searchsorted(self.image, self.image[row])) + 1
+        return f"{xml_path(self.root, self.records[self.image[row]].name)}: object[{number}]"
+
+    def labels(self) -> NDArray[np.int64]:
+        """1 ... K-1 of each object, (M,).
+
+        Raises:
+            ValueError: an object is of another class.
+        """
+        labels = {name: label for label, name in enumerate(self.class_names, start=1)}
+        for row, found in enumerate(self.objects):
+            if found.name not in labels:
+                raise ValueError(f"{self.where(row)}: the class must be one of {self.class_names}, got {found.name!r}")
+        return np.array([labels[found.name] for found in self.objects], dtype=np.int64)
+
+
+def read_voc_set(
+    root: Path, image_set: str, class_names: Sequence[str] | None, *, cache_dir: CacheDir = None
+) -> VocSet:
+    """Read an image set, nothing changed.
 
     Args:
         root: as for ``read_voc``.
         image_set: as for ``read_voc``.
+        class_names: as for ``read_voc``.
         cache_dir: as for ``read_voc``.
 
     Raises:
         FileNotFoundError: the image set or the XML file of an image is missing.
         ValueError: a name is there twice; an XML file is malformed, has a document type declaration or lacks a tag.
     """
-    set_file, names = _read_image_set(root, image_set)
-    return set_file, _read_records(root, names, set_file, cache.cache_folder(cache_dir))
-
-
-def xml_path(root: Path, name: str) -> Path:
-    """Where the annotations of an image lie."""
-    return root / "Annotations" / f"{name}.xml"
-
-
-def _labels(names: list[str], classes: list[str], where: Callable[[int], str]) -> NDArray[np.int64]:
-    labels = {name: label for label, name in enumerate(classes, start=1)}
-    for row, name in enumerate(names):
-        if name not in labels:
-            raise ValueError(f"{where(row)}: the class must be one of {classes}, got {name!r}")
-    return np.array([labels[name] for name in names], dtype=np.int64)
+    file, names = _read_image_set(root, image_set)
+    records = _read_records(root, names, file, cache.cache_folder(cache_dir))
+    objects = [found for record in records for found in record.objects]
+    return VocSet(
+        root,
+        file,
+        records,
+        objects,
+        class_names=sorted({found.name for found in objects}) if class_names is None else list(class_names),
+        image=np.repeat(np.arange(len(records)), [len(record.objects) for record in records]),
+        boxes=np.array([found.box for found in objects], dtype=np.float64).reshape(-1, 4),
+        difficult=np.array([found.difficult for found in objects], dtype=np.bool_),
+    )
 
 
 def _read_image_set(root: Path, image_set: str) -> tuple[Path, list[str]]:
@@ -188,7 +202,7 @@ def _read_records(root: Path, names: list[str], set_file: Path, folder: Path | N
     """What the XML files say, from the cache file if it is of these files as they are now."""
     stamps = [_stamp(root, name, set_file) for name in names]
     if folder is None:
-        return [_read_record(root, name) for name in names]
+        return [read_record(root, name) for name in names]
     place = str(root.resolve())
     key = hashlib.blake2b(f"{place}\0{set_file.stem}".encode(), digest_size=8).hexdigest()
     file = folder / f"voc-{key}.index"
@@ -198,7 +212,7 @@ def _read_records(root: Path, names: list[str], set_file: Path, folder: Path | N
             return found.records
     _LOGGER.info("%s: reading %d annotation files", set_file, len(names))
     started = time.time_ns()
-    records = [_read_record(root, name) for name in names]
+    records = [read_record(root, name) for name in names]
     if max((changed for _, changed in stamps), default=0) < started - _YOUNG:
         cache.store(file, _Index(_LAYOUT, place, stamps, records))
     return records
@@ -211,87 +225,3 @@ def _stamp(root: Path, name: str, set_file: Path) -> tuple[int, int]:
         message = f"{xml_path(root, name)}: no such annotation file, and {set_file} lists it"
         raise FileNotFoundError(message) from None
     return found.st_size, found.st_mtime_ns
-
-
-def _read_record(root: Path, name: str) -> VocRecord:
-    path = xml_path(root, name)
-    annotation = _parse(path)
-    suffix = PurePosixPath(annotation.findtext("filename", "").strip()).suffix
-    stated = "" if suffix[1:].isdigit() else suffix  # that is a part of a name with dots
-    objects = [
-        _read_object(f"{path}: object[{number}]", element)
-        for number, element in enumerate(annotation.findall("object"), start=1)
-    ]
-    return VocRecord(name, name + (stated or ".jpg"), _read_size(path, annotation), objects)
-
-
-class _NoDoctype(ElementTree.TreeBuilder):
-    """Refuses a document type declaration, the only place where entities, and bombs of them, are made."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise ValueError("document type declarations and entities are not accepted")
-
-
-def _parse(path: Path) -> Element:
-    content = read_file(path)
-    try:
-        annotation: Element = ElementTree.fromstring(content, ElementTree.XMLParser(target=_NoDoctype()))
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last of encodings that are none of text
-        raise ValueError(f"{path}: not a VOC annotation: {error}") from None
-    if annotation.tag != "annotation":
-        raise ValueError(f"{path}: not a VOC annotation: the outer tag must be <annotation>, got <{annotation.tag}>")
-    return annotation
-
-
-def _read_size(path: Path, annotation: Element) -> tuple[int, int] | None:
-    """Height and width, None where the file does not state them; some tools write zeros for that."""
-    size = annotation.find("size")
-    if size is None or not any(size.findtext(tag, "").strip() for tag in ("height", "width")):
-        return None
-    height, width = (_side(f"{path}: size", size, tag) for tag in ("height", "width"))
-    return (height, width) if height and width else None
-
-
-def _side(where: str, size: Element, tag: str) -> int:
-    number = _number(where, size, tag)
-    if not 0 <= number <= LARGEST_SIDE:
-        raise ValueError(f"{where}: <{tag}> must lie in 0 ... {LARGEST_SIDE}, got {number}")
-    return int(number)
-
-
-def _read_object(where: str, element: Element) -> VocObject:
-    box = element.find("bndbox")  # the object's own; its parts have theirs further down
-    if box is None:
-        raise ValueError(f"{where}: the tag <bndbox> is missing")
-    name = _text(where, element, "name")
-    return VocObject(
-        name=name,
-        box=[_number(f"{where}: bndbox", box, corner) for corner in _CORNERS],
-        difficult=_is_set(where, element, "difficult"),
-    )
-
-
-def _is_set(where: str, element: Element, tag: str) -> bool:
-    """Whether a flag is; some tools write words, or leave it empty."""
-    word = element.findtext(tag, "").strip().lower()
-    if word in _FLAGS:
-        return _FLAGS[word]
-    return _number(where, element, tag) != 0
-
-
-def _number(where: str, parent: Element, tag: str) -> float:
-    text = _text(where, parent, tag)
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"{where}: <{tag}> must be a finite number, got {text!r}")
-    return number
-
-
-def _text(where: str, parent: Element, tag: str) -> str:
-    text = (parent.findtext(tag) or "").strip()
-    if not text:
-        raise ValueError(f"{where}: the tag <{tag}> is missing or empty")
-    return text
