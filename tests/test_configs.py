@@ -139,6 +139,18 @@ def test_an_unknown_class_is_named_with_its_file(made_up_root, tmp_path, in_repo
     assert re.search(r"test_1\.xml.*horse", capsys.readouterr().err)
 
 
+def test_how_corners_count_is_told_for_voc_alone(tmp_path):
+    write_voc(tmp_path, ("train",))
+    from_0, from_1 = (
+        DetectionData("voc", root=str(tmp_path), augment=[], one_based=one_based).train_set[0][1]["boxes"]
+        for one_based in (False, True)
+    )
+    assert (from_0 - from_1).tolist() == [[1, 1, 0, 0]]
+    for format in ("coco", "shapes"):
+        with pytest.raises(ValueError, match=f"one_based=false says how VOC's corners count, and .*format is {format}"):
+            DetectionData(format, one_based=False)
+
+
 def test_training_splits_share_their_classes_or_are_refused(tmp_path):
     for folder, names in (("A", ("cat", "dog")), ("B", ("dog", "cat")), ("C", ("cat", "bird"))):
         write_voc(tmp_path / folder, ("train", "val"))

@@ -3,10 +3,8 @@
 import logging
 import os
 import time
-from dataclasses import fields
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +12,7 @@ from PIL import Image
 
 from detmix.data import cache, read_voc, voc, voc_xml
 
-from .test_data_voc import BCCD, document, folder, thing
+from .test_data_voc import BCCD, document, folder, same, thing
 
 AGE = 10  # seconds
 
@@ -31,11 +29,6 @@ def some_folder(root, **documents):
     flat = thing(box=(5, 5, 5, 5))
     documents = documents or {"a": document(thing(), flat), "b": document(), "c": document(thing())}
     return grow_old(folder(root / "voc", documents))
-
-
-def same(first, second):
-    for field in fields(first):
-        np.testing.assert_array_equal(getattr(first, field.name), getattr(second, field.name))
 
 
 def read(tmp_path, **options):
@@ -201,6 +194,14 @@ def test_a_cache_file_of_something_else_is_made_anew(tmp_path):
         same(read(tmp_path), expected)
         assert file.read_bytes() == whole
     assert root.is_dir()
+
+
+def test_corners_are_kept_as_the_files_have_them(tmp_path, parsed):
+    some_folder(tmp_path)
+    parses(parsed, tmp_path)
+    assert parses(parsed, tmp_path, one_based=False) == []
+    assert read(tmp_path, one_based=False).boxes.tolist() == [[11, 21, 40, 60]] * 2
+    assert read(tmp_path).boxes.tolist() == [[10, 20, 40, 60]] * 2
 
 
 def test_where_nothing_can_be_written_there_is_no_cache(tmp_path, parsed, caplog):

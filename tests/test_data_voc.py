@@ -1,7 +1,10 @@
 import io
 import os
+import re
+from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,6 +44,11 @@ def read_one(root, text, **options):
     return read_voc(folder(root, {"a": text}), **options)
 
 
+def same(first, second):
+    for field in fields(first):
+        np.testing.assert_array_equal(getattr(first, field.name), getattr(second, field.name))
+
+
 def test_a_folder_read_by_hand(tmp_path):
     documents = {
         "b": document(thing("dog"), thing("cat", (1, 1, 100, 80), 1), name="<filename>b.png</filename>"),
@@ -70,6 +78,43 @@ def test_a_box_covers_its_pixels_the_last_ones_included(tmp_path_factory, a, b):
     (x1, x2), (y1, y2) = sorted({a[0], b[0]} | {100, 1})[:2], sorted({a[1], b[1]} | {80, 1})[:2]
     found = read_one(tmp_path_factory.mktemp("voc"), document(thing(box=(x1, y1, x2, y2))))
     assert found.area.tolist() == [len(range(x1, x2 + 1)) * len(range(y1, y2 + 1))]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(-3, 99), st.integers(-3, 79), st.integers(2, 40), st.integers(2, 40))))
+def test_corners_from_0_are_corners_from_1_moved_by_a_pixel(tmp_path_factory, xywh):
+    root = tmp_path_factory.mktemp("voc")
+    things = [[thing(box=(x + one, y + one, x + w, y + h)) for x, y, w, h in xywh] for one in (0, 1)]
+    from_0 = read_one(root, document(*things[0]), one_based=False, cache_dir=False)
+    from_1 = read_one(root, document(*things[1]), cache_dir=False)
+    same(from_0, from_1)
+
+
+ZERO = thing(box=(0, 20, 40, 60))
+
+
+@pytest.mark.parametrize(
+    ("things", "warned"),
+    [
+        ([thing(), ZERO], True),
+        ([thing(box=(0.5, 0, 9, 9)), thing(box=(1, 2, 9, 9))], True),
+        ([thing(box=(1, 2, 9, 9)), ZERO], False),  # a slip in a file that counts from 1
+        ([thing(), thing(box=(0, 0, 0, 0))], False),  # what tools write for nothing
+        ([thing(), thing(box=(-0.5, -3, 9, 9))], False),
+        ([], False),
+    ],
+)
+def test_a_file_that_seems_to_count_from_0_is_told_of(things, warned, tmp_path, caplog):
+    text = document(thing(box=(2, 2, 9, 9)), *things)
+    read_one(tmp_path, text)
+    told = [message for message in caplog.messages if "--data.one_based false" in message]
+    assert len(told) == warned
+    if warned:
+        row = next(number for number, item in enumerate(things, start=2) if "min>0" in item)
+        assert re.search(rf"train\.txt: 1 of 3 boxes begin at 0, .*a\.xml: object\[{row}\] has xyxy \[0", told[0])
+    caplog.clear()
+    read_one(tmp_path, text, one_based=False)
+    assert "one_based" not in caplog.text
 
 
 def test_class_names_set_the_labels_and_may_hold_more_than_the_set(tmp_path):

@@ -63,6 +63,21 @@ def test_a_box_without_a_pixel_is_dropped_with_one_warning_as_from_training_data
     assert "a.xml: object[3] has xyxy [5.0, 9.0, 6.0, 8.0]" in ours
 
 
+def test_corners_from_0_are_corners_from_1_moved_by_a_pixel(tmp_path, caplog):
+    truths = []
+    for one in (0, 1):
+        boxes = [(one, 2 + one, 5, 6), (3 + one, 7 + one, 4, 9), (9 + one, 9 + one, 9, 12)]
+        root = folder(tmp_path / str(one), {"a": document(*(thing(box=box) for box in boxes))})
+        truths.append(read_voc_folder(root, "train", one_based=bool(one)))
+    for key in ("corners", "xywh", "areas"):
+        first, second = (getattr(truth.objects, key).tolist() for truth in truths)
+        assert first == second
+    assert truths[0].objects.xywh.tolist() == [[0, 2, 5, 4], [3, 7, 1, 2]]
+    assert ["1 of 3 boxes without a pixel" in message for message in caplog.messages] == [True, True]
+    read_voc_folder(tmp_path / "0", "train")
+    assert "1 of 3 boxes begin at 0" in caplog.text
+
+
 def test_classes_may_be_given(tmp_path):
     root = folder(tmp_path, {"a": document(thing("dog"))})
     truth = read_voc_folder(root, "train", ["owl", "dog"])

@@ -265,6 +265,7 @@ VOC = "voc --root {0}/VOC --image-set val --predictions {0}/kit "
         (COCO + "--rules voc --iou 0.6", "the VOC development kit", "at IoU 0.6, area below"),
         (VOC + "--use-07-metric", "the VOC development kit", "eleven recalls (2007)"),
         (VOC + "--classes cat dog --rules coco --min-score 0.8", "COCO, boxes", "score 0.8 or more"),
+        (VOC + "--zero-based", "the VOC development kit", "at IoU 0.5, area below"),
         (VOC + "--compare {0}/results.json --resamples 40", "the VOC development kit", "40 draws of the 5 images"),
     ],
 )
@@ -276,6 +277,7 @@ def test_evaluate_prints_and_writes_what_it_measures(evaluate, tmp_path, command
     assert f"AP {content['metrics']['AP']:.3f}" in printed
     assert {"precision_recall.png", "average_precision.png"} <= {path.name for path in (tmp_path / "plots").iterdir()}
     assert (content["options"]["rules"] == "voc") == ("VOC" in rules)
+    assert content["ground_truth"].get("one_based", True) == ("--zero-based" not in command)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,10 @@ def make_parser() -> ArgumentParser:
     voc.add_argument("--root", type=Path, required=True, metavar="DIR", help="holds Annotations and ImageSets/Main")
     voc.add_argument("--image-set", required=True, metavar="NAME", help="list in ImageSets/Main, such as val")
     voc.add_argument("--classes", nargs="+", metavar="NAME", help="all classes (default: those found)")
-    voc.set_defaults(source=lambda settings: VocFolder(*(settings.pop(k) for k in ("root", "image_set", "classes"))))
+    zero_based = "corners are x, y, x + width, y + height from 0 (default: from 1, the last pixel included)"
+    voc.add_argument("--zero-based", dest="one_based", action="store_false", help=zero_based)
+    keys = [field.name for field in fields(VocFolder)]
+    voc.set_defaults(source=lambda settings: VocFolder(**{key: settings.pop(key) for key in keys}))
     return parser
 
 

@@ -45,6 +45,7 @@ def read_voc(
     image_set: str = "train",
     *,
     class_names: Sequence[str] | None = None,
+    one_based: bool = True,
     on_invalid: OnInvalid = "drop",
     cache_dir: CacheDir = None,
 ) -> Annotations:
@@ -64,6 +65,8 @@ def read_voc(
         image_set: the name of the list, without ``.txt``.
         class_names: names in the order wanted for the labels; left out, those found in the set, sorted.
             Pass the training set's to read the validation set, which may lack a class.
+        one_based: corners count from 1, the last pixel included, as VOC's own. False for the files of tools that write
+            x, y, x + width, y + height from 0; a warning says so if they look like that.
         on_invalid: ``"drop"`` drops a box without width or height and clips one past the edge, with
             one warning in the log; ``"raise"`` makes either an error.
         cache_dir: folder of the cache file, of about a tenth of the size of the XML files; False for none. Left out, it
@@ -78,7 +81,7 @@ def read_voc(
             named, and the object.
     """
     root = Path(root)
-    found = read_voc_set(root, image_set, class_names, cache_dir=cache_dir)
+    found = read_voc_set(root, image_set, class_names, one_based=one_based, cache_dir=cache_dir)
     sizes = [record.size or size_in_header(root / "JPEGImages" / record.file_name) for record in found.records]
     return build_annotations(
         Images([record.file_name for record in found.records], sizes, range(1, len(found.records) + 1)),
@@ -96,7 +99,7 @@ def read_voc(
         image_dir=root / "JPEGImages",
         source=str(found.file),
         where=found.where,
-        one_based=True,
+        one_based=one_based,
         on_invalid=on_invalid,
     )
 
@@ -144,7 +147,12 @@ class VocSet:
 
 
 def read_voc_set(
-    root: Path, image_set: str, class_names: Sequence[str] | None, *, cache_dir: CacheDir = None
+    root: Path,
+    image_set: str,
+    class_names: Sequence[str] | None,
+    *,
+    one_based: bool,
+    cache_dir: CacheDir = None,
 ) -> VocSet:
     """Read an image set, nothing changed.
 
@@ -152,6 +160,7 @@ def read_voc_set(
         root: as for ``read_voc``.
         image_set: as for ``read_voc``.
         class_names: as for ``read_voc``.
+        one_based: what is said of the boxes; if they look like the other, there is a warning.
         cache_dir: as for ``read_voc``.
 
     Raises:
@@ -160,17 +169,38 @@ def read_voc_set(
     """
     file, names = _read_image_set(root, image_set)
     records = _read_records(root, names, file, cache.cache_folder(cache_dir))
-    objects = [found for record in records for found in record.objects]
-    return VocSet(
+    objects = [item for record in records for item in record.objects]
+    found = VocSet(
         root,
         file,
         records,
         objects,
-        class_names=sorted({found.name for found in objects}) if class_names is None else list(class_names),
+        class_names=sorted({item.name for item in objects}) if class_names is None else list(class_names),
         image=np.repeat(np.arange(len(records)), [len(record.objects) for record in records]),
-        boxes=np.array([found.box for found in objects], dtype=np.float64).reshape(-1, 4),
-        difficult=np.array([found.difficult for found in objects], dtype=np.bool_),
+        boxes=np.array([item.box for item in objects], dtype=np.float64).reshape(-1, 4),
+        difficult=np.array([item.difficult for item in objects], dtype=np.bool_),
     )
+    if one_based:
+        _warn_if_zero_based(found)
+    return found
+
+
+def _warn_if_zero_based(found: VocSet) -> None:
+    """Tell by where boxes at the left and upper edge begin: some zeros among more ones are slips of a tool.
+
+    What an empty box says does not count, since tools write zeros for it.
+    """
+    starts, ends = np.split(found.boxes, 2, axis=1)
+    edge = np.floor(np.where((ends > starts).all(axis=1, keepdims=True), starts, np.inf))
+    zero = edge == 0
+    if zero.sum() > (edge == 1).sum():
+        rows = np.flatnonzero(zero.any(axis=1))
+        _LOGGER.warning(
+            "%s: %d of %d boxes begin at 0, fewer at 1, so the corners seem to count from 0. If they do, pass "
+            "one_based=False (--data.one_based false in the trainer, --zero-based in tools/evaluate.py), or all are a "
+            "pixel off: %s has xyxy %s",
+            *(found.file, len(rows), len(found.boxes), found.where(rows[0]), found.boxes[rows[0]].tolist()),
+        )
 
 
 def _read_image_set(root: Path, image_set: str) -> tuple[Path, list[str]]:

@@ -17,7 +17,7 @@ _FLAGS = {"": False, "false": False, "unspecified": False, "true": True}
 
 
 class VocObject(Struct, array_like=True, gc=False):
-    """One object as its XML file has it: the box as xmin, ymin, xmax, ymax, 1-based, the last pixel included."""
+    """One object as its XML file has it: the box as xmin, ymin, xmax, ymax, in the file's own numbers."""
 
     name: str
     box: list[float]

@@ -41,11 +41,13 @@ class VocFolder:
         image_set: the name of the list.
         classes: their names; left out, those of the set's objects, then those that predictions may have beyond: what
             a run states near them or, where the objects are of VOC's own 20 classes, others of these with a text file.
+        one_based: corners count from 1, as for ``read_voc_folder``.
     """
 
     root: Path
     image_set: str
     classes: Sequence[str] | None = None
+    one_based: bool = True
 
     def read(self, predictions: Sequence[Path], *, masks: bool) -> GroundTruth:
         """Read it, with the classes that these predictions may have.
@@ -56,7 +58,7 @@ class VocFolder:
         """
         if masks:
             raise ValueError("a VOC folder has no masks: leave out --iou-type segm")
-        truth = read_voc_folder(self.root, self.image_set, self.classes)
+        truth = read_voc_folder(self.root, self.image_set, self.classes, one_based=self.one_based)
         if self.classes is not None:
             return truth
         more = [name for path in predictions for name in _classes_known(path, truth)]

@@ -42,6 +42,7 @@ class DetectionData(L.LightningDataModule):
         annotations: str = "annotations/instances_{split}.json",
         images: str = "{split}",
         class_names: Sequence[str] | None = None,
+        one_based: bool = True,
         shapes: ShapesOptions | None = None,
         mixup: MixupOptions | None = None,
         augment: list[v2.Transform] | None = None,
@@ -64,6 +65,8 @@ class DetectionData(L.LightningDataModule):
             images: COCO image folder of a split, below the root.
             class_names: VOC: classes in the order of their labels, instead of the training data's in
                 alphabetical order. COCO: the names that the file must have, in the order of their labels.
+            one_based: VOC: corners count from 1, the last pixel included. False for the files of tools that write
+                x, y, x + width, y + height from 0.
             shapes: settings of the made-up scenes.
             mixup: how training samples are mixed; null does not mix.
             augment: torchvision v2 transforms for each training image, before mixing; a horizontal flip
@@ -82,12 +85,14 @@ class DetectionData(L.LightningDataModule):
 
         Raises:
             ValueError: the data is malformed, empty, or of other classes; the file is named. Or no training split is
-                named, or several of made-up scenes.
+                named, or several of made-up scenes; or ``one_based`` is false, and the data is not VOC.
             FileNotFoundError: a file is missing.
         """
         super().__init__()
+        if not one_based and format != "voc":
+            raise ValueError(f"data.one_based=false says how VOC's corners count, and data.format is {format}")
         scenes = shapes or ShapesOptions()
-        self._splits = Splits(format, Path(root), annotations, images, scenes, seed, on_error, reduce_to)
+        self._splits = Splits(format, Path(root), annotations, images, scenes, seed, on_error, reduce_to, one_based)
         self._names = {"val": val, "test": test}
         self.mixup = mixup
         self.augment = Augment(augment)

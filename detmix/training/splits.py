@@ -49,6 +49,7 @@ class Splits:
     seed: int
     on_error: OnError
     reduce_to: int | None
+    one_based: bool
 
     def open(self, split: str, stage: Stage, names: Sequence[str] | None, transform: Any = None) -> Any:
         """Read the annotations of a split.
@@ -70,7 +71,7 @@ class Splits:
             found = read_coco(file, images, class_names=names)
         else:
             folder, _, image_set = split.rpartition("/")
-            found = read_voc(self.root / folder, image_set, class_names=names)
+            found = read_voc(self.root / folder, image_set, class_names=names, one_based=self.one_based)
         if stage != "train":
             return DetectionDataset(found, transform=transform)
         return DetectionDataset(found, transform=transform, on_error=self.on_error, reduce_to=self.reduce_to)
