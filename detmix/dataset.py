@@ -14,12 +14,11 @@ from .cache import Loaded, PartnerCache
 from .canvas import canvas_size, compiled_blend, image_size, require_same_kind
 from .cutmix import cutmix_pair, cutout, region_around
 from .draws import CACHES, MIXING, generator_at
-from .mixing import check_alpha, check_share, mix_pair, sample_lambda
+from .mixing import Sample, check_alpha, check_share, mix_pair, require_sample, sample_lambda
 from .partners import PartnerPolicy, Partners, index_partners
 from .switch import Switched
 from .targets import Target, check_target
 
-Sample = tuple[Any, Target]
 Mix = Literal["mixup", "cutmix", "cutout"]
 
 
@@ -184,12 +183,7 @@ class MixupDataset(Switched, Dataset[Sample]):
         return (image, target) if self.transform is None else self.transform(image, target)
 
     def _load(self, index: int) -> Sample:
-        sample = self.dataset[index]
-        if not isinstance(sample, (tuple, list)) or len(sample) != 2:
-            kind = f"{len(sample)} values" if isinstance(sample, (tuple, list)) else type(sample).__name__
-            raise TypeError(f"a data set must give (image, target), got {kind} for {self._describe(index)}")
-        image, target = sample
-        return image, target
+        return require_sample(self.dataset[index], partial(self._describe, index))
 
     def _plain(self, index: int) -> Sample:
         image, target = self._load(index)

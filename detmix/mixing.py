@@ -7,12 +7,15 @@ of image A; image B has ``1 - lam``.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, overload
 
 import numpy as np
 
 from .canvas import Image, blend, canvas_size, image_size, require_same_kind
 from .targets import Target, check_target, concatenate, select_objects
+
+Sample = tuple[Any, Target]
 
 
 @overload
@@ -50,6 +53,15 @@ def check_alpha(alpha: float) -> None:
     """Raise ValueError unless alpha is a finite number of 0 or more."""
     if not (alpha >= 0 and math.isfinite(alpha)):
         raise ValueError(f"alpha must be a finite number of 0 or more, got {alpha}")
+
+
+def require_sample(given: Any, describe: Callable[[], str]) -> Sample:
+    """What a data set gave, as (image, target); ``describe`` names it in the TypeError for what is no such pair."""
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        kind = f"{len(given)} values" if isinstance(given, (tuple, list)) else type(given).__name__
+        raise TypeError(f"a data set must give (image, target), got {kind} for {describe()}")
+    image, target = given
+    return image, target
 
 
 def mix_pair(

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .dataset import MapDataset, Sample
+from .dataset import MapDataset
 from .draws import AUGMENTATION, generator_at
+from .mixing import Sample
 from .switch import Switched
 
 _STREAM = AUGMENTATION + 1

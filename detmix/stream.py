@@ -9,6 +9,7 @@ import copy
 import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from .canvas import compiled_blend, image_size
 from .draws import STREAMS, generator_at
-from .mixing import check_alpha, check_share, mix_pair, sample_lambda
+from .mixing import Sample, check_alpha, check_share, mix_pair, require_sample, sample_lambda
 from .shared import Shared
 from .switch import (
     Reader,
@@ -30,8 +31,6 @@ from .switch import (
     this_reader,
 )
 from .targets import Target, check_target
-
-Sample = tuple[Any, Target]
 
 
 class MixupIterable(Switched, IterableDataset[Sample]):
@@ -167,7 +166,7 @@ class MixupIterable(Switched, IterableDataset[Sample]):
         start = reading["position"]
         reach = self.buffer_size if self.alpha > 0 and self.p > 0 else 0
         first = max(0, start - reach)  # the window's first sample
-        samples = islice(self._part(reading["epoch"], reader), first, None)
+        samples = self._samples_from(first, reading["epoch"], reader)
         window = deque(islice(samples, reach + 1), maxlen=reach + 1)
         for own in range(start - first, len(window)):
             yield self._give(window, own, first + own, reader, reading)
@@ -196,7 +195,11 @@ class MixupIterable(Switched, IterableDataset[Sample]):
         self._to_resume.values[reader.number] = False
         return self._state["position"] if resumed else 0
 
-    def _part(self, epoch: int, reader: Reader) -> Iterator[Sample]:
+    def _samples_from(self, first: int, epoch: int, reader: Reader) -> Iterator[Sample]:
+        for position, given in enumerate(islice(self._part(epoch, reader), first, None), start=first):
+            yield require_sample(given, partial("sample {} of this reader".format, position))
+
+    def _part(self, epoch: int, reader: Reader) -> Iterator[Any]:
         tell_epoch(self.dataset, epoch)
         return islice(self.dataset, reader.number, None, reader.total) if self.shard else iter(self.dataset)
 

@@ -299,6 +299,18 @@ def test_copies_have_switches_of_their_own(duplicate):
     assert other._to_resume.values.is_shared()
 
 
+@pytest.mark.parametrize("options", [{"buffer_size": 2}, {"p": 0}, {"alpha": 0}])
+@pytest.mark.parametrize(
+    ("changed", "wanted"),
+    [(lambda sample: (*sample, "cat.jpg"), "3 values"), (lambda sample: {"image": sample[0]}, "dict")],
+)
+def test_samples_that_are_no_pairs_are_refused(options, changed, wanted):
+    samples = make_samples(6)
+    samples[4] = changed(samples[4])
+    with pytest.raises(TypeError, match=rf"must give \(image, target\), got {wanted} for sample 4 of this reader"):
+        list(MixupIterable(samples, **options))
+
+
 def test_a_pair_that_cannot_be_mixed_is_named():
     samples = make_samples(2)
     samples[1] = (samples[1][0].float(), samples[1][1])

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..mixing import Sample
 from ..switch import this_process
 from ..targets import Target
 from .cleaning import OnInvalid
 from .paths import read_file
 from .samples import BoxFormat, Layout
-from .streams import Sample, SampleStream, load_library
+from .streams import SampleStream, load_library
 
 
 class HuggingFaceStream(SampleStream):

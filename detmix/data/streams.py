@@ -15,14 +15,13 @@ from PIL import Image
 from torch.utils.data import IterableDataset
 
 from ..canvas import image_size
+from ..mixing import Sample
 from ..shared import Shared
 from ..switch import tell_transform, this_process
 from ..targets import Target
 from .images import content_size, convert_image, decode_image
 from .reduction import check_reduce_to, reduce_target
 from .samples import Layout, read_target
-
-Sample = tuple[Any, Target]
 
 
 class SampleStream(IterableDataset[Sample]):

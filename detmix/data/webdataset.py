@@ -19,11 +19,12 @@ from typing import IO, Any, Literal, get_args
 import msgspec
 
 from ..draws import SHARDS, generator_at
+from ..mixing import Sample
 from ..switch import Reader, this_reader
 from ..targets import Target
 from .cleaning import OnInvalid, require_unique
 from .samples import BoxFormat, Layout
-from .streams import Sample, SampleStream, load_library
+from .streams import SampleStream, load_library
 
 Share = Literal["shards", "samples"]
 

@@ -13,10 +13,9 @@ from PIL import Image
 from ..batch import MixupBatch, collate
 from ..canvas import canvas_size, image_size
 from ..cutmix import cutmix_pair, cutout, region_around
-from ..dataset import Sample
 from ..figures import draw_boxes, image_grid, lambda_grid
 from ..files import write_whole
-from ..mixing import mix_pair
+from ..mixing import Sample, mix_pair
 from ..targets import Target
 from .callbacks import MixBatches
 from .data import DetectionData
