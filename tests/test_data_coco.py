@@ -104,11 +104,49 @@ def test_many_categories_are_read_in_a_moment(tmp_path):
         assert len(read(tmp_path, content(categories=categories)).class_names) == 100_000
 
 
-@pytest.mark.parametrize("names", [("car",), ("car", "cat"), ("car", "dog", "cat"), ("car", "car", "dog")])
-def test_class_names_that_are_not_the_files_are_stated_beside_them(names, tmp_path):
-    with pytest.raises(
-        ValueError, match=rf"set\.json: .* {len(names)} given, .*car.*; 2 in the file, \['car', 'dog'\]"
-    ):
+def test_a_file_may_lack_some_of_the_names_and_their_ids_are_free_in_it(tmp_path):
+    names = ("cat", "dog", "owl", "car", "ant")
+    data = content(categories=[*content()["categories"], {"id": 1, "name": "animal"}])
+    found = read(tmp_path, data, class_names=names)
+    assert (found.class_names, found.category_ids) == (names, (2, 18, 4, 3, 5))  # 1 is the animal's
+    assert found.labels.tolist() == [4, 2, 4]
+    truth = found.ground_truth()
+    assert {row["id"]: row["category_id"] for row in truth["annotations"]} == {5: 3, 7: 18, 6: 3}
+    assert same(read(tmp_path, truth, class_names=names), found)
+
+
+def test_categories_without_objects_may_be_left_out(tmp_path):
+    data = content(categories=[{"id": 0, "name": "things"}, *content()["categories"]])
+    assert read(tmp_path, data).class_names == ("things", "car", "dog")
+    found = read(tmp_path, data, class_names=("car", "dog"))
+    assert (found.class_names, found.category_ids) == (("car", "dog"), (3, 18))
+    assert same(found, read(tmp_path, content()))
+
+
+@pytest.mark.parametrize("row", [0, 1, 2])
+@pytest.mark.parametrize("names", [None, ("car", "dog")])
+@pytest.mark.parametrize("number", [0, 50])
+def test_of_two_categories_of_one_name_that_with_objects_counts(row, names, number, tmp_path):
+    categories = content()["categories"]
+    categories.insert(row, {"id": number, "name": "dog"})
+    found = read(tmp_path, content(categories=categories), class_names=names)
+    assert (found.class_names, found.category_ids) == (("car", "dog"), (3, 18))
+    assert same(found, read(tmp_path, content()))
+    unused = read(tmp_path, content(categories=categories, annotations=[]), class_names=names)
+    assert dict(zip(unused.class_names, unused.category_ids, strict=True)) == {"car": 3, "dog": min(18, number)}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("car",), r"it has objects of 'dog', not in class_names$"),
+        (("cat", "car"), r"it has objects of 'dog', not in class_names, and no class 'cat', which is$"),
+        ((), r"it has objects of 'car', 'dog', not in class_names$"),
+        (("car", "car", "dog"), r"class_names must be unique, got 'car' more than once"),
+    ],
+)
+def test_objects_of_other_classes_are_refused_with_the_difference(names, message, tmp_path):
+    with pytest.raises(ValueError, match=rf"set\.json: {message}"):
         read(tmp_path, content(), class_names=names)
 
 
@@ -139,7 +177,10 @@ WRONG = {
     "image id twice": (changed("images", 2, id=30), r"images\[2\]: ids must be unique, got 30 in row 0 too"),
     "annotation id twice": (changed("annotations", 2, id=5), r"annotations\[2\]: ids must be unique, got 5 in row 1"),
     "category id twice": (changed("categories", 1, id=18), r"categories\[1\]: ids must be unique, got 18"),
-    "category name twice": (changed("categories", 1, name="dog"), "class names must be unique, got 'dog'"),
+    "category name twice": (
+        changed("categories", 1, name="dog"),
+        r"categories\[1\] and categories\[0\] both have the name 'dog', and objects",
+    ),
 }
 
 

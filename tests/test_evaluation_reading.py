@@ -48,6 +48,13 @@ def test_ground_truth_is_sorted_by_id_and_completed():
     assert objects.corners[1].tolist() == [2.5, 3, 4.5, 6]  # 1-based, the last pixel included
 
 
+def test_of_two_categories_of_one_name_that_with_objects_counts():
+    for number in (1, 5, 8):
+        truth = read_ground_truth({**TRUTH, "categories": [*TRUTH["categories"], {"id": number, "name": "dog"}]})
+        assert (truth.category_ids.tolist(), truth.class_names) == ([3, 7], ("cat", "dog"))
+        assert truth.objects.labels.tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("from_file", [False, True])
 def test_predictions_keep_their_order(tmp_path, from_file):
     rows = [{**ROW, "image_id": 9}, ROW, {**ROW, "score": 1, "category_id": 7, "extra": "x"}]
@@ -260,7 +267,10 @@ def test_a_proposal_needs_no_class():
         (changed("annotations", iscrowd=7), r"Expected `int` <= 1 - at `\$.annotations\[0\].iscrowd`"),
         (changed("annotations", bbox=[0, 0, 1e308, 1]), r"bbox must be in pixels.* at `\$.annotations\[0\].bbox`"),
         (changed("annotations", id=0), r"id 0 appears twice - at `\$.annotations\[1\].id`, first at"),
-        (changed("categories", name="cat"), r"name 'cat' appears twice - at `\$.categories\[1\].name`"),
+        (
+            changed("categories", name="cat"),
+            r"categories\[1\] and categories\[0\] both have the name 'cat', and objects",
+        ),
         (changed("categories", id=3), r"id 3 appears twice - at `\$.categories\[1\].id`"),
         (changed("images", id=4), r"id 4 appears twice - at `\$.images\[1\].id`"),
         ({k: v for k, v in TRUTH.items() if k != "images"}, "missing required field `images`"),

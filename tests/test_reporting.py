@@ -211,8 +211,36 @@ def test_a_runs_folder_is_its_predictions_with_the_classes_that_it_states(tmp_pa
     assert content["metrics"]["AP"] == pytest.approx(wanted.ap, abs=1e-12)
     text = text_of(evaluate_files(files["voc"], run, Options("voc")))
     assert "Classes without objects, which do not count: 1" in text
-    with pytest.raises(ValueError, match=r"\(ids as in .*classes.json\): unknown category_id 3"):
-        evaluate_files(files["coco"], run, Options())  # there the file names the classes
+    wanted = evaluate_coco(tmp_path / "truth.json", files["results"])
+    content = content_of(tmp_path, files["coco"], run, Options())
+    assert content["by_class"]["owl"]["objects"] == 0
+    assert content["metrics"] == pytest.approx(wanted.metrics, abs=1e-12)
+
+
+def test_a_stated_class_gets_an_id_that_the_file_has_free(tmp_path, files):
+    """The file has ids 2 and 3, so the owl's is before theirs, and labels move up by one."""
+    truth = json.loads((tmp_path / "truth.json").read_text())
+    for rows, key in (("categories", "id"), ("annotations", "category_id")):
+        for row in truth[rows]:
+            row[key] += 1
+    wanted = evaluate_coco(tmp_path / "truth.json", files["results"])
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    run = tmp_path / "run"
+    run.mkdir()
+    write_results(run / "predictions.json", [*draw_scene()[1], (0, 2, [1, 1, 9, 9], 0.9)])
+    (run / "classes.json").write_text(json.dumps([{"id": k, "name": n} for k, n in enumerate((*NAMES, "owl"), 1)]))
+    content = content_of(tmp_path, files["coco"], run, Options())
+    assert content["metrics"] == pytest.approx(wanted.metrics, abs=1e-12)
+    assert list(content["by_class"]) == ["owl", *NAMES]
+
+
+def test_stated_classes_in_another_spelling_are_no_classes_more(tmp_path, files):
+    run = tmp_path / "run"
+    run.mkdir()
+    write_results(run / "predictions.json", draw_scene()[1])
+    (run / "classes.json").write_text(json.dumps([{"id": k, "name": n} for k, n in enumerate(("Cat", "dog"), 1)]))
+    with pytest.raises(ValueError, match=r"\(ids as in .*classes.json\): unknown category_id 1"):
+        evaluate_files(files["coco"], run, Options())
 
 
 def test_the_kits_classes_need_no_objects(tmp_path, files):

@@ -14,6 +14,7 @@ from torchvision.models import mobilenet_v3_large
 from detmix.data import Shapes
 from detmix.detectors import losses_and_detections
 from detmix.evaluation import evaluate_coco, evaluate_voc
+from detmix.reporting import CocoFile, Options, evaluate_files
 from detmix.training import DetectionData, MixupOptions, ShapesOptions, Throughput, build_detector, cli_main
 from detmix.training.cli import _has_bf16
 from detmix.training.files import read_history
@@ -230,6 +231,37 @@ def test_images_without_annotations_can_be_validated_on(tmp_path, in_repository)
     assert metrics["loss_box_reg"] == metrics["loss_rpn_box_reg"] == 0
     assert metrics["loss"] == pytest.approx(metrics["loss_classifier"] + metrics["loss_objectness"])
     assert metrics["loss"] > 0
+
+
+def test_a_split_with_other_ids_and_without_one_class_is_scored_by_name(tmp_path, in_repository, monkeypatch):
+    """What is detected is what is annotated, one class of three is not in the validation file, and ids are swapped."""
+    write_coco(tmp_path)
+    files = {split: tmp_path / "annotations" / f"instances_{split}.json" for split in ("train2017", "val2017")}
+    train, val = (json.loads(file.read_text()) for file in files.values())
+    train["categories"].append({"id": 1, "name": "bus"})
+    val["categories"] = [{"id": 7, "name": "car"}, {"id": 3, "name": "train"}, {"id": 1, "name": "vehicle"}]
+    for row in val["annotations"]:
+        row["category_id"] = 10 - row["category_id"]
+    for file, content in zip(files.values(), (train, val), strict=True):
+        file.write_text(json.dumps(content))
+
+    def annotated(detector, images, targets, **options):
+        losses, _ = losses_and_detections(detector, images, targets, **options)
+        return losses, [{**target, "scores": torch.ones(len(target["labels"]))} for target in targets]
+
+    monkeypatch.setattr("detmix.training.visits.losses_and_detections", annotated)
+    data = ["--data.format=coco", f"--data.root={tmp_path}", "--data.train=[train2017]", "--data.val=val2017"]
+    arguments = ["--config", "configs/quickstart.yaml", "--runs", str(tmp_path), *TINY, *data]
+    cli_main(["fit", *arguments, "--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0"])
+    run = tmp_path / "quickstart"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert [metrics[f"AP/{name}"] for name in ("bus", "car", "train")] == [-1, pytest.approx(1), pytest.approx(1)]
+    rows = json.loads((run / "predictions.json").read_text())
+    by_name = {row["name"]: row["id"] for row in json.loads((run / "classes.json").read_text())}
+    assert by_name == {"bus": 1, "car": 3, "train": 7}
+    assert [row["category_id"] for row in rows] == [3, 7, 3, 7]
+    evaluate_files(CocoFile(files["val2017"]), run, Options(), json_file=tmp_path / "numbers.json")
+    assert json.loads((tmp_path / "numbers.json").read_text())["metrics"]["AP"] == pytest.approx(1)
 
 
 def test_mixing_is_off_in_the_last_epochs(run, monkeypatch):

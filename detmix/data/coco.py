@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from .annotations import Annotations
 from .bounds import Id, Pixels
-from .categories import Category
-from .cleaning import Images, Objects, OnInvalid, Segmentations, build_annotations
+from .categories import Category, one_of_each_name, with_names
+from .cleaning import Images, Objects, OnInvalid, Segmentations, build_annotations, require_unique
 from .json_rows import read_rows
 from .masks import without_slivers
 
@@ -79,15 +79,18 @@ def read_coco(
 ) -> Annotations:
     """Read a COCO annotation file (``instances_*.json``).
 
-    Labels 1 ... K-1 follow the category ids in ascending order, or ``class_names`` where given. Images
-    without annotations are kept. File names must stay in ``image_dir``: relative without ``..``, or absolute and
-    below it (so ``image_dir="/"`` takes any absolute one). Messages count rows from 0, as in ``annotations[12]``. The
-    file is read once, from start to end; a change that is made to it later is not seen.
+    Labels 1 ... K-1 follow the category ids in ascending order, or ``class_names`` where given. Of two categories of
+    one name that is left out which has no objects. Images without annotations are kept. File names must stay in
+    ``image_dir``: relative without ``..``, or absolute and below it (so ``image_dir="/"`` takes any absolute one).
+    Messages count rows from 0, as in ``annotations[12]``. The file is read once, from start to end; a change that is
+    made to it later is not seen.
 
     Args:
         annotation_file: the JSON file.
         image_dir: the folder that its file names start from.
-        class_names: the names that the file must have, in the order wanted for the labels.
+        class_names: the names in the order wanted for the labels: those of the training set for a validation set. The
+            file may lack some of them; its own ``category_ids`` then go on with the first ids from 1 on that are free
+            in it. Categories that are not named may have no objects.
         masks: keep the segmentations, from which a sample gets ``masks``. They are kept as the file writes them, but
             for polygons of fewer than three points, which are left out.
         on_invalid: ``"drop"`` drops a box without width or height, and with ``masks`` an object without a
@@ -98,9 +101,9 @@ def read_coco(
         FileNotFoundError: there is no such annotation file.
         ValueError: it is not JSON; a key is missing or of the wrong type; it has no images; an id
             occurs twice; an annotation is of an unknown image or category; a coordinate is not
-            finite; an area is below 0; ``class_names`` are not the file's; a file name leads out of ``image_dir``;
-            an object is invalid and ``on_invalid="raise"``; the file was changed while it was read. The
-            file is named, and the row.
+            finite; an area is below 0; an object's class is not in ``class_names``; two categories of one name
+            have objects; a file name leads out of ``image_dir``; an object is invalid and ``on_invalid="raise"``; the
+            file was changed while it was read. The file is named, and the row.
     """
     path = Path(annotation_file)
     content = _read(path, masks)
@@ -110,7 +113,8 @@ def read_coco(
         ("annotations", content.annotations.ids),
     ):
         _refuse_repeated_ids(f"{path}: {section}", ids)
-    categories = _in_label_order(path, content.categories, class_names)
+    annotated = set(np.unique(content.annotations.category_ids).tolist())
+    categories = _in_label_order(path, content.categories, annotated, class_names)
 
     def where(row: int) -> str:
         return f"{path}: annotations[{row}]"
@@ -237,18 +241,31 @@ def _refuse_areas(areas: NDArray[np.float64], where: Callable[[int], str]) -> No
         raise ValueError(f"{where(row)}: area must be 0 or more, got {areas[row]}")
 
 
-def _in_label_order(path: Path, categories: list[Category], names: Sequence[str] | None) -> list[Category]:
-    by_id = sorted(categories, key=lambda category: category.id)
+def _in_label_order(
+    path: Path, categories: list[Category], annotated: Container[int], names: Sequence[str] | None
+) -> list[Category]:
+    require_unique(names or (), f"{path}: class_names")
+    try:
+        found = one_of_each_name(with_names(categories, names or ()), annotated)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     if names is None:
-        return by_id
-    found = [category.name for category in by_id]
-    if sorted(names) != sorted(found):
-        raise ValueError(
-            f"{path}: class_names and the file's categories disagree: "
-            f"{len(names)} given, {list(names)}; {len(found)} in the file, {found}"
-        )
-    wanted = list(names)
-    return sorted(by_id, key=lambda category: wanted.index(category.name))
+        return found
+    _refuse_unnamed(path, categories, annotated, names)
+    by_name = {category.name: category for category in found}
+    return [by_name[name] for name in names]
+
+
+def _refuse_unnamed(path: Path, categories: list[Category], annotated: Container[int], names: Sequence[str]) -> None:
+    used = [category.name for category in categories if category.id in annotated]
+    if unnamed := set(used).difference(names):
+        unknown = set(names).difference(category.name for category in categories)
+        rest = f", and no class {_listed(unknown)}, which is" if unknown else ""
+        raise ValueError(f"{path}: it has objects of {_listed(unnamed)}, not in class_names{rest}")
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(map(repr, sorted(names)))
 
 
 def _positions(

@@ -24,7 +24,7 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from ..data.bounds import Id, PixelsOrNone
-from ..data.categories import Category
+from ..data.categories import Category, one_of_each_name
 from ..data.paths import read_file
 from .checks import check_areas, check_boxes, check_format, check_ids, check_scores
 from .corners import check_not_corners
@@ -94,8 +94,8 @@ def read_ground_truth(source: TruthSource, *, masks: bool = False) -> GroundTrut
         masks: also read each annotation's ``segmentation``; images then need a ``height`` and ``width``.
 
     Raises:
-        ValueError: the file is not JSON; a key is missing or of the wrong type; an id or a class name
-            appears twice; an annotation's image or category is unknown; a box is not finite, of negative
+        ValueError: the file is not JSON; a key is missing or of the wrong type; an id appears twice; two categories of
+            one name have objects; an annotation's image or category is unknown; a box is not finite, of negative
             size, or looks like xyxy.
     """
     if isinstance(source, GroundTruth):
@@ -103,9 +103,9 @@ def read_ground_truth(source: TruthSource, *, masks: bool = False) -> GroundTrut
         return source
     name, content = _decode(source, _MaskTruth if masks else _BoxTruth, "ground truth")
     images = sorted(content.images, key=lambda i: i.id)
-    categories = sorted(content.categories, key=lambda c: c.id)
     _check_unique(content, name)
     rows = content.annotations
+    categories = _classes_of(content.categories, rows, name)
     image_ids, category_ids = _array([i.id for i in images]), _array([c.id for c in categories])
     sizes = _array([(i.height or 0, i.width or 0) for i in images]).reshape(-1, 2)
     places = check_ids(_array([r.image_id for r in rows]), image_ids, name, "$.annotations[{}].image_id")
@@ -261,15 +261,22 @@ def _boxes(rows: list[Any]) -> NDArray[np.float64]:
     return np.fromiter(flat, np.float64, 4 * len(rows)).reshape(-1, 4)
 
 
+def _classes_of(categories: list[Category], rows: list[Any], name: str) -> list[Category]:
+    try:
+        return one_of_each_name(categories, {row.category_id for row in rows})
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
 def _check_unique(content: Any, name: str) -> None:
-    for section, key in (("images", "id"), ("categories", "id"), ("categories", "name"), ("annotations", "id")):
-        values = [getattr(row, key) for row in getattr(content, section)]
+    for section in ("images", "categories", "annotations"):
+        values = [row.id for row in getattr(content, section)]
         given = [value for value in values if value is not None]
         if len(set(given)) < len(given):
             value, _ = Counter(given).most_common(1)[0]
             first, second = [row for row, other in enumerate(values) if other == value][:2]
-            place = f"`$.{section}[{second}].{key}`, first at `$.{section}[{first}].{key}`"
-            raise ValueError(f"{name}: {key} {value!r} appears twice - at {place}")
+            place = f"`$.{section}[{second}].id`, first at `$.{section}[{first}].id`"
+            raise ValueError(f"{name}: id {value!r} appears twice - at {place}")
 
 
 def _check_masks(rows: Rows, name: str, wanted: bool) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.categories import Category, with_names
 from ..evaluation.kit_files import VOC_CLASSES, is_kit_files, read_kit_files
 from ..evaluation.numbering import PREDICTIONS_FILE, stated_classes
 from ..evaluation.reading import read_ground_truth, read_predictions
@@ -28,8 +29,14 @@ class CocoFile:
         return None
 
     def read(self, predictions: Sequence[Path], *, masks: bool) -> GroundTruth:
-        """Read it, whatever the predictions are; errors are those of ``read_ground_truth``."""
-        return read_ground_truth(self.annotations, masks=masks)
+        """Read it, with the classes that a run states near these predictions; errors are of ``read_ground_truth``.
+
+        Should objects be of others, as where names are spelt in another way, the classes stay those of the file.
+        """
+        truth = read_ground_truth(self.annotations, masks=masks)
+        files = [_results_file(path) for path in predictions if not is_kit_files(path)]
+        stated = [name for file in files for name in stated_classes(file)]
+        return _with_classes(truth, stated) if _counted(truth) <= set(stated) else truth
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ def open_predictions(
     if options.masks:
         raise ValueError(f"{path}: the kit's text files have no masks: leave out --iou-type segm")
     found, missing = read_kit_files(path, truth, image_set)
-    counted = {truth.class_names[label] for label in np.unique(truth.objects.labels)}
+    counted = _counted(truth)
     return found, [name for name in missing if name in counted]
 
 
@@ -112,7 +119,19 @@ def _classes_known(path: Path, truth: GroundTruth) -> Sequence[str]:
     return [name for name in VOC_CLASSES if any(folder.glob(f"comp[34]_det_*_{name}.txt"))]
 
 
+def _counted(truth: GroundTruth) -> set[str]:
+    """The names of the classes that have objects."""
+    return {truth.class_names[label] for label in np.unique(truth.objects.labels)}
+
+
 def _with_classes(truth: GroundTruth, names: Sequence[str]) -> GroundTruth:
-    """The same with classes that have no objects, after the others."""
-    class_names = tuple(dict.fromkeys((*truth.class_names, *names)))
-    return replace(truth, class_names=class_names, category_ids=np.arange(1, len(class_names) + 1))
+    """The same with classes that have no objects."""
+    known = [Category(*pair) for pair in zip(truth.category_ids.tolist(), truth.class_names, strict=True)]
+    categories = with_names(known, names)
+    order = sorted(range(len(categories)), key=lambda place: categories[place].id)
+    return replace(
+        truth,
+        category_ids=np.array([categories[place].id for place in order], dtype=np.int64),
+        class_names=tuple(categories[place].name for place in order),
+        objects=replace(truth.objects, labels=np.argsort(order)[truth.objects.labels]),
+    )

@@ -63,8 +63,9 @@ class DetectionData(L.LightningDataModule):
             test: name of the test split.
             annotations: COCO annotation file of a split, below the root.
             images: COCO image folder of a split, below the root.
-            class_names: VOC: classes in the order of their labels, instead of the training data's in
-                alphabetical order. COCO: the names that the file must have, in the order of their labels.
+            class_names: classes in the order of their labels, instead of the training data's in alphabetical order
+                (VOC) or in that of their ids (COCO). A split may lack some of them; classes that are not named may
+                have no objects.
             one_based: VOC: corners count from 1, the last pixel included. False for the files of tools that write
                 x, y, x + width, y + height from 0.
             shapes: settings of the made-up scenes.
@@ -140,11 +141,13 @@ class DetectionData(L.LightningDataModule):
     def evaluated_set(self, stage: Evaluated) -> Any:
         """The data set behind a stage, ``val`` or ``test``."""
         if stage not in self._evaluated:
-            self._evaluated[stage] = self._splits.open(self._names[stage], stage, self.class_names)
+            self._evaluated[stage] = self._splits.open(
+                self._names[stage], stage, self.class_names, category_ids=self.category_ids
+            )
         return self._evaluated[stage]
 
     def ground_truth(self, stage: Evaluated) -> dict[str, Any]:
-        """Ground truth of a stage, ``val`` or ``test``, as a COCO dict."""
+        """Ground truth of a stage, ``val`` or ``test``, as a COCO dict; its category ids are ``category_ids``."""
         return self.evaluated_set(stage).ground_truth()
 
     def setup(self, stage: str) -> None:

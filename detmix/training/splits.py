@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +51,14 @@ class Splits:
     reduce_to: int | None
     one_based: bool
 
-    def open(self, split: str, stage: Stage, names: Sequence[str] | None, transform: Any = None) -> Any:
+    def open(
+        self,
+        split: str,
+        stage: Stage,
+        names: Sequence[str] | None,
+        transform: Any = None,
+        category_ids: tuple[int, ...] | None = None,
+    ) -> Any:
         """Read the annotations of a split.
 
         Args:
@@ -59,6 +66,8 @@ class Splits:
             stage: what it is for, ``train``, ``val`` or ``test``; made-up scenes go by that.
             names: the classes in the order of their labels; see ``DetectionData``.
             transform: ``image, target -> image, target``.
+            category_ids: of the classes, in place of those that a file of this split has: ids of one name may differ
+                from split to split, and a run states one for each.
 
         Raises:
             ValueError: the data is malformed, empty, or of other classes; the file is named.
@@ -72,6 +81,8 @@ class Splits:
         else:
             folder, _, image_set = split.rpartition("/")
             found = read_voc(self.root / folder, image_set, class_names=names, one_based=self.one_based)
+        if category_ids is not None:
+            found = replace(found, category_ids=category_ids)
         if stage != "train":
             return DetectionDataset(found, transform=transform)
         return DetectionDataset(found, transform=transform, on_error=self.on_error, reduce_to=self.reduce_to)
