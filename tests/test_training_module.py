@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from detmix import weight_losses
@@ -15,6 +17,7 @@ from detmix.training.artifacts import _seed
 
 from .factories import make_assembled, make_batch
 from .test_training_mixing import make_data
+from .test_training_speed import from_lightning
 
 # half a period of the cosine in eighths, 0.5 * (1 + cos(pi * n / 8))
 COSINE = [1.0, 0.96193977, 0.85355339, 0.69134172, 0.5, 0.30865828, 0.14644661, 0.03806023]
@@ -130,18 +133,64 @@ def test_the_report_states_the_seed_of_data_that_was_made_before_the_call(monkey
     assert _seed(make_data()) == "3"
 
 
-@pytest.mark.parametrize("validated", [True, False])
-def test_the_time_of_a_validation_is_not_the_trainings(validated):
-    logged = []
-    module = SimpleNamespace(log=lambda name, *_, **__: logged.append(name))
-    throughput, batch = Throughput(), ([0, 0], [0, 0])
-    throughput.on_train_epoch_start(None, module)
-    throughput.on_train_batch_end(None, module, None, batch, 0)
-    if validated:
-        throughput.on_validation_end(None, module)
-    throughput.on_train_batch_end(None, module, None, batch, 1)
-    throughput.on_train_batch_end(None, module, None, batch, 2)
-    assert logged == ["images_per_s"] * (1 if validated else 2)
+class Clock(L.Callback):
+    """A clock that moves by a second with each batch, and by minutes with each validation."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def perf_counter(self):
+        return self.seconds
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seconds += 1
+
+    def on_validation_start(self, trainer, pl_module):
+        self.seconds += 120
+
+
+class SlowFiles(TorchCheckpointIO):
+    """Writes no checkpoint, and takes minutes of a clock for it."""
+
+    def __init__(self, clock):
+        self.clock = clock
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        self.clock.seconds += 300
+
+
+class Learner(BoringModel):
+    """Keeps what is logged of the speed."""
+
+    def __init__(self):
+        super().__init__()
+        self.speeds = []
+
+    def log(self, name, value, **options):
+        if name == "images_per_s":
+            self.speeds.append(float(value))
+
+
+@from_lightning
+def test_validations_and_checkpoints_are_none_of_the_time_of_training(monkeypatch, tmp_path):
+    clock, module = Clock(), Learner()
+    monkeypatch.setattr("detmix.training.callbacks.time", clock)
+    trainer = L.Trainer(
+        max_epochs=2,
+        limit_train_batches=8,
+        val_check_interval=5,
+        limit_val_batches=1,
+        num_sanity_val_steps=0,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        plugins=[SlowFiles(clock)],
+        callbacks=[clock, Throughput(), ModelCheckpoint(tmp_path, every_n_train_steps=3)],
+    )
+    trainer.fit(module)
+    # after steps 3, 6, 9, 12 and 15 there is a checkpoint, after 5 and 13 a validation, and after 8 the epoch ends
+    assert module.speeds == [32.0] * (15 - 5 - 2 - 1)  # rows of a batch of BoringModel's, in a second
 
 
 @pytest.mark.parametrize("callback", [EMAWeightAveraging(), StochasticWeightAveraging(swa_lrs=0.1)])

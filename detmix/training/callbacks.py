@@ -139,7 +139,11 @@ def is_last_epoch(trainer: L.Trainer) -> bool:
 
 
 class Throughput(L.Callback):
-    """Logs how many images a second one device trains on."""
+    """Logs how many images a second one device trains on, after each batch that follows another without a pause.
+
+    Pauses are the end of an epoch, validations and the writing of checkpoints: with one after every step, nothing is
+    logged.
+    """
 
     def __init__(self) -> None:
         self._last: float | None = None
@@ -150,6 +154,10 @@ class Throughput(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Nor is that of a validation."""
+        self._last = None
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Nor is that of a checkpoint, which is written next."""
         self._last = None
 
     def on_train_batch_end(
