@@ -16,7 +16,7 @@ from detmix.benchmark import (
     measure_sample,
     measure_train,
 )
-from detmix.benchmark.comparison import Report, compare, comparison, time_in_turn
+from detmix.benchmark.comparison import BenchmarkReport, compare, comparison, time_in_turn
 from detmix.benchmark.made_up import coco_file, coco_results, voc_folder
 from detmix.data import read_coco, read_voc
 from detmix.evaluation import evaluate_coco
@@ -56,7 +56,7 @@ def test_work_of_four_times_the_time_has_the_ratio_four(monkeypatch):
 
 
 def test_table_shows_rows_notes_and_machine():
-    report = Report("title", [comparison("ours", 6.0, "theirs", 3.0, unit="MiB")], ["a note"])
+    report = BenchmarkReport("title", [comparison("ours", 6.0, "theirs", 3.0, unit="MiB")], ["a note"])
     table = report.table()
     assert [list(column.cells) for column in table.columns][4] == ["2"]
     assert "a note" in str(table.caption)

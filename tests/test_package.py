@@ -60,4 +60,4 @@ def test_outside_of_the_trainer_lightning_is_imported_by_what_runs_it():
     imports = re.compile(r"^\s*(?:import|from) lightning\b", re.MULTILINE)
     files = [path for path in (ROOT / "detmix").rglob("*.py") if imports.search(path.read_text("utf-8"))]
     others = {str(path.relative_to(ROOT)) for path in files if path.parent.name != "training"}
-    assert others == {"detmix/sweep/trial.py", "detmix/benchmark/train.py"}
+    assert others == {"detmix/sweep/estimate.py", "detmix/benchmark/train.py"}

@@ -14,7 +14,7 @@ from PIL import Image
 from detmix.analysis import DetectionRates
 from detmix.evaluation import Curve, ImageMistakes, Mistakes
 from detmix.evaluation.coco import METRICS
-from detmix.training.report import Comparison, Illustration, Report, write_report
+from detmix.training.report import Illustration, ImageResult, Report, write_report
 
 from .browser import PHONE, find_faults
 
@@ -65,7 +65,7 @@ def make_mistakes(names=("circle", "square"), confusion=((5, 1, 2), (0, 7, 0), (
 
 def make_comparison(title="4.jpg"):
     truth, found = make_picture(f"{title}, annotated", "Annotated"), make_picture(f"{title}, detected", "Detected")
-    return Comparison(title, "3 found, 1 taken for another class.", truth, found)
+    return ImageResult(title, "3 found, 1 taken for another class.", truth, found)
 
 
 def make_curve():

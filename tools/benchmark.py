@@ -30,7 +30,7 @@ from rich.console import Console
 from detmix import benchmark
 from detmix.machine import machine
 
-PARTS: dict[str, Callable[..., benchmark.Report]] = {
+PARTS: dict[str, Callable[..., benchmark.BenchmarkReport]] = {
     "blend": benchmark.measure_blend,
     "dataset": benchmark.measure_dataset,
     "evaluate": benchmark.measure_evaluate,

@@ -33,12 +33,12 @@ from detmix.sweep import (
     Interrupted,
     Plan,
     States,
+    estimate_run,
     look_into,
     make_plan,
     plan_table,
     run_sweep,
     seconds_left,
-    try_arm,
 )
 
 TRAIN = [sys.executable, str(Path(__file__).with_name("train.py"))]
@@ -79,14 +79,14 @@ def main() -> None:
 
 def show_plan(plan: Plan, states: States, jobs: int) -> None:
     """What would be trained, and for how long; where no run has finished, a few batches of the last arm are tried."""
-    trial = None
+    estimate = None
     if seconds_left(plan, states, jobs) is None:
         arm = list(plan.arms)[-1]
         with Console(stderr=True).status(f"Trying the first batches of {escape(arm)} ..."):
-            trial = try_arm(plan, arm, TRAIN)
-    Console().print(plan_table(plan, states, jobs, trial))
-    if trial and trial.lines:
-        sys.exit("\n".join([f"A trial of {trial.arm} failed:", *trial.lines]))
+            estimate = estimate_run(plan, arm, TRAIN)
+    Console().print(plan_table(plan, states, jobs, estimate))
+    if estimate and estimate.lines:
+        sys.exit("\n".join([f"The first batches of {estimate.arm} failed:", *estimate.lines]))
 
 
 def make_parser() -> ArgumentParser:
@@ -111,7 +111,7 @@ def make_parser() -> ArgumentParser:
     add(
         "--dry-run",
         action="store_true",
-        help="print the plan and the estimated time, after a trial of a few batches",
+        help="print the plan and the estimated time, after a few batches of an arm were tried",
     )
     return parser
 

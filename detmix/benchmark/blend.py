@@ -16,7 +16,7 @@ from torchvision.transforms.v2.functional import to_dtype
 from ..canvas import blend
 from ..mixing import mix_pair
 from ..targets import Target
-from .comparison import Action, Comparison, Report, compare, comparison
+from .comparison import Action, BenchmarkReport, Comparison, compare, comparison
 from .opening import with_peak
 
 _LAM = 0.3
@@ -24,7 +24,7 @@ _VGA, _UPRIGHT, _LARGE, _PHOTOGRAPH = (480, 640), (640, 427), (800, 1333), (3000
 _POOL = 48  # MiB of images that are taken in turn, so that none is still in a cache of the processor
 
 
-def measure_blend(objects: int = 8, repeats: int = 300) -> Report:
+def measure_blend(objects: int = 8, repeats: int = 300) -> BenchmarkReport:
     """Mix two images with their targets, against a copy of the canvas and other ways to blend.
 
     The images are uint8, pixel by pixel as decoders write them. "Fresh" ones come from memory, and their canvas and its
@@ -36,7 +36,7 @@ def measure_blend(objects: int = 8, repeats: int = 300) -> Report:
         objects: in each image.
         repeats: timed pairs of each row.
     """
-    report = Report(f"Mixing of two uint8 images, 3 channels, {objects} objects in each")
+    report = BenchmarkReport(f"Mixing of two uint8 images, 3 channels, {objects} objects in each")
     for sizes in ((_VGA, _VGA), (_VGA, _UPRIGHT), (_LARGE, _LARGE)):
         report.rows.append(_in_cache(*sizes, objects, repeats))
         report.rows.append(_fresh(*sizes, objects, repeats))

@@ -43,7 +43,7 @@ class Comparison:
 
 
 @dataclass
-class Report:
+class BenchmarkReport:
     """What a part of the benchmark prints, and writes as JSON.
 
     Attributes:

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from ..data import DetectionDataset, read_coco, read_voc
 from . import opening
-from .comparison import Comparison, Report, compare, comparison, time_in_turn
+from .comparison import BenchmarkReport, Comparison, compare, comparison, time_in_turn
 from .made_up import coco_file, voc_folder
 from .photographs import photograph
 
@@ -38,7 +38,7 @@ def measure_dataset(
     xml_files: int = 5_000,
     opens: int = 3,
     repeats: int = 20,
-) -> Report:
+) -> BenchmarkReport:
     """Open COCO and VOC data sets, and get samples of large and small ones.
 
     The files are made up on the first run, which takes about a minute more, and are kept in the temporary folder. What
@@ -57,7 +57,7 @@ def measure_dataset(
     say("writing what is not there yet ...")
     large, tenth, small = (coco_file(n, boxes * n // images) for n in (images, images // 10, few))
     huge, folder = coco_file(images, many, polygons=False), voc_folder(xml_files)
-    report = Report(f"Data sets: COCO files of {images:,} images with {boxes:,} boxes, and others")
+    report = BenchmarkReport(f"Data sets: COCO files of {images:,} images with {boxes:,} boxes, and others")
     say("opening the COCO file in processes of their own ...")
     report.rows += _opened(large, opens)
     say("opening a tenth of it ...")

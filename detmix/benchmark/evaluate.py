@@ -17,7 +17,7 @@ from rich.console import Console
 from ..evaluation import evaluate_coco, evaluate_voc
 from ..evaluation.backends import Backend
 from ..reporting import CocoFile, Options, evaluate_files
-from .comparison import Comparison, Report, compare, comparison, time_in_turn
+from .comparison import BenchmarkReport, Comparison, compare, comparison, time_in_turn
 from .made_up import coco_file, coco_results
 
 _FAST: Backend = "faster-coco-eval"
@@ -36,7 +36,7 @@ def measure_evaluate(
     part: int = 20,
     rounds: int = 5,
     repeats: int = 20,
-) -> Report:
+) -> BenchmarkReport:
     """Measure COCO results and VOC detections, from files to numbers, against the libraries alone.
 
     The files are made up on the first run and kept in the temporary folder.
@@ -53,7 +53,7 @@ def measure_evaluate(
     say = Console(stderr=True).print
     say("writing what is not there yet ...")
     whole, some = (_files(images // n, objects // n, detections // n) for n in (1, part))
-    report = Report(f"Evaluation: {images:,} images with {detections:,} detections, from files to numbers")
+    report = BenchmarkReport(f"Evaluation: {images:,} images with {detections:,} detections, from files to numbers")
     say(f"measuring {detections:,} detections by both libraries ...")
     report.rows.append(_fast_against_pycocotools(whole, detections, report.notes))
     say(f"measuring {detections // part:,} detections by each library, alone and in detmix ...")

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from ..batch import collate
 from ..data import DetectionDataset, read_coco
 from ..dataset import MixupDataset
-from .comparison import Report, comparison, time_in_turn
+from .comparison import BenchmarkReport, comparison, time_in_turn
 from .photographs import write_coco
 
 
@@ -25,7 +25,7 @@ def measure_loader(
     objects: int = 8,
     cache: int = 16,
     repeats: int = 20,
-) -> Report:
+) -> BenchmarkReport:
     """Load batches with mixing, against loading them without.
 
     Each repetition is an epoch of JPEG files. The workers stay between epochs, as in a training, and begin each with an
@@ -48,7 +48,7 @@ def measure_loader(
         options: dict[str, Any] = {"batch_size": batch_size, "collate_fn": collate, "num_workers": workers}
         loaders = {name: DataLoader(each, persistent_workers=workers > 0, **options) for name, each in sets.items()}
         seconds = time_in_turn({name: partial(_epoch, sets[name], loader) for name, loader in loaders.items()}, repeats)
-    report = Report(f"Loader with {workers} workers, batches of {batch_size}, JPEG files of {width}x{height}")
+    report = BenchmarkReport(f"Loader with {workers} workers, batches of {batch_size}, JPEG files of {width}x{height}")
     speeds = {name: images / values for name, values in seconds.items()}
     for name in ("cache", "two decodes"):
         report.rows.append(comparison(name, speeds[name], "no mixing", speeds["no mixing"], unit="images/s"))

@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from ..data import DetectionDataset, read_coco
 from ..dataset import MixupDataset
 from ..targets import Target
-from .comparison import Comparison, Report, comparison, time_in_turn
+from .comparison import BenchmarkReport, Comparison, comparison, time_in_turn
 from .decoders import compare_decoders
 from .photographs import write_coco
 
@@ -28,7 +28,7 @@ _RECORDS = (118_000, 1_000)
 _VISITS = 200  # records visited in each repetition
 
 
-def measure_sample(images: int = 8, objects: int = 8, repeats: int = 40) -> Report:
+def measure_sample(images: int = 8, objects: int = 8, repeats: int = 40) -> BenchmarkReport:
     """Read and mix training samples, against reading them alone.
 
     The samples are JPEG files of 640x480 and of 1333x800. "two decodes" loads the partner of each sample, "cache" takes
@@ -41,7 +41,7 @@ def measure_sample(images: int = 8, objects: int = 8, repeats: int = 40) -> Repo
         objects: in each of them.
         repeats: timed repetitions of each row.
     """
-    report = Report(f"Training samples from JPEG files, {objects} objects in each")
+    report = BenchmarkReport(f"Training samples from JPEG files, {objects} objects in each")
     for size in _SIZES:
         report.rows += _of_size(size, images, objects, repeats)
     report.rows += [_wrapper(objects, repeats), _wrapper(objects, repeats, cache=64)]

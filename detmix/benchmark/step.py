@@ -12,7 +12,7 @@ from torchvision.models import detection
 
 from ..batch import MixupBatch
 from ..detectors import weight_losses
-from .comparison import Action, Report, compare, comparison
+from .comparison import Action, BenchmarkReport, compare, comparison
 
 Side = Literal["plain", "weighted", "pair", "MixupBatch"]
 SIDES: tuple[Side, ...] = ("weighted", "pair", "MixupBatch")
@@ -49,7 +49,7 @@ def measure_step(
     size: int = 160,
     objects: int = 8,
     repeats: int = 20,
-) -> Report:
+) -> BenchmarkReport:
     """Train a step on mixed targets, against plain torchvision.
 
     Peak memory is what torch allocates for a step. The step "MixupBatch" mixes its batch first and then has twice
@@ -65,7 +65,7 @@ def measure_step(
     """
     options = StepOptions(detector, device, batch_size, size, objects)
     wait = torch.cuda.synchronize if options.on_gpu else lambda: None
-    report = Report(f"Training step of {detector}, {batch_size} images of {size} pixels, {device}")
+    report = BenchmarkReport(f"Training step of {detector}, {batch_size} images of {size} pixels, {device}")
     peaks = {side: _peak(options, side) / 2**20 for side in get_args(Side)}
     plain = _step(options, "plain")
     for side in SIDES:

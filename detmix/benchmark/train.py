@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 
 from ..batch import collate
 from ..training import DetectionData, DetectionModule, MixupOptions, Throughput
-from .comparison import Report, comparison
+from .comparison import BenchmarkReport, comparison
 from .photographs import write_coco
 
 _WARM_UP = 3  # steps that do not count
@@ -79,7 +79,7 @@ def measure_train(
     rounds: int = 3,
     compile: str | None = None,
     profile: bool = False,
-) -> Report:
+) -> BenchmarkReport:
     """Train by the trainer, with and without mixing, against torchvision's reference loop.
 
     Each loop reads, decodes, flips and trains on JPEG files, from random weights. The loops run in turn, each from
@@ -173,9 +173,9 @@ def _measure(run: Run, loop: Loop, speeds: Speeds) -> None:
         speeds.peak.append(torch.cuda.max_memory_allocated() / 2**20)
 
 
-def _report(run: Run, speeds: dict[str, Speeds]) -> Report:
+def _report(run: Run, speeds: dict[str, Speeds]) -> BenchmarkReport:
     size = f"{run.size * 4 // 3}x{run.size}"
-    report = Report(
+    report = BenchmarkReport(
         f"Training of {run.detector}, batches of {run.batch_size} JPEG files of {size}, {run.device}, "
         f"{run.workers} workers, {run.compile or 'no'} compilation"
     )

@@ -1,5 +1,6 @@
 """Sweeps: one training config, several settings, several seeds; the only importer of optuna."""
 
+from .estimate import estimate_run as estimate_run
 from .plan import Plan as Plan
 from .plan import make_plan as make_plan
 from .queue import States as States
@@ -8,4 +9,3 @@ from .run import Interrupted as Interrupted
 from .run import run_sweep as run_sweep
 from .tables import plan_table as plan_table
 from .tables import seconds_left as seconds_left
-from .trial import try_arm as try_arm

@@ -9,13 +9,13 @@ from typing import Any
 
 from ..machine import describe
 from .outcome import FINISHED
-from .statistics import MEASURES, Comparison, compare_levels, luck
+from .statistics import MEASURES, LevelComparison, compare_levels, luck
 from .tables import columns, duration, level_cells, level_rows, pair_table
 
 Content = Mapping[str, Any]  # of a sweep.json
 
 
-def arms_compared(content: Content, measure: str) -> Comparison:
+def arms_compared(content: Content, measure: str) -> LevelComparison:
     """The arms of a ``sweep.json`` against its baseline, from the numbers of its runs."""
     definition = content["definition"]
     values: dict[str, dict[int, float]] = {arm: {} for arm in definition["arms"]}
@@ -61,7 +61,7 @@ def summary_table(contents: Mapping[str, Content], measure: str = "AP50") -> str
     return _lines(["arm", *headings], rows)
 
 
-def picture_alt(comparison: Comparison) -> str:
+def picture_alt(comparison: LevelComparison) -> str:
     """What a plot of the comparison shows, in words."""
     told = "; ".join(f"{level.name} {100 * level.mean:.1f}" for level in comparison.levels if level.values)
     return f"{comparison.measure} by {comparison.factor}, means in percent: {told or 'nothing has finished'}."
@@ -82,7 +82,7 @@ def fill(text: str, name: str, block: str) -> str:
     return filled
 
 
-def _tables(comparison: Comparison) -> list[str]:
+def _tables(comparison: LevelComparison) -> list[str]:
     parts = [_lines([comparison.measure, *columns(comparison)], level_rows(comparison)), comparison.in_words()]
     if comparison.pairs:
         headings, rows = pair_table(comparison)
@@ -90,7 +90,7 @@ def _tables(comparison: Comparison) -> list[str]:
     return parts
 
 
-def _summary_cells(comparison: Comparison, arm: str) -> list[str]:
+def _summary_cells(comparison: LevelComparison, arm: str) -> list[str]:
     level = next((level for level in comparison.levels if level.name == arm), None)
     if level is None:
         return ["", ""]

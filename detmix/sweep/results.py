@@ -19,13 +19,13 @@ from ..page import page_of
 from .markdown import picture_alt
 from .outcome import Outcome
 from .plan import Pair, Plan
-from .statistics import Comparison, compare_arms, luck
+from .statistics import LevelComparison, compare_arms, luck
 from .tables import columns, duration, level_rows, pair_table
 
 States = Mapping[Pair, str | Outcome]
 
 
-def write_results(folder: Path, plan: Plan, states: States, command: str) -> list[Comparison]:
+def write_results(folder: Path, plan: Plan, states: States, command: str) -> list[LevelComparison]:
     """Write the three files as far as the sweep has come.
 
     Args:
@@ -46,7 +46,7 @@ def write_results(folder: Path, plan: Plan, states: States, command: str) -> lis
     return comparisons
 
 
-def _content(plan: Plan, states: States, comparisons: Sequence[Comparison], command: str) -> dict[str, Any]:
+def _content(plan: Plan, states: States, comparisons: Sequence[LevelComparison], command: str) -> dict[str, Any]:
     runs = [{"arm": arm, "seed": seed, **_run(state)} for (arm, seed), state in states.items()]
     return {
         "command": command,
@@ -65,11 +65,11 @@ def _content(plan: Plan, states: States, comparisons: Sequence[Comparison], comm
     }
 
 
-def _levels(comparison: Comparison) -> list[dict[str, Any]]:
+def _levels(comparison: LevelComparison) -> list[dict[str, Any]]:
     return [{**asdict(level), "mean": level.mean if level.values else None} for level in comparison.levels]
 
 
-def _pairs(comparison: Comparison) -> list[dict[str, Any]]:
+def _pairs(comparison: LevelComparison) -> list[dict[str, Any]]:
     return [
         {"name": name, "minus": other, "gain": gain and asdict(gain)}
         for (name, other), gain in comparison.pairs.items()
@@ -94,7 +94,7 @@ def _write_rows(path: Path, plan: Plan, states: States) -> None:
             writer.writerow(row)
 
 
-def _shown(plan: Plan, states: States, comparisons: Sequence[Comparison], command: str) -> dict[str, Any]:
+def _shown(plan: Plan, states: States, comparisons: Sequence[LevelComparison], command: str) -> dict[str, Any]:
     """What the page's template names."""
     outcomes = {pair: state for pair, state in states.items() if isinstance(state, Outcome)}
     finished = sum(outcome.finished for outcome in outcomes.values())
@@ -122,7 +122,7 @@ def _shown(plan: Plan, states: States, comparisons: Sequence[Comparison], comman
     }
 
 
-def draw_comparison(comparison: Comparison) -> Figure:
+def draw_comparison(comparison: LevelComparison) -> Figure:
     """Every run as a point, and each level's difference to the baseline with its interval by Student's t."""
     gains = {level.name: level.gain for level in comparison.levels if level.gain is not None}
     return sweep_figure(

@@ -93,7 +93,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class LevelComparison:
     """The levels of a factor, or all arms, by one measure.
 
     Attributes:
@@ -152,7 +152,7 @@ class Comparison:
         return text + rest
 
 
-def compare_arms(plan: Plan, states: Mapping[tuple[str, int], str | Outcome]) -> list[Comparison]:
+def compare_arms(plan: Plan, states: Mapping[tuple[str, int], str | Outcome]) -> list[LevelComparison]:
     """All arms against the baseline, and for a grid of several factors the values of each, by each measure."""
     comparisons = []
     for measure in MEASURES:
@@ -171,7 +171,7 @@ def compare_arms(plan: Plan, states: Mapping[tuple[str, int], str | Outcome]) ->
 
 def compare_levels(
     factor: str, measure: str, values: Values, baseline: str, failed: Failures | None = None
-) -> Comparison:
+) -> LevelComparison:
     """Each level against the baseline.
 
     Args:
@@ -185,7 +185,7 @@ def compare_levels(
     for name, by_seed in values.items():
         gain = None if name == baseline else _gain_over(by_seed, values[baseline])
         levels.append(Level(name, by_seed, gain, (failed or {}).get(name, {})))
-    return Comparison(factor, measure, baseline, tuple(levels))
+    return LevelComparison(factor, measure, baseline, tuple(levels))
 
 
 def paired_gain(differences: Mapping[int, float]) -> Gain:
@@ -198,7 +198,7 @@ def paired_gain(differences: Mapping[int, float]) -> Gain:
     return Gain(dict(differences), mean, (mean - half, mean + half), _bootstrap(array) if count >= _FEWEST else None)
 
 
-def luck(comparisons: Iterable[Comparison]) -> str:
+def luck(comparisons: Iterable[LevelComparison]) -> str:
     """How often luck alone makes any of the differences in these comparisons look clear; empty if there is one."""
     gains = [gain for one in comparisons for gain in (*(level.gain for level in one.levels), *one.pairs.values())]
     count = sum(gain is not None and gain.t is not None for gain in gains)
@@ -222,7 +222,7 @@ def _bootstrap(differences: NDArray[np.float64]) -> Interval:
     return low, high
 
 
-def _factor(plan: Plan, key: str, measure: str, values: Values, failed: Failures) -> Comparison:
+def _factor(plan: Plan, key: str, measure: str, values: Values, failed: Failures) -> LevelComparison:
     """The values of one factor; a seed counts where all other factors' combinations have finished it."""
     short, levels, lost = short_names(plan.factors)[key], {}, {}
     for text in plan.factors[key]:

@@ -10,28 +10,28 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..terminal import table_of
+from .estimate import Estimate
 from .outcome import FINISHED, Outcome
 from .plan import Pair, Plan
-from .statistics import MEASURES, Comparison, Gain, Interval, Level, compare_arms, luck
-from .trial import Trial
+from .statistics import MEASURES, Gain, Interval, Level, LevelComparison, compare_arms, luck
 
 _COUNTED = ("waiting", "running", FINISHED, "failed")
 
 
-def plan_table(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int, trial: Trial | None = None) -> Table:
+def plan_table(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int, estimate: Estimate | None = None) -> Table:
     """What would be run: the settings of each arm, its runs by state, and the time that is left.
 
     Args:
         plan: the sweep.
         states: its runs.
         jobs: how many at a time.
-        trial: of an arm, for the time where no run has finished.
+        estimate: of a run, for the time where no run has finished.
     """
     table = table_of(f"{plan.config}: {len(plan.arms)} arms, {plan.seeds} seeds", ["arm", "settings"], _COUNTED)
     for arm, settings in plan.arms.items():
         told = "\n".join(f"--{key}={text}" for key, text in settings.items()) or "those of the config"
         table.add_row(escape(_name(arm, plan.baseline)), escape(told), *map(str, _counts(states, arm).values()))
-    table.caption = _time_left(plan, states, jobs, trial)
+    table.caption = _time_left(plan, states, jobs, estimate)
     return table
 
 
@@ -48,7 +48,7 @@ def progress_table(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int) 
     return table
 
 
-def result_tables(comparisons: Sequence[Comparison]) -> list[Table | str]:
+def result_tables(comparisons: Sequence[LevelComparison]) -> list[Table | str]:
     """What came out: for each comparison its tables and its sentence, and last how much luck there may be in them."""
     shown: list[Table | str] = []
     for one in comparisons:
@@ -61,13 +61,13 @@ def result_tables(comparisons: Sequence[Comparison]) -> list[Table | str]:
     return [*shown, luck(comparisons)]
 
 
-def columns(comparison: Comparison) -> list[str]:
+def columns(comparison: LevelComparison) -> list[str]:
     """Headings of ``level_rows``, without that of the names."""
     last = "by bootstrap" if comparison.resampled else "range of seeds"
     return ["seeds", "mean", "spread", "difference", "95 % interval", last]
 
 
-def level_rows(comparison: Comparison) -> list[list[str]]:
+def level_rows(comparison: LevelComparison) -> list[list[str]]:
     """Each level: its name and ``level_cells``."""
     return [
         [_name(level.name, comparison.baseline), *level_cells(level, comparison.resampled)]
@@ -88,7 +88,7 @@ def level_cells(level: Level, resampled: bool) -> list[str]:
     return [level.losses or str(len(level.values)), *numbers, _signed(level.gain), *map(_interval, intervals)]
 
 
-def pair_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+def pair_table(comparison: LevelComparison) -> tuple[list[str], list[list[str]]]:
     """The others among themselves, row minus column: headings without that of the names, and rows with theirs."""
     pairs = comparison.pairs
     headings = list(dict.fromkeys(earlier for _, earlier in pairs))
@@ -117,7 +117,7 @@ def seconds_left(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int) ->
     return max(sum(left) / jobs, max(left, default=0.0))
 
 
-def _time_left(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int, trial: Trial | None = None) -> str:
+def _time_left(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int, estimate: Estimate | None = None) -> str:
     left = sum(isinstance(state, str) for state in states.values())
     if not left:
         return "All runs are done."
@@ -125,11 +125,11 @@ def _time_left(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int, tria
     seconds = seconds_left(plan, states, jobs)
     if seconds is not None:
         return f"About {duration(seconds)} left, {at_once}."
-    if trial is None or trial.seconds is None:
+    if estimate is None or estimate.seconds is None:
         return f"Time left is unknown until a run has finished ({at_once})."
     return (
-        f"About {duration(left * trial.seconds)} left, one at a time: the first batches of {trial.arm} were tried, and "
-        f"a run of it would take {duration(trial.seconds)}. Several at a time share the cores."
+        f"About {duration(left * estimate.seconds)} left, one at a time: the first batches of {estimate.arm} were "
+        f"tried, and a run of it would take {duration(estimate.seconds)}. Several at a time share the cores."
     )
 
 

@@ -43,7 +43,7 @@ class Illustration(NamedTuple):
     caption: str = ""
 
 
-class Comparison(NamedTuple):
+class ImageResult(NamedTuple):
     """An image as it is annotated, and what was detected in it."""
 
     title: str
@@ -79,8 +79,8 @@ class Report:
     per_class: Mapping[str, Mapping[str, float]]
     curves: Mapping[str, Curve]
     mistakes: Mistakes | None
-    worst: Sequence[Comparison]
-    best: Sequence[Comparison]
+    worst: Sequence[ImageResult]
+    best: Sequence[ImageResult]
     history: Sequence[Mapping[str, Any]]
     samples: Sequence[Illustration]
     visibility: Mapping[str, DetectionRates]

@@ -24,7 +24,7 @@ from ..targets import Target
 from .data import DetectionData
 from .evaluation import Evaluation, evaluate
 from .files import read_history
-from .report import Comparison, Illustration, Report, write_report
+from .report import Illustration, ImageResult, Report, write_report
 from .trained import open_data
 
 SAMPLES = "train_samples"
@@ -113,8 +113,8 @@ def write_run_report(run_dir: Path, data: DetectionData, evaluation: Evaluation)
         per_class=evaluation.by_class(),
         curves=evaluation.coco.curves,
         mistakes=mistakes,
-        worst=_compared(mistakes.worst(_WORST), data, evaluation),
-        best=_compared(mistakes.best(_BEST), data, evaluation),
+        worst=_image_results(mistakes.worst(_WORST), data, evaluation),
+        best=_image_results(mistakes.best(_BEST), data, evaluation),
         history=read_history(run_dir),
         samples=_read_samples(run_dir / SAMPLES),
         visibility=_read_visibility(run_dir / _VISIBILITY),
@@ -159,10 +159,10 @@ def _as_target(rows: Sequence[Mapping[str, Any]], category_ids: Sequence[int]) -
     }
 
 
-def _compared(images: Sequence[ImageMistakes], data: DetectionData, evaluation: Evaluation) -> list[Comparison]:
+def _image_results(images: Sequence[ImageMistakes], data: DetectionData, evaluation: Evaluation) -> list[ImageResult]:
     places = {image["id"]: place for place, image in enumerate(data.ground_truth("val")["images"])}
     dataset = data.evaluated_set("val")
-    return [_comparison(image, dataset[places[image.image_id]][0], data, evaluation) for image in images]
+    return [_image_result(image, dataset[places[image.image_id]][0], data, evaluation) for image in images]
 
 
 def _read(ground_truth: dict[str, Any], predictions: list[dict[str, Any]]) -> tuple[GroundTruth, Detections]:
@@ -171,7 +171,7 @@ def _read(ground_truth: dict[str, Any], predictions: list[dict[str, Any]]) -> tu
     return truth, read_predictions(predictions, truth, is_xywh=True)
 
 
-def _comparison(image: ImageMistakes, pixels: Tensor, data: DetectionData, evaluation: Evaluation) -> Comparison:
+def _image_result(image: ImageMistakes, pixels: Tensor, data: DetectionData, evaluation: Evaluation) -> ImageResult:
     title = image.file_name or f"Image {image.image_id}"
     truth = {
         key: [row for row in evaluation.ground_truth[key] if row[of] == image.image_id]
@@ -179,7 +179,7 @@ def _comparison(image: ImageMistakes, pixels: Tensor, data: DetectionData, evalu
     }
     rows = [row for row in evaluation.predictions if row["image_id"] == image.image_id and row["score"] >= MIN_SCORE]
     fates = find_fates(*_read({**evaluation.ground_truth, **truth}, rows), min_score=MIN_SCORE)
-    return Comparison(
+    return ImageResult(
         title,
         f"Objects found: {image.found}, missed: {image.missed}, taken for another class: {image.confused}; "
         f"detections without an object: {image.false}.",

@@ -23,12 +23,12 @@ _STOPWATCH = f"{__name__}.Stopwatch"
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What came of a trial.
+class Estimate:
+    """How long a run of an arm takes.
 
     Attributes:
-        arm: name of the arm that was tried.
-        seconds: how long a run of it would take; None if that cannot be told: it failed, or never ends by itself.
+        arm: name of the arm whose first batches were tried.
+        seconds: of a whole run; None if that cannot be told: it failed, or never ends by itself.
         lines: the last that it printed, if it failed.
     """
 
@@ -37,7 +37,7 @@ class Trial:
     lines: list[str]
 
 
-def try_arm(plan: Plan, arm: str, train: Sequence[str]) -> Trial:
+def estimate_run(plan: Plan, arm: str, train: Sequence[str]) -> Estimate:
     """Train a few batches in a folder that is thrown away, alone and on all cores.
 
     Args:
@@ -45,10 +45,10 @@ def try_arm(plan: Plan, arm: str, train: Sequence[str]) -> Trial:
         arm: the one to be tried.
         train: the command of the trainer, ``[python, tools/train.py]``.
     """
-    with tempfile.TemporaryDirectory(prefix="detmix-trial-") as name:
+    with tempfile.TemporaryDirectory(prefix="detmix-estimate-") as name:
         folder = Path(name)
         times, log = folder / "times.json", folder / "log.txt"
-        command = [*train, "fit", *plan.arguments(arm), "--name=trial", f"--runs={folder / 'runs'}"]
+        command = [*train, "fit", *plan.arguments(arm), "--name=estimate", f"--runs={folder / 'runs'}"]
         command += ["--trainer.enable_progress_bar=false", f"--trainer.callbacks+={_STOPWATCH}"]
         command += [f"--trainer.callbacks.file={times}"]
         start = time.monotonic()
@@ -58,9 +58,9 @@ def try_arm(plan: Plan, arm: str, train: Sequence[str]) -> Trial:
             ).returncode
         took = time.monotonic() - start
         if code or not times.is_file():
-            return Trial(arm, None, last_lines(log))
+            return Estimate(arm, None, last_lines(log))
         told = json.loads(times.read_text())
-    return Trial(arm, None if told["whole"] is None else took - told["tried"] + told["whole"], [])
+    return Estimate(arm, None if told["whole"] is None else took - told["tried"] + told["whole"], [])
 
 
 class Stopwatch(L.Callback):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from detmix.sweep import look_into, make_plan, plan_table, trial, try_arm
+from detmix.sweep import estimate, estimate_run, look_into, make_plan, plan_table
 
 GRID = ["data.mixup.alpha=0,1.5"]
 
@@ -21,9 +21,9 @@ def plan(in_repository):
 def watched(tmp_path, monkeypatch, *, batches, **of_trainer):
     """What the stopwatch writes of batches that take these seconds, after a look at three batches of 9, 1 and 1 s."""
     now = [100.0]
-    monkeypatch.setattr(trial.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(estimate.time, "monotonic", lambda: now[0])
     trainer = SimpleNamespace(accumulate_grad_batches=1, is_global_zero=True, num_val_batches=[20], **of_trainer)
-    watch = trial.Stopwatch(str(tmp_path / "times.json"))
+    watch = estimate.Stopwatch(str(tmp_path / "times.json"))
     for seconds in (9, 1, 1):
         watch.on_validation_batch_start(trainer)
         now[0] += seconds
@@ -64,7 +64,7 @@ def test_a_dry_run_tries_the_last_arm_and_keeps_nothing(plan, tmp_path, monkeypa
     monkeypatch.setattr(sys, "argv", ["sweep.py", *arguments])
     tool = runpy.run_path("tools/sweep.py")
     kept = []
-    tool["main"].__globals__["try_arm"] = lambda *given: kept.append(try_arm(*given)) or kept[0]
+    tool["main"].__globals__["estimate_run"] = lambda *given: kept.append(estimate_run(*given)) or kept[0]
     tool["main"]()
     [tried] = kept
     shown = " ".join(capsys.readouterr().out.split())
@@ -74,8 +74,8 @@ def test_a_dry_run_tries_the_last_arm_and_keeps_nothing(plan, tmp_path, monkeypa
     assert not folder.exists()
 
 
-def test_a_trial_that_fails_is_told_by_its_last_lines(plan, tmp_path):
+def test_an_estimate_that_fails_is_told_by_its_last_lines(plan, tmp_path):
     (tmp_path / "trainer.py").write_text("import sys; print('so far so good'); sys.exit('no such folder')")
-    tried = try_arm(plan, "alpha=0", [sys.executable, str(tmp_path / "trainer.py")])
-    assert tried == trial.Trial("alpha=0", None, ["so far so good", "no such folder"])
+    tried = estimate_run(plan, "alpha=0", [sys.executable, str(tmp_path / "trainer.py")])
+    assert tried == estimate.Estimate("alpha=0", None, ["so far so good", "no such folder"])
     assert "unknown" in plan_table(plan, look_into(tmp_path / "sweep", plan), 1, tried).caption
