@@ -175,10 +175,22 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         read_kit_files(tmp_path, TRUTH)
 
 
+def test_images_are_known_by_their_path_and_by_its_last_part_where_one_has_it(tmp_path):
+    names = ["a/1.jpg", ".\\b\\1.jpg", "./a/2.v1.jpg", "3.jpg", "a/3.jpg"]
+    images = [{"id": place, "file_name": name} for place, name in enumerate(names)]
+    truth = read_ground_truth({"images": images, "categories": [{"id": 1, "name": "cat"}], "annotations": []})
+    lines = [f"{name} 0.5 1 1 9 9\n" for name in ("b/1", "a/1", "2.v1", "a/2.v1", "3", "a/3")]
+    (file,) = write(tmp_path, {"comp4_det_val_cat.txt": "".join(lines)}).iterdir()
+    assert read_kit_files(file, truth)[0].images.tolist() == [1, 0, 2, 2, 3, 4]
+    file.write_text(lines[0].replace("b/", ""))
+    with pytest.raises(ValueError, match=r"has no image '1' - at line 1; .*: is a/1 or b/1 meant\?"):
+        read_kit_files(file, truth)
+
+
 def test_images_must_differ_in_their_names(tmp_path):
-    images = [{"id": 1, "file_name": "a/1.jpg"}, {"id": 2, "file_name": "b/1.jpg"}]
+    images = [{"id": 1, "file_name": "a/1.jpg"}, {"id": 2, "file_name": "./a/1.png"}]
     truth = read_ground_truth({"images": images, "categories": [], "annotations": []})
     with pytest.raises(
-        ValueError, match=r"ground truth: .*need images of different file names.*, and 2 are called '1'"
+        ValueError, match=r"ground truth: .*need images of different file names.*, and 2 are called 'a/1'"
     ):
         read_kit_files(write(tmp_path, {"comp4_det_val_cat.txt": LINE}), truth)

@@ -1,6 +1,7 @@
 """Ids of predictions that a file near them explains."""
 
 import json
+import re
 
 import pytest
 
@@ -47,8 +48,41 @@ def test_predict_states_its_images_too(tmp_path):
     path = write(tmp_path, images=stated, predictions=rows, classes=[])
     assert read(path) == ([1, 2], [1, 1])
     write(tmp_path, predictions=[{**rows[0], "image_id": 3}])
-    with pytest.raises(ValueError, match=r"predictions.json \(ids as in .*images.json\): unknown image_id 3 - at"):
+    with pytest.raises(ValueError, match=r"predictions.json \(ids as in .*images.json\): image_id 3 is '0.jpg', and"):
         read(path)
+
+
+def test_a_name_that_the_ground_truth_does_not_have_is_told_with_some_that_it_has(tmp_path):
+    images = [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": "3.jpeg"}]
+    stated = {"images": images, "categories": [{"id": 5, "name": "Cat"}, {"id": 4, "name": "dog"}]}
+    path = write(tmp_path, images=stated, predictions=[{**ROW, "image_id": i, "category_id": 4} for i in (1, 2, 2)])
+    told = "image_id 2 is '3.jpeg', and ground truth has none of that name; it has '3.jpg', '2.jpg', '1.jpg' - at `$[1]"
+    with pytest.raises(ValueError, match=f"{re.escape(told)}.*; 2 of 3 rows"):
+        read(path)
+    write(tmp_path, predictions=[{**ROW, "image_id": 1, "category_id": 5}])
+    told = "category_id 5 is 'Cat', and ground truth has none of that name; it has 'cat', 'dog' - at `$[0].category_id`"
+    with pytest.raises(ValueError, match=re.escape(told)):
+        read(path)
+
+
+def test_names_may_be_written_as_windows_does_and_with_detours(tmp_path):
+    truth = {**TRUTH, "images": [{"id": 1, "file_name": "a\\1.jpg"}, {"id": 2, "file_name": "./b/1.jpg"}]}
+    stated = {"images": [{"id": 7, "file_name": "b/1.jpg"}, {"id": 8, "file_name": ".\\a/1.jpg"}]}
+    rows = [{**ROW, "image_id": i} for i in (7, 8)]
+    path = write(tmp_path, images={**stated, "categories": TRUTH["categories"]}, predictions=rows)
+    assert read(path, truth)[0] == [1, 0]
+
+
+def test_a_name_that_two_images_of_the_ground_truth_have_is_refused(tmp_path):
+    truth = {**TRUTH, "images": [*IMAGES, {"id": 1, "file_name": "./a/1.jpg"}]}
+    for name, refused in (("b/3.jpg", False), ("a/1.jpg", True)):
+        stated = {"images": [{"id": 7, "file_name": name}], "categories": TRUTH["categories"]}
+        path = write(tmp_path, images=stated, predictions=[{**ROW, "image_id": 7}])
+        if refused:
+            with pytest.raises(ValueError, match=r"images\.json: which image 'a/1\.jpg' is .*ground truth has 2 of"):
+                read(path, truth)
+        else:
+            assert read(path, truth)[0] == [2]
 
 
 def test_images_of_one_name_are_told_apart_by_their_folders(tmp_path):

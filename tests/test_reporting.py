@@ -239,7 +239,7 @@ def test_stated_classes_in_another_spelling_are_no_classes_more(tmp_path, files)
     run.mkdir()
     write_results(run / "predictions.json", draw_scene()[1])
     (run / "classes.json").write_text(json.dumps([{"id": k, "name": n} for k, n in enumerate(("Cat", "dog"), 1)]))
-    with pytest.raises(ValueError, match=r"\(ids as in .*classes.json\): unknown category_id 1"):
+    with pytest.raises(ValueError, match=r"classes\.json\): category_id 1 is 'Cat', .*it has 'cat', 'dog' -"):
         evaluate_files(files["coco"], run, Options())
 
 

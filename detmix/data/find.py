@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import posixpath
 from collections.abc import Iterable, Sequence
 from glob import glob
 from pathlib import Path, PurePath
@@ -11,7 +10,7 @@ from pathlib import Path, PurePath
 import msgspec
 
 from .bounds import Id
-from .paths import SUFFIXES
+from .paths import SUFFIXES, plain_name
 
 
 class StatedImage(msgspec.Struct):
@@ -75,7 +74,7 @@ def stated_images(annotations: Path, paths: Sequence[Path]) -> list[StatedImage]
         raise ValueError(f"{annotations}: not a COCO annotation file: {error}") from error
     stated: dict[str, StatedImage] = {}
     for image in images:
-        if stated.setdefault(_normal(image.file_name), image) is not image:
+        if stated.setdefault(plain_name(image.file_name), image) is not image:
             raise ValueError(f"{annotations}: two images are called {image.file_name!r}: which is meant is not known")
     taken: dict[int, Path] = {}
     found = []
@@ -90,11 +89,6 @@ def stated_images(annotations: Path, paths: Sequence[Path]) -> list[StatedImage]
         taken[known.id] = path
         found.append(known)
     return found
-
-
-def _normal(name: str) -> str:
-    """A file name as it is written with slashes, and without detours."""
-    return posixpath.normpath(name.replace("\\", "/"))
 
 
 def _found(source: str) -> list[Path]:

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import errno
 import os
+import posixpath
 import re
 import stat
 from pathlib import Path
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)  # there is no such file, or there cannot be
-SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))  # images'
+SUFFIXES = frozenset(  # images'
+    ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()
+)
 _SEPARATORS = re.compile(r"[/\\]")
+
+
+def image_suffix(name: str) -> str:
+    """The suffix of an image's name as it is written; empty if it has none, however many dots there are in it."""
+    suffix = posixpath.splitext(name)[1]
+    return suffix if suffix.lower() in SUFFIXES else ""
+
+
+def plain_name(name: str) -> str:
+    """A file name as it is written with slashes, and without detours such as ``./``; empty stays empty."""
+    return posixpath.normpath(name.replace("\\", "/")) if name else ""
 
 
 class Folder:

@@ -29,7 +29,7 @@ from .paths import Folder, file_status
 from .voc_xml import VocObject, VocRecord, read_record, xml_path
 
 _LOGGER = logging.getLogger("detmix.data")
-_LAYOUT = 3  # of the cache file; another number as soon as it holds something else, or the same read differently
+_LAYOUT = 4  # of the cache file; another number as soon as it holds something else, or the same read differently
 _YOUNG = 2_000_000_000  # nanoseconds; a file changed again this soon may keep its time, by which changes are told
 
 
@@ -54,8 +54,8 @@ def read_voc(
     The folder holds ``Annotations/*.xml``, ``ImageSets/Main/<image_set>.txt`` and ``JPEGImages/``. VOC's
     coordinates, which count from 1 and include xmax and ymax, become 0-based and exclusive; a box with
     xmax = xmin or ymax = ymin is taken to be empty. Image ids are 1 ... I, in the order of the set. A size
-    that the XML lacks is read from the image. An image is ``<name>.jpg``, or has the suffix that the XML's
-    ``<filename>`` has. Messages count objects from 1, as in ``object[3]``.
+    that the XML lacks is read from the image. An image is ``<name>.jpg``, or has the suffix of an image that
+    the XML's ``<filename>`` has. Messages count objects from 1, as in ``object[3]``.
 
     What the XML files say is written to a cache file and read from there the next time, unless the list of names, or
     the size or time of change of one of the files, is another; the result and its warnings are the same either way.

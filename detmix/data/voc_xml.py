@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from msgspec import Struct
 
 from .bounds import LARGEST_SIDE, Pixels
-from .paths import read_file
+from .paths import image_suffix, read_file
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _FLAGS = {"": False, "false": False, "unspecified": False, "true": True}
@@ -46,13 +46,12 @@ def read_record(root: Path, name: str) -> VocRecord:
     """
     path = xml_path(root, name)
     annotation = _parse(path)
-    suffix = PurePosixPath(annotation.findtext("filename", "").strip()).suffix
-    stated = "" if suffix[1:].isdigit() else suffix  # that is a part of a name with dots
+    suffix = image_suffix(annotation.findtext("filename", "").strip()) or ".jpg"
     objects = [
         _read_object(f"{path}: object[{number}]", element)
         for number, element in enumerate(annotation.findall("object"), start=1)
     ]
-    return VocRecord(name, name + (stated or ".jpg"), _read_size(path, annotation), objects)
+    return VocRecord(name, name + suffix, _read_size(path, annotation), objects)
 
 
 class _NoDoctype(ElementTree.TreeBuilder):

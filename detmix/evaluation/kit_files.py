@@ -1,25 +1,26 @@
 """Predictions as the VOC development kit wants them: a text file for each class, a line for each detection.
 
 The files are called ``comp3_det_<image set>_<class>.txt``, or ``comp4_det_...`` where other data were used in the
-training. A line is ``<image> <score> <xmin> <ymin> <xmax> <ymax>``: the name of an image without its suffix, any finite
-score, and a box in pixels that count from 1, the last one included.
+training. A line is ``<image> <score> <xmin> <ymin> <xmax> <ymax>``: the name of an image without its suffix, with or
+without its folders, any finite score, and a box in pixels that count from 1, the last one included.
 
 Source: Everingham and Winn, The PASCAL Visual Object Classes Challenge 2012 Development Kit, section 4.2.
 """
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.paths import read_file
+from ..data.paths import plain_name, read_file
 from .checks import LARGEST
 from .records import Detections, GroundTruth, xywh_of
 
@@ -31,6 +32,7 @@ VOC_CLASSES = tuple(
 
 _FILES = "comp[34]_det_*.txt"
 _FORM = "<image> <score> <xmin> <ymin> <xmax> <ymax>"
+_SHOWN = 3
 
 
 def is_kit_files(source: Path) -> bool:
@@ -45,7 +47,8 @@ def read_kit_files(
 
     Args:
         source: a folder, or the file of one class.
-        truth: the ground truth: its images are known by their file names without suffix, its classes by name.
+        truth: the ground truth: its images are known by their file names without suffix, and by the last part of these
+            where no other ends in it; its classes by name.
         image_set: whose detections they must be; left out, that part of the names is not looked at.
 
     Returns:
@@ -79,13 +82,16 @@ def read_kit_files(
 
 
 def _images(truth: GroundTruth) -> dict[str, int]:
-    """Where each image stands, by its name."""
-    names = [PurePosixPath(name).stem for name in truth.file_names]
+    """Where each image stands, by its name, and by the last part of that where no other image has it."""
+    names = [posixpath.splitext(plain_name(name))[0] for name in truth.file_names]
     name, count = Counter(names).most_common(1)[0] if names else ("-", 1)
     if count > 1:
         wanted = "the kit's text files need images of different file names, without suffix"
         raise ValueError(f"{truth.source}: {wanted}, and {count} are called {name!r}")
-    return {name: place for place, name in enumerate(names)}
+    last = [posixpath.basename(name) for name in names]
+    counts = Counter(last)
+    short = {name: place for place, name in enumerate(last) if counts[name] == 1}
+    return short | {name: place for place, name in enumerate(names)}
 
 
 def _files_of_classes(source: Path, names: Sequence[str], image_set: str | None) -> dict[int, Path]:
@@ -133,7 +139,9 @@ def _read(path: Path, images: dict[str, int], truth: str) -> NDArray[np.float64]
         share = f"{len(unknown)} of {len(lines)} lines are of unknown ones"
         name = lines[unknown[0]][0]
         cause = ": are the detections of another image set?" if len(unknown) == len(lines) else ""
-        cause = ": names go without suffix" if PurePosixPath(name).stem in images else cause
+        cause = ": names go without suffix" if posixpath.splitext(name)[0] in images else cause
+        several = [known for known in images if known.endswith(f"/{name}")]
+        cause = f": is {' or '.join(several[:_SHOWN])} meant?" if several else cause
         raise ValueError(f"{path}: {truth} has no image {name!r} - at line {unknown[0]}; {share}{cause}")
     wrong = next((number for number, fields in lines.items() if not all(map(_is_number, fields[1:]))), None)
     if wrong is not None:

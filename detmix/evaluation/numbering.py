@@ -7,10 +7,12 @@ have the names in common; ids may differ.
 
 from __future__ import annotations
 
+import posixpath
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from difflib import get_close_matches
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -18,11 +20,15 @@ from numpy.typing import NDArray
 
 from ..data.bounds import Id
 from ..data.categories import Category, read_classes
+from ..data.paths import plain_name
+from .checks import check_ids
 from .records import GroundTruth
 
 PREDICTIONS_FILE = "predictions.json"
 CLASSES_FILE = "classes.json"
 IMAGES_FILE = "images.json"
+_SHOWN = 3  # names in a message
+_LOOKED_AT = 5000  # of the names, for similar ones: each takes some microseconds
 
 
 class _Image(msgspec.Struct):
@@ -36,21 +42,65 @@ class _Images(msgspec.Struct):
 
 
 @dataclass(frozen=True, eq=False)
-class Numbering:
-    """Ids, and which image or class of a ground truth each means.
+class Ids:
+    """Ids of images or of classes, and which one of a ground truth each means.
 
     Attributes:
-        image_ids: (N,) int64, rising.
-        images: (N,) int64, 0 ... I-1.
-        category_ids: (N,) int64, rising.
-        labels: (N,) int64, 0 ... K-1.
+        known: (N,) int64, rising.
+        places: (N,) int64, where each stands in the ground truth.
+        unknown: the names of other ids, which the ground truth does not have.
+        names: those that it has.
+        truth: what messages call it.
+    """
+
+    known: NDArray[np.int64]
+    places: NDArray[np.int64]
+    unknown: Mapping[int, str]
+    names: Sequence[str]
+    truth: str
+
+    def places_of(self, ids: NDArray[np.int64], name: str, place: str) -> NDArray[np.int64]:
+        """Where the image or class of each row stands in the ground truth.
+
+        Args:
+            ids: (M,) of the rows.
+            name: the file.
+            place: where in it, with ``{}`` for the number of the row; its last word is the key.
+
+        Raises:
+            ValueError: the ground truth does not have one of that id, or of that name.
+        """
+        unnamed = np.isin(ids, list(self.unknown))
+        if unnamed.any():
+            row, key = int(unnamed.argmax()), place.rpartition(".")[2]
+            wanted = self.unknown[int(ids[row])]
+            raise ValueError(
+                f"{name}: {key} {ids[row]} is {wanted!r}, and {self.truth} has none of that name; it has "
+                f"{_similar(wanted, self.names)} - at `{place.format(row)}`; {unnamed.sum()} of {len(ids)} rows are of "
+                "names that it does not have"
+            )
+        return self.places[check_ids(ids, self.known, name, place)]
+
+
+def _similar(name: str, names: Sequence[str]) -> str:
+    """Two or three names, those most like it first, if some are."""
+    near = get_close_matches(name, names[:_LOOKED_AT], _SHOWN)
+    shown = list(dict.fromkeys([*near, *names[:_SHOWN]]))[:_SHOWN]
+    return ", ".join(map(repr, shown)) + (" ..." if len(names) > len(shown) else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Numbering:
+    """By which ids predictions call images and classes.
+
+    Attributes:
+        images: ids of images.
+        classes: ids of classes.
         source: the file that says so; empty for the ground truth's own ids.
     """
 
-    image_ids: NDArray[np.int64]
-    images: NDArray[np.int64]
-    category_ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    images: Ids
+    classes: Ids
     source: str = ""
 
 
@@ -63,19 +113,22 @@ def numbering_of(truth: GroundTruth, predictions: Path | None = None) -> Numberi
             ``classes.json`` beside it or one folder up, tells its ids.
 
     Raises:
-        ValueError: that file is not of its form, or has an id twice.
+        ValueError: that file is not of its form, or has an id twice; two images of the ground truth have a name that it
+            states.
     """
-    images, labels = (np.arange(len(ids)) for ids in (truth.image_ids, truth.category_ids))
-    own = Numbering(truth.image_ids, images, truth.category_ids, labels)
+    images, classes = (
+        Ids(ids, np.arange(len(ids)), {}, names, truth.source)
+        for ids, names in ((truth.image_ids, truth.file_names), (truth.category_ids, truth.class_names))
+    )
     file = None if predictions is None else _file_near(predictions)
     if file is None:
-        return own
+        return Numbering(images, classes)
     stated = _read(file)
     pairs = [(category.id, category.name) for category in stated.categories]
-    category_ids, labels = _matched(file, pairs, truth.class_names)
-    if file.name == CLASSES_FILE:
-        return Numbering(own.image_ids, own.images, category_ids, labels, str(file))
-    return Numbering(*_matched_images(file, stated.images, truth), category_ids, labels, str(file))
+    classes = _matched(file, pairs, truth.class_names, truth.source)
+    if file.name != CLASSES_FILE:
+        images = _matched_images(file, stated.images, truth)
+    return Numbering(images, classes, str(file))
 
 
 def stated_classes(predictions: Path) -> list[str]:
@@ -111,27 +164,29 @@ def _read_classes(file: Path) -> list[Category]:
         ) from error
 
 
-def _matched_images(
-    file: Path, images: Sequence[_Image], truth: GroundTruth
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _matched_images(file: Path, images: Sequence[_Image], truth: GroundTruth) -> Ids:
     """By the last part of their paths, or by all of it where that is needed to tell images apart."""
-    given, wanted = [image.file_name for image in images], list(truth.file_names)
-    short = [[PurePosixPath(name).name for name in names] for names in (given, wanted)]
+    given = [plain_name(image.file_name) for image in images]
+    wanted = [plain_name(name) for name in truth.file_names]
+    short = [[posixpath.basename(name) for name in names] for names in (given, wanted)]
     if all(len(set(names)) == len(names) for names in short):
         given, wanted = short
     pairs = [(image.id, name) for image, name in zip(images, given, strict=True)]
-    return _matched(file, pairs, wanted)
+    return _matched(file, pairs, wanted, truth.source)
 
 
-def _matched(
-    file: Path, stated: Sequence[tuple[int, str]], names: Sequence[str]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The stated ids whose name is among the names, rising, and where it stands there."""
+def _matched(file: Path, stated: Sequence[tuple[int, str]], names: Sequence[str], truth: str) -> Ids:
+    """The stated ids, by whether their name is among the names of a ground truth."""
     ids = dict(stated)
     if len(ids) < len(stated):
         number, _ = Counter(number for number, _ in stated).most_common(1)[0]
         raise ValueError(f"{file}: id {number} appears twice")
     places = {name: place for place, name in enumerate(names)}
     known = sorted((number, places[name]) for number, name in ids.items() if name in places)
+    if len(places) < len(names):
+        counts = Counter(names)
+        for name in (names[place] for _, place in known if counts[names[place]] > 1):
+            raise ValueError(f"{file}: which image {name!r} is cannot be told: {truth} has {counts[name]} of this name")
     table = np.array(known, dtype=np.int64).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
+    unknown = {number: name for number, name in ids.items() if name not in places}
+    return Ids(table[:, 0], table[:, 1], unknown, names, truth)

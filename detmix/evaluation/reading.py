@@ -164,8 +164,9 @@ def read_predictions(
     name, rows = _decode(source, list[_MaskPrediction] if masks else list[_BoxPrediction], "predictions")
     ids = numbering_of(truth, Path(source) if isinstance(source, (str, os.PathLike)) else None)
     named = f"{name} (ids as in {ids.source})" if ids.source else name
-    images = ids.images[check_ids(_array([r.image_id for r in rows]), ids.image_ids, named, "$[{}].image_id")]
-    labels = ids.labels[_classes(rows, ids.category_ids, named, class_agnostic)]
+    images = ids.images.places_of(_array([r.image_id for r in rows]), named, "$[{}].image_id")
+    category_ids = _category_ids(rows, ids.classes.known, named, class_agnostic)
+    labels = ids.classes.places_of(category_ids, named, "$[{}].category_id")
     scores = np.array([r.score for r in rows], dtype=np.float64)
     check_scores(scores, name, "$[{}].score")
     if masks:
@@ -192,8 +193,8 @@ def _mask_areas(rows: list[Any], masks: list[dict[str, Any]], name: str) -> NDAr
     return sides[:, 0] * sides[:, 1]
 
 
-def _classes(rows: list[Any], known: NDArray[np.int64], name: str, class_agnostic: bool) -> NDArray[np.int64]:
-    """Where the class of each row stands among the known ids."""
+def _category_ids(rows: list[Any], known: NDArray[np.int64], name: str, class_agnostic: bool) -> NDArray[np.int64]:
+    """The class of each row, the first that is known for a row without one if classes do not count."""
     ids = [r.category_id for r in rows]
     if None in ids and not class_agnostic:
         raise ValueError(f"{name}: Object missing required field `category_id` - at `$[{ids.index(None)}]`")
@@ -201,7 +202,7 @@ def _classes(rows: list[Any], known: NDArray[np.int64], name: str, class_agnosti
         raise ValueError(f"{name}: the ground truth has no categories, so results have none to be of")
     if None in ids:
         ids = [known[0] if i is None else i for i in ids]
-    return check_ids(_array(ids), known, name, "$[{}].category_id")
+    return _array(ids)
 
 
 def _decode(source: Any, form: Any, name: str) -> tuple[str, Any]:
