@@ -1,8 +1,12 @@
 import errno
 import os
 import signal
+from io import BytesIO
 
+import numpy as np
 import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from detmix.files import NotWritten, write_whole
 from detmix.training import log
@@ -72,6 +76,27 @@ def test_rows_that_did_not_fit_on_the_disk_come_whole_when_there_is_space_again(
     logger.finalize("success")
     rows = [{name: value for name, value in row.items() if value} for row in read_history(tmp_path)]
     assert rows == [{"loss": "0.5", "step": "1"}, {name: str(value) for name, value in metrics.items()} | {"step": "2"}]
+
+
+def test_a_picture_is_logged_as_it_is_and_a_disk_that_is_full_for_it_is_named(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    logger = log.EventLogger(tmp_path, name="tensorboard")
+    log.log_picture(logger, "detections", Image.fromarray(pixels), 3)
+    logger.save()
+    [event] = EventAccumulator(logger.log_dir).Reload().Images("detections")
+    assert event.step == 3
+    assert np.array_equal(np.asarray(Image.open(BytesIO(event.encoded_image_string))), pixels)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(logger.experiment, "add_image", full)
+    with pytest.raises(
+        NotWritten, match=r"tensorboard.version_0: could not be written, .*: \[Errno 28\] No space left"
+    ):
+        log.log_picture(logger, "detections", Image.fromarray(pixels), 4)
+    logger.finalize("success")
+    log.log_picture(log.RowLogger(tmp_path, name="csv"), "detections", Image.fromarray(pixels), 3)  # takes none
 
 
 def test_a_run_that_goes_on_forgets_the_rows_that_come_again_and_a_line_that_was_cut_off(tmp_path):

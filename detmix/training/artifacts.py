@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from ..targets import Target
 from .callbacks import callbacks_of, mixing_of
 from .checkpoints import save_whole
 from .data import DetectionData, Evaluated, data_of
+from .log import log_picture
 from .module import DetectionModule
 from .run_report import MIN_SCORE, SAMPLES, as_detections, write_facts, write_run_report, write_sample
 from .skipped import SkippedImages
@@ -143,12 +143,8 @@ class RunFiles(L.Callback):
         return pictures
 
     def _show(self, trainer: L.Trainer, name: str, grid: Image.Image) -> None:
-        """Give a picture to the loggers that take any."""
         for logger in trainer.loggers:
-            add_image = getattr(getattr(logger, "experiment", None), "add_image", None)
-            if add_image is not None:
-                pixels = torch.frombuffer(bytearray(grid.tobytes()), dtype=torch.uint8)
-                add_image(name, pixels.reshape(grid.height, grid.width, 3), trainer.global_step, dataformats="HWC")
+            log_picture(logger, name, grid, trainer.global_step)
 
     def _summary(self, trainer: L.Trainer, module: DetectionModule) -> dict[str, str]:
         seconds = round(time.time() - self._start)

@@ -1,4 +1,4 @@
-"""The rows and events that a training logs.
+"""The rows, events and pictures that a training logs.
 
 The file of rows is whole at any moment, and on the disk when it is said to be saved.
 """
@@ -13,9 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from PIL.Image import Image
 
 from ..files import naming, write_whole
 from .files import read_rows, write_rows
@@ -60,6 +62,18 @@ class EventLogger(TensorBoardLogger):
         """Write the last numbers."""
         with _unless_it_failed(status), naming(Path(self.log_dir)):
             super().finalize(status)
+
+
+def log_picture(logger: Logger, name: str, picture: Image, step: int) -> None:
+    """Give a picture to a logger, if it takes any, as TensorBoard's does.
+
+    Raises:
+        NotWritten: it could not be written; the logger's folder is named.
+    """
+    add_image = getattr(getattr(logger, "experiment", None), "add_image", None)
+    if add_image is not None:
+        with naming(Path(logger.log_dir or ".")):
+            add_image(name, np.asarray(picture), step, dataformats="HWC")
 
 
 class _Rows(ExperimentWriter):
