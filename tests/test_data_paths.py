@@ -86,6 +86,8 @@ def test_only_files_are_read(tmp_path):
         ("G.jpg", "g.jpg", "there is g.jpg"),
         ("h", "h.png", "there is h.png"),
         ("h.jpg", "h.jpeg", "there is h.jpeg"),
+        ("img_1.jpeg", "IMG_1.JPG", "there is IMG_1.JPG"),
+        ("A.xml", "a.XML", "there is a.XML"),
         ("2020.05.12.jpg", "2020.05.12.png", "there is 2020.05.12.png"),
         ("IMGS\\i.jpg", "i.jpg", "the file name has backslashes, as Windows writes them"),
     ],
@@ -97,6 +99,14 @@ def test_a_missing_file_that_is_there_under_another_spelling_is_told(wanted, the
         read_file(tmp_path / wanted)
     assert f"({hint})" in str(caught.value)
     assert str(caught.value.filename) == str(tmp_path / wanted)
+
+
+def test_a_folder_is_not_listed_for_a_missing_file(tmp_path, monkeypatch):
+    (tmp_path / "a.png").touch()
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, lambda *arguments: pytest.fail("a folder of a million files may be listed"))
+    assert other_spelling(tmp_path / "a.jpg") == "there is a.png"
+    assert other_spelling(tmp_path / "b.jpg") == ""
 
 
 @pytest.mark.parametrize(("wanted", "there"), [("a.jpg", "a.xml"), ("a.xml", "a.jpg"), ("a.jpg", "b.jpg")])

@@ -73,21 +73,17 @@ def file_status(path: str | Path) -> os.stat_result:
 def other_spelling(path: Path) -> str:
     """What to say of a file that is missing and may be there under another name; empty where nothing is like it.
 
-    Its folder is looked through once, for the same name in another case, or that of an image with another suffix.
+    Names in small or in capital letters are tried, and those of images with another suffix. The folder is not listed:
+    it may hold a million files, and many of those that are wanted may be missing.
     """
     if "\\" in path.name:
         return "the file name has backslashes, as Windows writes them"
-    try:
-        found = sorted(name for name in os.listdir(path.parent) if _may_be_meant(path.name, name))
-    except OSError:
-        return ""
-    return f"there is {found[0]}" if found else ""
-
-
-def _may_be_meant(wanted: str, name: str) -> bool:
-    (stem, suffix), (other_stem, other_suffix) = (os.path.splitext(text.casefold()) for text in (wanted, name))
-    images = other_suffix in SUFFIXES and (not suffix or suffix in SUFFIXES)
-    return stem == other_stem and (suffix == other_suffix or images)
+    stem, suffix = os.path.splitext(path.name)
+    suffixes = [suffix, *(sorted(SUFFIXES) if not suffix or image_suffix(path.name) else ())]
+    suffixes = [written for suffix in suffixes for written in (suffix, suffix.lower(), suffix.upper())]
+    names = [written + suffix for suffix in suffixes for written in (stem, stem.lower(), stem.upper())]
+    found = next((name for name in names if os.path.exists(path.parent / name)), None)
+    return f"there is {found}" if found else ""
 
 
 def require_file(path: Path) -> None:
