@@ -7,6 +7,7 @@ import os
 import posixpath
 import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)  # there is no such file, or there cannot be
@@ -80,10 +81,13 @@ def other_spelling(path: Path) -> str:
         return "the file name has backslashes, as Windows writes them"
     stem, suffix = os.path.splitext(path.name)
     suffixes = [suffix, *(sorted(SUFFIXES) if not suffix or image_suffix(path.name) else ())]
-    suffixes = [written for suffix in suffixes for written in (suffix, suffix.lower(), suffix.upper())]
-    names = [written + suffix for suffix in suffixes for written in (stem, stem.lower(), stem.upper())]
+    names = (name + ending for suffix in suffixes for ending in _cases(suffix) for name in _cases(stem))
     found = next((name for name in names if os.path.exists(path.parent / name)), None)
     return f"there is {found}" if found else ""
+
+
+def _cases(text: str) -> Iterable[str]:
+    return dict.fromkeys((text, text.lower(), text.upper()))
 
 
 def require_file(path: Path) -> None:
