@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from detmix.data import DetectionDataset, coco, json_rows, read_coco
+from detmix.data import DetectionDataset, coco_columns, json_rows, read_coco
 from detmix.data.json_rows import read_rows
+from detmix.evaluation.reading import read_ground_truth
 
 from .hostile import ending
 
@@ -158,13 +160,19 @@ WRONG = {
     "no annotations": ({"images": [], "categories": []}, "the key 'annotations' is missing"),
     "images no list": (content(images={}), r"images must be an array, got '\{'"),
     "no images": (content(images=[], annotations=[]), "no image"),
-    "no file name": (without("images", 1, "file_name"), r"images\[1\]: .*`file_name`"),
+    "no file name": (without("images", 1, "file_name"), r"images\[1\]\.file_name: must be the name of a file, got ''"),
     "no bbox": (without("annotations", 2, "bbox"), r"annotations\[2\]: .*`bbox`"),
     "a short bbox": (changed("annotations", 2, bbox=[1, 2, 3]), r"annotations\[2\]: .*length 4.*\$.bbox"),
     "a word in the bbox": (changed("annotations", 2, bbox=[1, 2, "3", 4]), r"annotations\[2\]: .*\$.bbox\[2\]"),
     "null in the bbox": (changed("annotations", 0, bbox=[1, None, 3, 4]), r"annotations\[0\]: .*finite.* nan"),
     "a word as id": (changed("images", 0, id="30"), r"images\[0\]: Expected `int`, got `str` - at `\$.id`"),
-    "no height": (changed("images", 2, height=0), r"images\[2\]: .*>= 1 - at `\$.height`"),
+    "a negative height": (changed("images", 2, height=-1), r"images\[2\]: .*>= 0 - at `\$.height`"),
+    "half a pixel": (changed("images", 2, height=30.5), r"images\[2\]: .* got `float` - at `\$.height`"),
+    "a word for a size": (changed("images", 2, height="30"), r"images\[2\]: .* got `str` - at `\$.height`"),
+    "a word for a category": (changed("annotations", 2, category_id="3"), r"annotations\[2\]: .* got `str`"),
+    "a crowd of 2": (changed("annotations", 2, iscrowd=2), r"annotations\[2\]: .*<= 1 - at `\$.iscrowd`"),
+    "an id between two": (changed("annotations", 2, id=6.5), r"annotations\[2\]: .* got `float` - at `\$.id`"),
+    "a huge float for an id": (changed("annotations", 2, id=1e300), r"annotations\[2\]: .* got `float` - at `\$.id`"),
     "a huge id": (changed("annotations", 1, id=2**70), r"annotations\[1\]: .*\$.id"),
     "NaN in a box": (changed("annotations", 2, bbox=[1, float("nan"), 3, 4]), r"annotations\[2\]: .*finite.* nan"),
     "infinity in a box": (changed("annotations", 2, bbox=[1, 2, float("inf"), 4]), r"annotations\[2\]: .*finite.* nan"),
@@ -213,6 +221,71 @@ def test_what_other_tools_write_is_understood(tmp_path):
     assert found.area[1] == 200
 
 
+def floats(row, keys):
+    """The row with some of its integers as other tools write them."""
+    return {key: float(value) if key in keys and type(value) is int else value for key, value in row.items()}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_numbers_as_other_tools_write_them_are_the_same_numbers_to_every_reader(tmp_path_factory, data):
+    tmp_path = tmp_path_factory.mktemp("coco")
+    plain, written = content(), content()
+    del written["annotations"][2]["iscrowd"], plain["annotations"][2]["iscrowd"]
+    keys = ["id", "image_id", "category_id", "height", "width", "area", "iscrowd"]
+    for section in ("images", "categories", "annotations"):
+        chosen = [data.draw(st.sets(st.sampled_from(keys))) for _ in written[section]]
+        written[section] = [floats(row, some) for row, some in zip(written[section], chosen, strict=True)]
+    for row in written["annotations"]:
+        row["bbox"] = [data.draw(st.sampled_from([float, lambda x: x]))(x) for x in row["bbox"]]
+        if "iscrowd" not in row:
+            row |= data.draw(st.sampled_from([{}, {"iscrowd": None}, {"iscrowd": False}, {"iscrowd": 0.0}]))
+    found, expected = read(tmp_path, written), read(tmp_path, plain)
+    for column in ("image_ids", "sizes", "offsets", "boxes", "labels", "area", "iscrowd", "difficult", "ids"):
+        assert getattr(found, column).tolist() == getattr(expected, column).tolist()
+        assert getattr(found, column).dtype == getattr(expected, column).dtype
+    truths = [read_ground_truth(source) for source in (plain, written, write(tmp_path, written))]
+    for truth in truths:
+        assert (truth.image_ids.tolist(), truth.category_ids.tolist()) == ([10, 20, 30], [3, 18])
+        assert truth.sizes.tolist() == truths[0].sizes.tolist()
+        assert truth.objects.xywh.tolist() == truths[0].objects.xywh.tolist()
+        assert truth.objects.areas.tolist() == [150.5, 76, 9]
+        assert not truth.objects.crowd.any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(-3, 12), unique=True, max_size=8), st.randoms(use_true_random=False))
+def test_annotations_without_an_id_get_the_first_that_are_free(tmp_path_factory, given_ids, random):
+    ids = [*given_ids, None, None]
+    random.shuffle(ids)
+    rows = [{"image_id": 10, "category_id": 3, "bbox": [n, 0, 2, 2]} for n in range(len(ids))]
+    for row, number in zip(rows, ids, strict=True):
+        row |= {} if number is None and len(ids) % 2 else {"id": number}
+    found = read(tmp_path_factory.mktemp("coco"), content(annotations=rows)).ids.tolist()
+    free = [number for number in range(1, 30) if number not in ids]
+    assert found == [free.pop(0) if number is None else number for number in ids]
+
+
+def test_a_size_that_the_file_lacks_is_read_from_the_image(tmp_path):
+    data = content()
+    data["images"][0] |= {"height": None}
+    data["images"][1] |= {"height": 0, "width": 0}
+    (tmp_path / "images/sub").mkdir(parents=True)
+    for name, size in {"c": (60, 40), "a": (50, 50)}.items():
+        Image.new("L", size).save(tmp_path / f"images/{name}.jpg")
+    assert same(read(tmp_path, data), read(tmp_path, content()))
+    assert read(tmp_path, data).sizes.tolist() == [[40, 60], [50, 50], [30, 20]]
+    del data["images"][2]["width"]
+    with pytest.raises(FileNotFoundError, match=r"set\.json: images\[2\] states no height and width, .*sub/b\.jpg"):
+        read(tmp_path, data)
+    (tmp_path / "images/sub/b.jpg").write_text("no image")
+    with pytest.raises(ValueError, match=r"set\.json: images\[2\] states no height and width, .*sub/b\.jpg"):
+        read(tmp_path, data)
+    data["images"][2]["file_name"] = "../b.jpg"
+    with pytest.raises(ValueError, match=r"set\.json: images\[2\]\.file_name: must lie in"):
+        read(tmp_path, data)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32-be"])
 def test_a_file_may_be_in_any_encoding_of_json(encoding, tmp_path):
     data = changed("images", 1, file_name="bär.jpg")
@@ -239,7 +312,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
         yield from read_rows(file, kinds)
         write(tmp_path, content(annotations=[]))
 
-    monkeypatch.setattr(coco, "read_rows", read_and_write)
+    monkeypatch.setattr(coco_columns, "read_rows", read_and_write)
     with pytest.raises(ValueError, match=r"set\.json: changed while it was read"):
         read_coco(path, tmp_path)
 

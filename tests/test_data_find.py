@@ -97,6 +97,11 @@ def test_sizes_are_stated_if_both_sides_are_and_a_byte_order_mark_is_passed_over
     assert [image.size for image in found] == [(3, 4), None, None]
 
 
+def test_ids_may_be_whole_floats_and_annotations_anything(photos):
+    (photos / "coco.json").write_text('{"images": [{"id": 7.0, "file_name": "b.jpg"}], "annotations": [NaN, "x"]}')
+    assert stated_images(photos / "coco.json", [photos / "b.jpg"])[0].id == 7
+
+
 def test_a_file_name_may_be_the_whole_path(ids_of, photos):
     assert ids_of({"b.jpg": 7, f"{photos}/b.jpg": 8, f"{photos}/a.PNG": 9}, "b.jpg", "a.PNG") == [8, 9]
 
@@ -109,8 +114,11 @@ def test_an_image_that_has_no_id_or_shares_one_is_named(ids_of):
 
 
 def test_a_file_that_is_no_annotation_file_is_named(photos):
+    (photos / "set.json").write_text('{"images": [{"id": "7", "file_name": "b.jpg"}]}')
+    with pytest.raises(ValueError, match=r"set\.json: .* images\[0\]: Expected `int`, got `str`"):
+        stated_images(photos / "set.json", [])
     with pytest.raises(FileNotFoundError, match=r"none\.json: no such COCO annotation file"):
         stated_images(photos / "none.json", [])
     (photos / "list.json").write_text("[1]")
-    with pytest.raises(ValueError, match=r"list\.json: not a COCO annotation file: Expected `object`, got `array`"):
+    with pytest.raises(ValueError, match=r"list\.json: not a COCO annotation file: wanted '\{', got '\['"):
         stated_images(photos / "list.json", [])

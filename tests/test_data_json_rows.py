@@ -130,11 +130,11 @@ def test_what_nests_without_end_is_refused_at_once(text):
     class File(io.BytesIO):
         def read(self, size=-1):
             looked_at.append(size)
-            return b"[" * size if looked_at[1:] else text.encode()
+            return super().read(size) or b"[" * size
 
     with pytest.raises((ValueError, RecursionError), match="nested too deeply|recursion"):
-        list(read_rows(File(), {"a": dict}))
-    assert len(looked_at) < 4
+        list(read_rows(File(text.encode()), {"a": dict}))
+    assert len(looked_at) < 5
 
 
 @pytest.mark.parametrize("window", [7, 100, 300])

@@ -220,7 +220,7 @@ def test_the_ground_truth_has_the_segmentations_of_the_file(file):
 
 def test_a_segmentation_that_is_no_text_is_named_when_it_is_read(file):
     file.write_bytes(file.read_bytes().replace(b'{"size"', b'{"\x80": 0, "size"', 1))
-    with pytest.raises(ValueError, match=r"set\.json: .*annotation 15: the segmentation is not JSON in UTF-8"):
+    with pytest.raises(ValueError, match=r"set\.json: .*annotations\[5\]: the segmentation is not JSON in UTF-8"):
         read_coco(file, file.parent, masks=True)
 
 

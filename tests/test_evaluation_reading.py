@@ -247,6 +247,19 @@ def test_numbers_of_numpy_are_numbers():
     assert result.metrics == evaluate_coco(TRUTH, [ROW], max_detections=(1, 10)).metrics
 
 
+@pytest.mark.parametrize("from_file", [False, True])
+def test_whole_floats_are_integers_and_numbers_in_quotes_are_none(tmp_path, from_file):
+    def read(row):
+        (tmp_path / "found.json").write_text(json.dumps([row]))
+        return found(tmp_path / "found.json" if from_file else [row])
+
+    detections = read({**ROW, "image_id": 9.0, "category_id": 7.0, "score": 1.0})
+    assert (detections.images.tolist(), detections.labels.tolist(), detections.scores.tolist()) == ([1], [1], [1])
+    for key, value in (("image_id", "9"), ("image_id", 9.5), ("category_id", "7")):
+        with pytest.raises(ValueError, match=rf"Expected `int.*`, got `(str|float)` - at `\$\[0\].{key}`"):
+            read({**ROW, key: value})
+
+
 def test_a_proposal_needs_no_class():
     proposal = {k: v for k, v in ROW.items() if k != "category_id"}
     assert found([{**ROW, "category_id": 7}, proposal], class_agnostic=True).labels.tolist() == [1, 0]

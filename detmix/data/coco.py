@@ -1,72 +1,22 @@
-"""COCO annotation files: typed decoding, row by row, that skips what a detector does not need, such as segmentations.
+"""COCO annotation files: what they hold is checked, and their classes get labels.
 
 Format: https://cocodataset.org/#format-data
 """
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Callable, Collection, Container, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
 
-import msgspec
 import numpy as np
-from msgspec import Raw, Struct
 from numpy.typing import NDArray
 
 from .annotations import Annotations
-from .bounds import Id, Pixels
 from .categories import Category, one_of_each_name, with_names
 from .cleaning import Images, Objects, OnInvalid, Segmentations, build_annotations, require_unique
-from .json_rows import read_rows
-from .masks import without_slivers
-
-_Coordinate = float | None  # null becomes NaN, which is refused with the row's number and values
-
-
-class _Image(Struct, gc=False):
-    id: Id
-    file_name: str
-    height: Pixels
-    width: Pixels
-
-
-class _Annotation(Struct, gc=False):
-    id: Id
-    image_id: Id
-    category_id: Id
-    bbox: tuple[_Coordinate, _Coordinate, _Coordinate, _Coordinate]
-    area: float | None = None
-    iscrowd: int | bool = 0
-    difficult: int | bool = 0
-
-
-class _MaskedAnnotation(_Annotation, gc=False):
-    segmentation: Raw = Raw(b"")
-
-
-class _Columns(NamedTuple):
-    """Some annotations, or all of them, in the order of the file."""
-
-    ids: NDArray[np.int64]
-    image_ids: NDArray[np.int64]
-    category_ids: NDArray[np.int64]
-    boxes: NDArray[np.float64]  # (M, 4) xyxy
-    area: NDArray[np.float64]
-    iscrowd: NDArray[np.bool_]
-    difficult: NDArray[np.bool_]
-    text: NDArray[np.uint8]  # the segmentations
-    lengths: NDArray[np.int64]  # (M,) of each; no rows where they are not wanted
-
-
-class _Content(NamedTuple):
-    image_ids: NDArray[np.int64]
-    sizes: NDArray[np.int32]
-    file_names: list[str]
-    categories: list[Category]
-    annotations: _Columns
+from .coco_columns import Content, read_content
+from .images import size_in_header
+from .paths import Folder
 
 
 def read_coco(
@@ -80,7 +30,8 @@ def read_coco(
     """Read a COCO annotation file (``instances_*.json``).
 
     Labels 1 ... K-1 follow the category ids in ascending order, or ``class_names`` where given. Of two categories of
-    one name that is left out which has no objects. Images without annotations are kept. File names must stay in
+    one name that is left out which has no objects. Images without annotations are kept. A size that the file lacks is
+    read from the image; annotations without an id get the first from 1 on that are free. File names must stay in
     ``image_dir``: relative without ``..``, or absolute and below it (so ``image_dir="/"`` takes any absolute one).
     Messages count rows from 0, as in ``annotations[12]``. The file is read once, from start to end; a change that is
     made to it later is not seen.
@@ -98,7 +49,7 @@ def read_coco(
             an error.
 
     Raises:
-        FileNotFoundError: there is no such annotation file.
+        FileNotFoundError: there is no such annotation file, or no image whose size it does not state.
         ValueError: it is not JSON; a key is missing or of the wrong type; it has no images; an id
             occurs twice; an annotation is of an unknown image or category; a coordinate is not
             finite; an area is below 0; an object's class is not in ``class_names``; two categories of one name
@@ -106,13 +57,14 @@ def read_coco(
             file was changed while it was read. The file is named, and the row.
     """
     path = Path(annotation_file)
-    content = _read(path, masks)
+    content = read_content(path, masks=masks)
     for section, ids in (
         ("images", content.image_ids),
         ("categories", np.array([category.id for category in content.categories], np.int64)),
         ("annotations", content.annotations.ids),
     ):
         _refuse_repeated_ids(f"{path}: {section}", ids)
+    _complete_sizes(path, content, Path(image_dir))
     annotated = set(np.unique(content.annotations.category_ids).tolist())
     categories = _in_label_order(path, content.categories, annotated, class_names)
 
@@ -132,7 +84,7 @@ def read_coco(
     )
 
 
-def _objects(content: _Content, categories: list[Category], where: Callable[[int], str], masks: bool) -> Objects:
+def _objects(content: Content, categories: list[Category], where: Callable[[int], str], masks: bool) -> Objects:
     rows = content.annotations
     category_ids = np.array([category.id for category in categories], np.int64)
     known = ", ".join(f"{category.id} ({category.name})" for category in categories)
@@ -150,82 +102,18 @@ def _objects(content: _Content, categories: list[Category], where: Callable[[int
     )
 
 
-def _read(path: Path, masks: bool) -> _Content:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such COCO annotation file")
-    before = path.stat()
-    try:
-        with path.open("rb") as file:
-            content = _collect(_in_utf8(file), masks)
-    except RecursionError:
-        raise ValueError(f"{path}: not a COCO annotation file: nested too deeply") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not a COCO annotation file: {error}") from None
-    after = path.stat()
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise ValueError(f"{path}: changed while it was read: read it again")
-    return content
-
-
-def _in_utf8(file: BinaryIO) -> BinaryIO:
-    """The same text without the byte order mark that some tools write, and in UTF-8 whatever their encoding."""
-    start = file.read(4)
-    encoding = json.detect_encoding(start)
-    file.seek(len(b"\xef\xbb\xbf") if encoding == "utf-8-sig" else 0)
-    return file if encoding.startswith("utf-8") else io.BytesIO(file.read().decode(encoding).encode())
-
-
-def _collect(file: BinaryIO, masks: bool) -> _Content:
-    images: list[tuple[NDArray[np.int64], NDArray[np.int32]]] = [(np.empty(0, np.int64), np.empty((0, 2), np.int32))]
-    file_names: list[str] = []
-    categories: list[Category] = []
-    annotations = [_columns([], masks)]
-    kind = _MaskedAnnotation if masks else _Annotation
-    for piece in read_rows(file, {"images": _Image, "categories": Category, "annotations": kind}):
-        if piece.section == "images":
-            sizes = np.array([(row.height, row.width) for row in piece.rows], np.int32)
-            images.append((np.array([row.id for row in piece.rows], np.int64), sizes))
-            file_names += [row.file_name for row in piece.rows]
-        elif piece.section == "categories":
-            categories += piece.rows
-        else:
-            annotations.append(_columns(piece.rows, masks))
-    ids, sizes = (np.concatenate(column) for column in zip(*images, strict=True))
-    return _Content(ids, sizes, file_names, categories, _joined(annotations))
-
-
-def _columns(rows: list[Any], masks: bool) -> _Columns:
-    boxes = np.array([row.bbox for row in rows], np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    texts = [_text(row) for row in rows] if masks else []
-    return _Columns(
-        ids=np.array([row.id for row in rows], np.int64),
-        image_ids=np.array([row.image_id for row in rows], np.int64),
-        category_ids=np.array([row.category_id for row in rows], np.int64),
-        boxes=boxes,
-        area=np.array([row.area for row in rows], np.float64),
-        iscrowd=np.array([row.iscrowd for row in rows], np.bool_),
-        difficult=np.array([row.difficult for row in rows], np.bool_),
-        text=np.array(bytearray(b"".join(texts)), np.uint8),
-        lengths=np.array([len(text) for text in texts], np.int64),
-    )
-
-
-def _text(row: _MaskedAnnotation) -> bytes:
-    text = bytes(row.segmentation)
-    if not text.isascii() or b"\\" in text:  # what is passed over undecoded is not looked at for these
+def _complete_sizes(path: Path, content: Content, image_dir: Path) -> None:
+    """Read the sizes that are not stated from the images."""
+    folder = Folder(image_dir)
+    for row in np.flatnonzero(content.sizes[:, 0] == 0).tolist():
+        name = content.file_names[row]
+        folder.require(name, f"{path}: images[{row}].file_name")
         try:
-            msgspec.json.decode(text)
-        except ValueError as error:
-            raise ValueError(f"annotation {row.id}: the segmentation is not JSON in UTF-8: {error}") from None
-    return without_slivers(text)
-
-
-def _joined(parts: list[_Columns]) -> _Columns:
-    """All parts as one; they are given up column by column, so that little is there twice."""
-    columns: list[tuple[Any, ...]] = list(zip(*parts, strict=True))
-    parts.clear()
-    return _Columns(*(np.concatenate(columns.pop(0)) for _ in _Columns._fields))
+            content.sizes[row] = size_in_header(image_dir / name)
+        except (OSError, ValueError) as error:
+            raise type(error)(
+                f"{path}: images[{row}] states no height and width, so its image is read: {error}"
+            ) from None
 
 
 def _refuse_repeated_ids(what: str, ids: NDArray[np.int64]) -> None:

@@ -7,31 +7,9 @@ from collections.abc import Iterable, Sequence
 from glob import glob
 from pathlib import Path, PurePath
 
-import msgspec
-
-from .bounds import Id
+from .coco_rows import ImageRow
+from .json_rows import read_rows
 from .paths import SUFFIXES, plain_name
-
-
-class StatedImage(msgspec.Struct):
-    """What a COCO file says of an image; sides are in pixels, None where it does not state them."""
-
-    id: Id
-    file_name: str
-    height: float | None = None
-    width: float | None = None
-
-    @property
-    def size(self) -> tuple[int, int] | None:
-        """(H, W), if both are stated."""
-        return (int(self.height), int(self.width)) if self.height and self.width else None
-
-
-_MARK = b"\xef\xbb\xbf"  # that some tools write before UTF-8
-
-
-class _File(msgspec.Struct):
-    images: list[StatedImage]
 
 
 def find_images(sources: Iterable[str]) -> list[Path]:
@@ -58,7 +36,7 @@ def names_below_common_folder(paths: Sequence[Path]) -> list[PurePath]:
     return [path.relative_to(common) for path in absolute]
 
 
-def stated_images(annotations: Path, paths: Sequence[Path]) -> list[StatedImage]:
+def stated_images(annotations: Path, paths: Sequence[Path]) -> list[ImageRow]:
     """What a COCO file says of images whose paths end in its file names.
 
     Raises:
@@ -69,10 +47,11 @@ def stated_images(annotations: Path, paths: Sequence[Path]) -> list[StatedImage]
     if not annotations.is_file():
         raise FileNotFoundError(f"{annotations}: no such COCO annotation file")
     try:
-        images = msgspec.json.decode(annotations.read_bytes().removeprefix(_MARK), type=_File).images
-    except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors
+        with annotations.open("rb") as file:
+            images = [row for piece in read_rows(file, {"images": ImageRow}) for row in piece.rows]
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{annotations}: not a COCO annotation file: {error}") from error
-    stated: dict[str, StatedImage] = {}
+    stated: dict[str, ImageRow] = {}
     for image in images:
         if stated.setdefault(plain_name(image.file_name), image) is not image:
             raise ValueError(f"{annotations}: two images are called {image.file_name!r}: which is meant is not known")

@@ -7,6 +7,7 @@ shows, and the brackets are counted instead.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ _LONGEST_KEY = 1 << 16
 _SPACE = b" \t\r\n"
 _NOT_SPACE = re.compile(rb"[^ \t\r\n]")
 _KEY = re.compile(rb'("(?:[^"\\]|\\.)*")[ \t\r\n]*:', re.DOTALL)
+_EXACT = 2**53  # as far as a float tells integers apart
 _DEEPEST = 1000  # brackets in each other, as far as Python goes
 _QUOTE, _COMMA, _BACKSLASH, _HIDDEN = b'",\\.'
 _STEPS = np.zeros(256, np.int8)  # how the depth changes at a byte
@@ -41,7 +43,8 @@ def read_rows(file: BinaryIO, kinds: Mapping[str, Any]) -> Iterator[Piece]:
     """Decode some of the arrays that a JSON object holds; its other members are passed over.
 
     Args:
-        file: JSON in UTF-8. NaN and infinities, which are not JSON but occur, are read as null.
+        file: JSON in any of its encodings, with or without a byte order mark. NaN and infinities, which are not JSON
+            but occur, are read as null; whole floats are taken for the integers that a type wants.
         kinds: for each key, the type of the rows in its array, as ``msgspec.json.decode`` takes it.
 
     Yields:
@@ -51,7 +54,7 @@ def read_rows(file: BinaryIO, kinds: Mapping[str, Any]) -> Iterator[Piece]:
         ValueError: the file is not JSON, not such an object, lacks a key or has it twice, nests deeper than 1000, or a
             row is not of its type; the section and row are named.
     """
-    window = _Window(file)
+    window = _Window(_in_utf8(file))
     missing = set(kinds)
     window.take(b"{")
     more = window.peek() != b"}"
@@ -68,6 +71,20 @@ def read_rows(file: BinaryIO, kinds: Mapping[str, Any]) -> Iterator[Piece]:
     if missing:
         raise ValueError(f"the key {min(missing)!r} is missing")
     window.take(b"")
+
+
+def whole_or_float(number: str | float) -> int | float:
+    """A number that has a point or an exponent: an integer if it is whole, as some tools write ids."""
+    value = float(number)
+    return int(value) if value.is_integer() and abs(value) <= _EXACT else value
+
+
+def _in_utf8(file: BinaryIO) -> BinaryIO:
+    """The same text without the byte order mark that some tools write, and in UTF-8 whatever their encoding."""
+    start = file.read(4)
+    encoding = json.detect_encoding(start)
+    file.seek(len(b"\xef\xbb\xbf") if encoding == "utf-8-sig" else 0)
+    return file if encoding.startswith("utf-8") else io.BytesIO(file.read().decode(encoding).encode())
 
 
 class _Window:
@@ -241,9 +258,9 @@ def _counted_rows(window: _Window, section: str, first: int, kind: Any) -> list[
 
 
 def _decode_leniently(text: bytes, section: str, first: int, kind: Any, position: int) -> list[Any]:
-    """The same with NaN as null, or an error that names the row."""
+    """The same with NaN as null and whole floats as integers, or an error that names the row."""
     try:
-        text = msgspec.json.encode(json.loads(text))
+        text = msgspec.json.encode(json.loads(text, parse_float=whole_or_float))
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON at byte {position + error.pos - 1}, in {section}: {error.msg}") from None
     except (ValueError, OverflowError) as error:

@@ -16,15 +16,17 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
-from msgspec import Meta, Struct
+from msgspec import Struct
 from numpy.typing import NDArray
 
-from ..data.bounds import Id, PixelsOrNone
+from ..data.bounds import Id
 from ..data.categories import Category, one_of_each_name
+from ..data.coco_rows import AnnotationRow, ImageRow
+from ..data.json_rows import whole_or_float
 from ..data.paths import read_file
 from .checks import check_areas, check_boxes, check_format, check_ids, check_scores
 from .corners import check_not_corners
@@ -38,21 +40,8 @@ PredictionSource: TypeAlias = Source | Sequence[dict[str, Any]] | Detections
 _Box = tuple[float, float, float, float]
 
 
-class _Image(Struct, gc=False):
-    id: Id
-    file_name: str = ""
-    height: PixelsOrNone = None
-    width: PixelsOrNone = None
-
-
-class _Annotation(Struct, gc=False, kw_only=True):
-    id: Id | None = None
-    image_id: Id
-    category_id: Id
+class _Annotation(AnnotationRow, gc=False, kw_only=True):
     bbox: _Box
-    area: float | None = None
-    iscrowd: bool | Annotated[int, Meta(ge=0, le=1)] = 0
-    difficult: bool | int = 0
 
 
 class _MaskAnnotation(_Annotation, kw_only=True):
@@ -60,13 +49,13 @@ class _MaskAnnotation(_Annotation, kw_only=True):
 
 
 class _BoxTruth(Struct):
-    images: list[_Image]
+    images: list[ImageRow]
     categories: list[Category]
     annotations: list[_Annotation]
 
 
 class _MaskTruth(Struct):
-    images: list[_Image]
+    images: list[ImageRow]
     categories: list[Category]
     annotations: list[_MaskAnnotation]
 
@@ -213,7 +202,7 @@ def _decode(source: Any, form: Any, name: str) -> tuple[str, Any]:
         try:
             return name, msgspec.json.decode(data, type=form)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            # again by a reader that takes the NaN which a diverged run writes, so that its row can be named
+            # again by a reader that takes whole floats, and the NaN of a diverged run, so that its row can be named
             return name, msgspec.convert(_lenient(data, name, error), form)
     except (msgspec.ValidationError, UnicodeEncodeError, RecursionError) as error:
         swapped = (
@@ -228,16 +217,18 @@ def _converted(source: Any, form: Any) -> Any:
     try:
         return msgspec.convert(source, form)
     except msgspec.ValidationError:
-        return msgspec.convert(_without_numpy(source), form)
+        return msgspec.convert(_plain(source), form)
 
 
-def _without_numpy(value: Any) -> Any:
-    """The same with numbers and arrays of numpy as Python's."""
+def _plain(value: Any) -> Any:
+    """The same with numbers and arrays of numpy as Python's, and whole floats as integers."""
     if isinstance(value, dict):
-        return {key: _without_numpy(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_numpy(item) for item in value]
-    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return _plain(value.tolist())
+    return whole_or_float(value) if isinstance(value, float) else value
 
 
 def _whole(error: Exception) -> bool:
@@ -247,7 +238,7 @@ def _whole(error: Exception) -> bool:
 
 def _lenient(data: bytes, name: str, cause: Exception) -> Any:
     try:
-        return json.loads(data)
+        return json.loads(data, parse_float=whole_or_float)
     except ValueError as error:
         cut = "; the file ends too early, was it cut short while it was written?" if "truncated" in str(cause) else ""
         raise ValueError(f"{name}: not JSON: {error}{cut}") from None
