@@ -89,10 +89,17 @@ def test_a_name_that_two_images_have_is_refused(photos):
         stated_images(photos / "coco.json", [photos / "b.jpg"])
 
 
-def test_sizes_are_stated_if_both_sides_are_and_a_byte_order_mark_is_passed_over(photos):
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+def test_the_file_is_read_as_for_training_whatever_its_encoding(photos, encoding):
+    text = json.dumps({"annotations": [{"bbox": [float("nan"), 0, 1, 1]}], "images": [{"id": 7, "file_name": "ä.jpg"}]})
+    (photos / "coco.json").write_bytes(text.encode(encoding))
+    assert stated_images(photos / "coco.json", [photos / "ä.jpg"])[0].id == 7
+
+
+def test_sizes_are_stated_if_both_sides_are(photos):
     sides = [{"height": 3.0, "width": 4}, {"height": 3}, {"height": 0, "width": 4}]
     images = [{"id": number, "file_name": f"{number}.jpg", **side} for number, side in enumerate(sides)]
-    (photos / "coco.json").write_text(json.dumps({"images": images}), encoding="utf-8-sig")
+    (photos / "coco.json").write_text(json.dumps({"images": images}))
     found = stated_images(photos / "coco.json", [photos / f"{number}.jpg" for number in range(3)])
     assert [image.size for image in found] == [(3, 4), None, None]
 
