@@ -85,9 +85,17 @@ def no_report():
 
 
 @pytest.fixture
+def run(in_repository, tmp_path, no_report):
+    """Call the command line on a tiny version of the quickstart, writing to a folder of the test's own."""
+    from .trainings import runs_in  # with torch, which reads what is set above
+
+    return runs_in(tmp_path)
+
+
+@pytest.fixture
 def sweep(in_repository, tmp_path, monkeypatch):
     """Run a sweep of three arms with the stand-in for the trainer; give its folder."""
-    from .stand_in import sweeps_in  # with torch, which reads what is set above
+    from .stand_in import sweeps_in  # as above
 
     monkeypatch.setenv("STAND_IN", str(tmp_path))
     return sweeps_in(tmp_path)

@@ -13,8 +13,8 @@ from detmix import MixupDataset, collate, mix_pair
 from detmix.cache import Loaded, PartnerCache
 from detmix.draws import CACHES, generator_at
 
+from .datasets import Labelled, assert_same, epochs
 from .factories import ListDataset, make_sample
-from .test_dataset import Labelled, assert_same, epochs
 
 COUNT = 16
 

@@ -24,8 +24,8 @@ from detmix.training.resume import LastCheckpoint
 
 from .conftest import undrawn_report
 from .processes import end_of, start_apart
-from .test_training import TINY, losses_in, mean_losses, predictions_in
 from .test_training_resume import differences, outcome
+from .trainings import TINY, losses_in, mean_losses, predictions_in
 
 ROOT = Path(__file__).parent.parent
 CORES = sorted(os.sched_getaffinity(0))

@@ -12,8 +12,8 @@ from torchvision import tv_tensors
 from detmix import MixupBatch, collate
 from detmix.sending import SentImages, SentTargets
 
+from .datasets import assert_same
 from .factories import ListDataset, make_sample
-from .test_dataset import assert_same
 
 KINDS = {
     "masks": torch.ones(3, 90, 90, dtype=torch.uint8),

@@ -15,6 +15,7 @@ from torch.utils.data import ChainDataset, DataLoader, IterableDataset, get_work
 from detmix import collate, mix_pair
 from detmix.stream import MixupIterable
 
+from .datasets import assert_same
 from .factories import make_sample
 
 COUNT = 17
@@ -53,13 +54,6 @@ def partners(samples):
     """(sample, partner) numbers of numbered samples, the partner -1 where there is none."""
     rows = [target["boxes"][:, 0].tolist() for _, target in samples]
     return [(int(row[0]), int(row[1]) if len(row) == 2 else -1) for row in rows]
-
-
-def assert_same(samples, others):
-    for (image, target), (other, other_target) in zip(samples, others, strict=True):
-        assert torch.equal(image, other)
-        assert target.keys() == other_target.keys()
-        assert all(torch.equal(torch.as_tensor(target[k]), torch.as_tensor(other_target[k])) for k in target)
 
 
 class Stream(IterableDataset):

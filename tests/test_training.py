@@ -1,7 +1,6 @@
-"""The trainer from its command line: what it writes, how it goes on, what it refuses."""
+"""The trainer from its command line: what it writes, and how it goes on."""
 
 import json
-import re
 import runpy
 import shutil
 import sys
@@ -15,7 +14,7 @@ from detmix.data import Shapes
 from detmix.detectors import losses_and_detections
 from detmix.evaluation import evaluate_coco, evaluate_voc
 from detmix.reporting import CocoFile, Options, evaluate_files
-from detmix.training import DetectionData, MixupOptions, ShapesOptions, Throughput, build_detector, cli_main
+from detmix.training import build_detector, cli_main
 from detmix.training.cli import _has_bf16
 from detmix.training.files import read_history
 from detmix.training.run_report import report_run
@@ -23,31 +22,7 @@ from detmix.training.run_report import report_run
 from .browser import find_faults
 from .test_configs import write_coco
 from .test_training_report import Page
-
-TINY = [
-    "--data.shapes.train=8",
-    "--data.shapes.val=4",
-    "--data.shapes.test=4",
-    "--data.shapes.size=64",
-    "--data.shapes.max_extent=32",
-    "--data.batch_size=4",
-    "--model.options.min_size=64",
-    "--trainer.check_val_every_n_epoch=1",
-    "--trainer.log_every_n_steps=1",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-]
-
-
-@pytest.fixture
-def run(tmp_path, in_repository, no_report):
-    """Call the command line on a tiny version of the quickstart, writing to a folder of the test's own."""
-
-    def call(subcommand, *arguments, config="configs/quickstart.yaml"):
-        common = ["--config", config, "--runs", str(tmp_path), *TINY]
-        return cli_main([subcommand, *common, *arguments])
-
-    return call
+from .trainings import TINY, losses_in, mean_losses
 
 
 @pytest.fixture(scope="module")
@@ -147,31 +122,6 @@ def test_everything_worth_following_is_logged(finished):
     assert any(name.startswith("lr-") for name in logged)
 
 
-def mean_losses(folder, count):
-    """The losses of a run's detector on each of its first validation scenes by itself, by hand: their mean."""
-    model = build_detector("fasterrcnn_resnet18_small", 4, None, min_size=64, max_size=96)
-    model.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
-    scenes = Shapes(6, size=64, max_extent=32, seed=1)
-    totals = {}
-    for image, target in (scenes[index] for index in range(count)):
-        with torch.no_grad():
-            losses, _ = losses_and_detections(model, [image / 255], [target])
-        for name, loss in {**losses, "loss": sum(losses.values())}.items():
-            totals[name] = totals.get(name, 0.0) + float(loss)
-    return {name: total / count for name, total in totals.items()}
-
-
-def predictions_in(folder):
-    """Image and class of each prediction, and its box and score as numbers."""
-    rows = json.loads((folder / "predictions.json").read_text())
-    return [(r["image_id"], r["category_id"]) for r in rows], [x for r in rows for x in (*r["bbox"], r["score"])]
-
-
-def losses_in(folder):
-    metrics = json.loads((folder / "metrics.json").read_text())
-    return {name: value for name, value in metrics.items() if name.startswith("loss")}
-
-
 @pytest.mark.parametrize("objective", ["weighted", "pair"])
 def test_the_validation_loss_is_the_mean_over_the_images_of_torchvisions_own(run, tmp_path, objective):
     run(
@@ -264,43 +214,6 @@ def test_a_split_with_other_ids_and_without_one_class_is_scored_by_name(tmp_path
     assert json.loads((tmp_path / "numbers.json").read_text())["metrics"]["AP"] == pytest.approx(1)
 
 
-def test_mixing_is_off_in_the_last_epochs(run, monkeypatch):
-    fractions = {}
-
-    class Recording(Throughput):
-        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-            mixed = sum("lam" in target for target in batch[1]) / len(batch[1])
-            fractions.setdefault(trainer.current_epoch, []).append(mixed)
-            super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
-
-    monkeypatch.setattr("detmix.training.cli.Throughput", Recording)
-    run("fit", "--trainer.max_epochs=4", "--data.mixup.no_mixup_epochs=2")
-    assert fractions == {0: [1, 1], 1: [1, 1], 2: [0, 0], 3: [0, 0]}
-
-
-@pytest.mark.parametrize(
-    ("stated", "max_epochs", "mixed"),
-    [(0, 60, 60), (0.1, 60, 54), (0.3, 45, 31), (0.1, 45, 40), (5, 45, 40), (0.1, 4, 4), (0.87, 4, 1), (0, None, 9)],
-)
-def test_the_epochs_without_mixing_may_be_a_share_of_all(stated, max_epochs, mixed):
-    data = DetectionData("shapes", mixup=MixupOptions(no_mixup_epochs=stated), shapes=ShapesOptions(train=4, val=1))
-    data.check_schedule(max_epochs)
-    enabled = []
-    for epoch in range(max_epochs or 9):
-        data.start_epoch(epoch, max_epochs)
-        enabled.append(data.in_mixed_epoch)
-    assert enabled == [epoch < mixed for epoch in range(max_epochs or 9)]
-
-
-@pytest.mark.parametrize(
-    ("stated", "max_epochs"), [(0.5, 1), (0.9, 4), (0.95, 10), (4, 4), (1.5, 4), (-1, 4), (float("inf"), 4)]
-)
-def test_epochs_without_mixing_that_leave_none_are_refused(stated, max_epochs):
-    data = DetectionData("shapes", mixup=MixupOptions(no_mixup_epochs=stated), shapes=ShapesOptions(train=4, val=1))
-    with pytest.raises(ValueError, match=f"must lie in 0 ... {max_epochs - 1}.* got {stated}"):
-        data.check_schedule(max_epochs)
-
-
 def test_without_mixing_the_run_has_a_name_of_its_own(run, tmp_path):
     run("fit", "--trainer.max_epochs=1", "--data.mixup=null")
     assert (tmp_path / "quickstart_nomix" / "report.html").exists()
@@ -341,73 +254,6 @@ def test_a_run_goes_on_from_its_checkpoint_and_an_earlier_one_is_kept(run, tmp_p
     assert (tmp_path / "quickstart-1" / "checkpoints" / "last.ckpt").exists()
 
 
-@pytest.mark.parametrize(
-    ("argument", "wanted"),
-    [
-        ("--data.mixup.alhpa=1", "alhpa"),
-        ("--data.mixup.alpha=-1", "alpha must be a finite number of 0 or more, got -1"),
-        ("--data.format=yolo", "yolo"),
-        ("--model.objective=heavy", "heavy"),
-        ("--data.shapes.train=0", "num_scenes and max_objects must be 1 or more, got 0"),
-        ("--data.shapes.train=1", "single image: mixing needs a partner"),
-    ],
-)
-def test_a_wrong_setting_is_named(run, capsys, argument, wanted):
-    with pytest.raises(SystemExit):
-        run("fit", argument)
-    assert wanted in capsys.readouterr().err
-
-
-def test_a_misspelt_key_in_a_config_is_named(run, capsys, tmp_path):
-    config = tmp_path / "typo.yaml"
-    config.write_text("data: {format: shapes, batchsize: 4}\n")
-    with pytest.raises(SystemExit):
-        run("fit", config=str(config))
-    assert "batchsize" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("argument", "wanted"),
-    [
-        ("--model.num_classes=3", "num_classes is 3, but the data has 3 classes and background, 4 in all"),
-        ("--model.detector=yolo", "there is no detector 'yolo'"),
-        ("--model.detector=maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn learns from masks"),
-        ("--model.detector=ssd300_vgg16", "model.options has no max_size, min_size: ssd300_vgg16 resizes every image"),
-        ("--model.options.min_sizee=64", "model.options has no min_sizee"),
-        ("--data.mixup.no_mixup_epochs=4", "must lie in 0 ... 3, below trainer.max_epochs=4, or be a share of"),
-        ("--data.mixup.no_mixup_epochs=-1", "must lie in 0 ... 3"),
-        ("--data.mixup.no_mixup_epochs=1.5", "must lie in 0 ... 3, below trainer.max_epochs=4, or be a share"),
-        ("--ckpt_path=nothing.ckpt", "nothing.ckpt: no such checkpoint"),
-    ],
-)
-def test_a_setting_that_cannot_work_is_named_before_an_earlier_run_is_moved(run, capsys, tmp_path, argument, wanted):
-    earlier = tmp_path / "quickstart" / "model.pt"
-    earlier.parent.mkdir()
-    earlier.write_text("precious")
-    with pytest.raises(SystemExit):
-        run("fit", "--trainer.max_epochs=4", argument)
-    assert wanted in capsys.readouterr().err
-    assert earlier.read_text() == "precious"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "validated"),
-    [
-        (["max_epochs=2", "check_val_every_n_epoch=3"], [8]),
-        (["max_epochs=1", "val_check_interval=0.75"], [3, 4]),
-        (["max_epochs=2", "val_check_interval=5", "check_val_every_n_epoch=null"], [5, 8]),
-        (["max_epochs=1", "val_check_interval=01:00:00:00"], [4]),  # by the clock: each day
-        (["max_epochs=-1", "max_steps=6", "check_val_every_n_epoch=3"], [6]),
-    ],
-)
-def test_the_last_step_is_validated_whatever_the_interval(run, tmp_path, arguments, validated):
-    settings = ["--data.batch_size=2", "--data.mixup.no_mixup_epochs=0"]
-    run("fit", *settings, *(f"--trainer.{argument}" for argument in arguments))
-    metrics = json.loads((tmp_path / "quickstart" / "metrics.json").read_text())
-    assert [int(row["step"]) + 1 for row in read_history(tmp_path / "quickstart") if row["val/AP"]] == validated
-    assert metrics["step"] == validated[-1]
-
-
 def test_going_on_from_a_finished_run_says_that_nothing_was_done(run, tmp_path, capsys):
     run("fit", "--trainer.max_epochs=2")
     last = tmp_path / "quickstart" / "checkpoints" / "last.ckpt"
@@ -434,9 +280,3 @@ def test_a_cpu_run_stays_in_float32_on_a_machine_with_a_gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: True)
     assert [_has_bf16(name) for name in ("cpu", "auto", "cuda", None)] == [False, True, True, True]
-
-
-def test_test_without_a_checkpoint_says_what_to_do(run, capsys):
-    with pytest.raises(SystemExit):
-        run("test")
-    assert re.search(r"there is no .*last\.ckpt: run 'fit' first, or pass --ckpt_path", capsys.readouterr().err)

@@ -29,7 +29,7 @@ from detmix.training.preview import batch_mixer, write_preview
 from detmix.training.step_numbers import feature_numbers, mixing_numbers
 
 from .test_configs import write_voc
-from .test_training import TINY
+from .trainings import TINY
 
 SCENES = ShapesOptions(train=8, val=2, test=2, size=64, max_objects=2, max_extent=32)
 

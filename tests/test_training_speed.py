@@ -23,7 +23,7 @@ from detmix.training import (
 from .conftest import ROOT, undrawn_report
 from .test_detectors_precision import is_exact
 from .test_detectors_use import CountWaits
-from .test_training import TINY
+from .trainings import TINY
 
 
 def fit(folder, *arguments):

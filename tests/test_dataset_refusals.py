@@ -1,0 +1,117 @@
+"""What a data set that mixes refuses, and what it says."""
+
+import pytest
+from torch.utils.data import DataLoader, IterableDataset
+
+from detmix import MixupDataset, collate
+
+from .datasets import COUNT, Labelled, make_dataset, make_labelled
+from .factories import ListDataset
+
+
+class Broken(ListDataset):
+    def __getitem__(self, index):
+        if index == 1:
+            raise OSError("cannot decode")
+        return super().__getitem__(index)
+
+    def image_path(self, index):
+        return f"image_{index}.jpg"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_partner_that_fails_is_named_with_both_indices_and_files(workers):
+    dataset = MixupDataset(Broken(make_dataset(2).samples))
+    loader = DataLoader(dataset, batch_size=1, collate_fn=collate, num_workers=workers)
+    wanted = r"sample 0 \(image_0.jpg\) with its partner sample 1 \(image_1.jpg\) failed: cannot decode"
+    with pytest.raises(RuntimeError, match=wanted):
+        next(iter(loader))
+
+
+def test_a_failure_is_told_where_image_path_is_no_method():
+    source = Broken(make_dataset(2).samples)
+    source.image_path = "images"
+    with pytest.raises(RuntimeError, match="sample 0 with its partner sample 1 failed: cannot decode"):
+        MixupDataset(source)[0]
+
+
+def test_samples_that_stay_as_they_are_are_checked_too():
+    source = make_dataset()
+    source.samples[4][1]["labels"] = source.samples[4][1]["labels"].int()
+    with pytest.raises(TypeError, match="target of image 4: labels must be int64"):
+        MixupDataset(source, alpha=0)[4]
+
+
+@pytest.mark.parametrize("options", [{}, {"p": 0}, {"mix": "cutout"}])
+@pytest.mark.parametrize(
+    ("changed", "wanted"),
+    [(lambda sample: (*sample, "cat.jpg"), "3 values"), (lambda sample: {"image": sample[0]}, "dict")],
+)
+def test_samples_that_are_no_pairs_are_refused(options, changed, wanted):
+    samples = [changed(sample) for sample in make_dataset(3).samples]
+    with pytest.raises(TypeError, match=rf"a data set must give \(image, target\), got {wanted} for sample 0"):
+        MixupDataset(ListDataset(samples), **options)[0]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(make_dataset(3).samples)
+
+
+@pytest.mark.parametrize("stream", [Stream(), iter([])])
+def test_a_stream_is_refused_with_what_takes_it(stream):
+    with pytest.raises(TypeError, match=r"must have a length and samples by index, and \w+ has not: see MixupIterable"):
+        MixupDataset(stream)
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "wanted"),
+    [
+        (0, {}, "data set is empty"),
+        (1, {}, "single image: mixing needs a partner"),
+        (3, {"alpha": -1}, "alpha must be"),
+        (3, {"p": 1.5}, r"p must lie in \[0, 1\]"),
+        (3, {"min_weight": -0.5}, "min_weight must lie"),
+        (3, {"mix": "blend"}, "mix must be one of mixup, cutmix, cutout, got 'blend'"),
+        (3, {"partner": "same_class"}, "partner must be one of any, with_boxes, background, other_class, got 'same"),
+        (3, {"mix": "cutout", "partner": "background"}, "cutout takes no partner, got partner='background'"),
+        (1, {"mix": "cutmix"}, "single image: mixing needs a partner"),
+    ],
+)
+def test_bad_settings_are_refused(count, options, wanted):
+    with pytest.raises(ValueError, match=wanted):
+        MixupDataset(make_dataset(count), **options)
+
+
+def test_a_choice_that_leaves_every_sample_without_a_partner_is_refused():
+    source = make_labelled(3)
+    with pytest.raises(ValueError, match="partner='background' finds no partner .* every image has an object"):
+        MixupDataset(Labelled(source.samples[1:]), partner="background")
+    assert len(MixupDataset(Labelled(source.samples[1:]), partner="background", alpha=0)) == 2
+
+
+def test_labels_that_cannot_be_told_are_asked_for():
+    with pytest.raises(TypeError, match=r"ListDataset cannot tell them: give it a method labels_of\(index\)"):
+        MixupDataset(make_dataset(), partner="with_boxes")
+    with pytest.raises(TypeError, match="a MixupDataset's change with what is drawn: choose partners in the inner"):
+        MixupDataset(MixupDataset(make_labelled()), partner="with_boxes")
+
+
+def test_a_seed_that_is_no_integer_is_refused():
+    with pytest.raises(TypeError, match="integer"):
+        MixupDataset(make_dataset(), seed=None)
+
+
+def test_a_single_image_may_train_without_mixing():
+    assert len(MixupDataset(make_dataset(1), alpha=0)) == 1
+
+
+def test_a_single_image_may_be_cut():
+    assert "covers" in MixupDataset(make_dataset(1), mix="cutout")[0][1]
+
+
+def test_an_index_out_of_range_ends_iteration():
+    dataset = MixupDataset(make_dataset())
+    with pytest.raises(IndexError, match="index 12 is out of range"):
+        dataset[COUNT]
+    assert len(list(dataset)) == COUNT

@@ -1,0 +1,60 @@
+"""Settings that the trainer refuses, and what it says."""
+
+import re
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("argument", "wanted"),
+    [
+        ("--data.mixup.alhpa=1", "alhpa"),
+        ("--data.mixup.alpha=-1", "alpha must be a finite number of 0 or more, got -1"),
+        ("--data.format=yolo", "yolo"),
+        ("--model.objective=heavy", "heavy"),
+        ("--data.shapes.train=0", "num_scenes and max_objects must be 1 or more, got 0"),
+        ("--data.shapes.train=1", "single image: mixing needs a partner"),
+    ],
+)
+def test_a_wrong_setting_is_named(run, capsys, argument, wanted):
+    with pytest.raises(SystemExit):
+        run("fit", argument)
+    assert wanted in capsys.readouterr().err
+
+
+def test_a_misspelt_key_in_a_config_is_named(run, capsys, tmp_path):
+    config = tmp_path / "typo.yaml"
+    config.write_text("data: {format: shapes, batchsize: 4}\n")
+    with pytest.raises(SystemExit):
+        run("fit", config=str(config))
+    assert "batchsize" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argument", "wanted"),
+    [
+        ("--model.num_classes=3", "num_classes is 3, but the data has 3 classes and background, 4 in all"),
+        ("--model.detector=yolo", "there is no detector 'yolo'"),
+        ("--model.detector=maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn learns from masks"),
+        ("--model.detector=ssd300_vgg16", "model.options has no max_size, min_size: ssd300_vgg16 resizes every image"),
+        ("--model.options.min_sizee=64", "model.options has no min_sizee"),
+        ("--data.mixup.no_mixup_epochs=4", "must lie in 0 ... 3, below trainer.max_epochs=4, or be a share of"),
+        ("--data.mixup.no_mixup_epochs=-1", "must lie in 0 ... 3"),
+        ("--data.mixup.no_mixup_epochs=1.5", "must lie in 0 ... 3, below trainer.max_epochs=4, or be a share"),
+        ("--ckpt_path=nothing.ckpt", "nothing.ckpt: no such checkpoint"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named_before_an_earlier_run_is_moved(run, capsys, tmp_path, argument, wanted):
+    earlier = tmp_path / "quickstart" / "model.pt"
+    earlier.parent.mkdir()
+    earlier.write_text("precious")
+    with pytest.raises(SystemExit):
+        run("fit", "--trainer.max_epochs=4", argument)
+    assert wanted in capsys.readouterr().err
+    assert earlier.read_text() == "precious"
+
+
+def test_test_without_a_checkpoint_says_what_to_do(run, capsys):
+    with pytest.raises(SystemExit):
+        run("test")
+    assert re.search(r"there is no .*last\.ckpt: run 'fit' first, or pass --ckpt_path", capsys.readouterr().err)
