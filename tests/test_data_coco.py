@@ -355,6 +355,24 @@ def test_invalid_boxes_are_dropped_with_one_warning_or_raised(tmp_path, caplog):
         read(tmp_path, data, on_invalid="raise")
 
 
+@pytest.mark.parametrize("changes", [{"iscrowd": 1}, {"bbox": [5, 5, 0, 10]}])
+def test_a_file_of_which_samples_show_nothing_is_warned_of(changes, tmp_path, caplog):
+    data = content()
+    for row in data["annotations"]:
+        row |= {"iscrowd": 0} | changes
+    dataset = DetectionDataset(read(tmp_path, data))
+    assert sum(len(dataset.labels_of(index)) for index in range(3)) == 0
+    crowds = 3 * changes.get("iscrowd", 0)
+    wanted = f"none of its 3 objects is left for samples to show: {crowds} are crowds, {3 - crowds} were dropped"
+    assert caplog.records[-1].getMessage().endswith(f"set.json: {wanted}")
+    assert caplog.records[-1].levelno == logging.WARNING
+    caplog.clear()
+    data["annotations"][0] |= {"iscrowd": 0, "bbox": [1, 2, 10, 20]}
+    read(tmp_path, data)
+    read(tmp_path, content(annotations=[]))
+    assert "for samples to show" not in caplog.text
+
+
 def test_paths_may_be_strings(tmp_path):
     found = read_coco(str(write(tmp_path, content())), "pictures")
     assert found.image_path(1) == Path("pictures/a.jpg")

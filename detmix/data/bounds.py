@@ -1,4 +1,4 @@
-"""Integers of files, as large as arrays of them can be, and flags."""
+"""Numbers of files, as large as arrays of them can be, and flags."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, TypeAlias
 
 from msgspec import Meta
 
+EXACT = 2.0**53  # beyond, doubles do not tell integers, or pixels, apart
 LARGEST_SIDE = 2**31 - 1  # of an image: int32
 
 Id: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]  # int64

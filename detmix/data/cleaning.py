@@ -83,7 +83,7 @@ def build_annotations(
 
     A box without width or height, in the file's numbers or once clipped to its image, is dropped, and so is an object
     without a segmentation where those were read. What was dropped, or clipped by more than a pixel, is reported
-    once, as a warning of the logger ``detmix.data``.
+    once, as a warning of the logger ``detmix.data``; so is a file none of whose objects a sample will show.
 
     Args:
         images: the I images.
@@ -112,6 +112,7 @@ def build_annotations(
     report(source, where, objects.boxes, clipped.bad, on_invalid)
     order = np.argsort(objects.image, kind="stable")
     kept = order[~dropped(clipped)[order]]
+    _warn_if_none_is_shown(source, objects.iscrowd, kept)
     encoded = [name.encode() for name in images.file_names]
     return Annotations(
         file_names=np.array(bytearray(b"".join(encoded)), dtype=np.uint8),
@@ -131,6 +132,14 @@ def build_annotations(
         segmentations=None if objects.segmentations is None else objects.segmentations.text,
         segmentation_spans=None if objects.segmentations is None else objects.segmentations.spans[kept],
     )
+
+
+def _warn_if_none_is_shown(source: str, iscrowd: NDArray[np.bool_], kept: NDArray[np.int64]) -> None:
+    if len(iscrowd) and iscrowd[kept].all():
+        _LOGGER.warning(
+            "%s: none of its %d objects is left for samples to show: %d are crowds, %d were dropped",
+            *(source, len(iscrowd), len(kept), len(iscrowd) - len(kept)),
+        )
 
 
 def require_unique(names: Iterable[str], what: str) -> None:

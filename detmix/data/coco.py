@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .annotations import Annotations
+from .box_format import wrong_format
 from .categories import Category, one_of_each_name, with_names
 from .cleaning import Images, Objects, OnInvalid, Segmentations, build_annotations, require_unique
 from .coco_columns import Content, read_content
@@ -50,11 +51,11 @@ def read_coco(
 
     Raises:
         FileNotFoundError: there is no such annotation file, or no image whose size it does not state.
-        ValueError: it is not JSON; a key is missing or of the wrong type; it has no images; an id
-            occurs twice; an annotation is of an unknown image or category; a coordinate is not
-            finite; an area is below 0; an object's class is not in ``class_names``; two categories of one name
-            have objects; a file name leads out of ``image_dir``; an object is invalid and ``on_invalid="raise"``; the
-            file was changed while it was read. The file is named, and the row.
+        ValueError: it is not JSON; a key is missing or of the wrong type; it has no images; an id occurs twice; an
+            annotation is of an unknown image or category; boxes are corners, or shares of the image, to all
+            appearance; a coordinate is not finite; an area is below 0; an object's class is not in ``class_names``;
+            two categories of one name have objects; a file name leads out of ``image_dir``; an object is invalid and
+            ``on_invalid="raise"``; the file was changed while it was read. The file is named, and the row.
     """
     path = Path(annotation_file)
     content = read_content(path, masks=masks)
@@ -90,9 +91,10 @@ def _objects(content: Content, categories: list[Category], where: Callable[[int]
     known = ", ".join(f"{category.id} ({category.name})" for category in categories)
     ends = np.cumsum(rows.lengths)
     spans = np.stack([ends - rows.lengths, ends], axis=1)
+    image = _positions(rows.image_ids, content.image_ids, where, "image_id", "the id of an image in it")
     return Objects(
-        image=_positions(rows.image_ids, content.image_ids, where, "image_id", "the id of an image in it"),
-        boxes=rows.boxes,
+        image=image,
+        boxes=_corners(rows.boxes, image, content.sizes, where),
         labels=_positions(rows.category_ids, category_ids, where, "category_id", f"one of {known}") + 1,
         area=rows.area,
         iscrowd=rows.iscrowd,
@@ -100,6 +102,18 @@ def _objects(content: Content, categories: list[Category], where: Callable[[int]
         ids=rows.ids,
         segmentations=Segmentations(rows.text, spans) if masks else None,
     )
+
+
+def _corners(
+    xywh: NDArray[np.float64], image: NDArray[np.int64], sizes: NDArray[np.int32], where: Callable[[int], str]
+) -> NDArray[np.float64]:
+    """The boxes as xyxy, in the place of those given, which must look like xywh in pixels."""
+    found = wrong_format(xywh, image, sizes)
+    if found is not None:
+        row, wrong = found
+        raise ValueError(f"{where(row)}: {wrong}")
+    xywh[:, 2:] += xywh[:, :2]
+    return xywh
 
 
 def _complete_sizes(path: Path, content: Content, image_dir: Path) -> None:

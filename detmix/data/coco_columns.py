@@ -36,7 +36,7 @@ class Columns(NamedTuple):
     stated: NDArray[np.bool_]  # whether the file gives the id
     image_ids: NDArray[np.int64]
     category_ids: NDArray[np.int64]
-    boxes: NDArray[np.float64]  # (M, 4) xyxy
+    boxes: NDArray[np.float64]  # (M, 4) xywh
     area: NDArray[np.float64]
     iscrowd: NDArray[np.bool_]
     difficult: NDArray[np.bool_]
@@ -113,15 +113,13 @@ def _numbered(ids: NDArray[np.int64], stated: NDArray[np.bool_]) -> NDArray[np.i
 
 
 def _columns(rows: list[Any], first: int, masks: bool) -> Columns:
-    boxes = np.array([row.bbox for row in rows], np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
     texts = [_text(row, number) for number, row in enumerate(rows, first)] if masks else []
     return Columns(
         ids=np.array([row.id or 0 for row in rows], np.int64),
         stated=np.array([row.id is not None for row in rows], np.bool_),
         image_ids=np.array([row.image_id for row in rows], np.int64),
         category_ids=np.array([row.category_id for row in rows], np.int64),
-        boxes=boxes,
+        boxes=np.array([row.bbox for row in rows], np.float64).reshape(-1, 4),
         area=np.array([row.area for row in rows], np.float64),
         iscrowd=np.array([row.iscrowd for row in rows], np.bool_),
         difficult=np.array([row.difficult for row in rows], np.bool_),

@@ -17,12 +17,13 @@ import msgspec
 import numpy as np
 from msgspec import Raw
 
+from .bounds import EXACT
+
 _WINDOW = 1 << 22  # bytes that are looked at together
 _LONGEST_KEY = 1 << 16
 _SPACE = b" \t\r\n"
 _NOT_SPACE = re.compile(rb"[^ \t\r\n]")
 _KEY = re.compile(rb'("(?:[^"\\]|\\.)*")[ \t\r\n]*:', re.DOTALL)
-_EXACT = 2**53  # as far as a float tells integers apart
 _DEEPEST = 1000  # brackets in each other, as far as Python goes
 _QUOTE, _COMMA, _BACKSLASH, _HIDDEN = b'",\\.'
 _STEPS = np.zeros(256, np.int8)  # how the depth changes at a byte
@@ -76,7 +77,7 @@ def read_rows(file: BinaryIO, kinds: Mapping[str, Any]) -> Iterator[Piece]:
 def whole_or_float(number: str | float) -> int | float:
     """A number that has a point or an exponent: an integer if it is whole, as some tools write ids."""
     value = float(number)
-    return int(value) if value.is_integer() and abs(value) <= _EXACT else value
+    return int(value) if value.is_integer() and abs(value) <= EXACT else value
 
 
 def _in_utf8(file: BinaryIO) -> BinaryIO:

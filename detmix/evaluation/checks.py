@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_OVERHANG = 1.1  # of the image's side: a box that reaches this far past its image was not meant so
-
-LARGEST = 2.0**53  # beyond, doubles do not tell pixels apart
+from ..data.bounds import EXACT
+from ..data.box_format import wrong_format
 
 
 def check_ids(ids: NDArray[np.int64], known: NDArray[np.int64], name: str, place: str) -> NDArray[np.int64]:
@@ -82,42 +81,30 @@ def check_boxes(xywh: NDArray[np.float64], name: str, place: str) -> None:
         ValueError: with the row.
     """
     check_finite(xywh, name, "bbox", place)
-    _refuse((np.abs(xywh) > LARGEST).any(axis=1), xywh, f"{name}: bbox must be in pixels, of 2**53 at most", place)
+    _refuse((np.abs(xywh) > EXACT).any(axis=1), xywh, f"{name}: bbox must be in pixels, of 2**53 at most", place)
     negative = (xywh[:, 2:] < 0).any(axis=1)
     _refuse(negative, xywh, f"{name}: bbox must have a width and height of 0 or more", place)
 
 
-def check_format(xywh: NDArray[np.float64], sizes: NDArray[np.int64], name: str, place: str) -> None:
+def check_format(
+    xywh: NDArray[np.float64], images: NDArray[np.int64], sizes: NDArray[np.int64], name: str, place: str
+) -> None:
     """Refuse boxes that are not xywh in pixels to all appearance.
 
     Args:
-        xywh: (M, 4) boxes that ``check_boxes`` accepts.
-        sizes: (M, 2), height and width of their images, 0 where not known.
+        xywh: (M, 4) boxes.
+        images: (M,) which image, 0 ... I-1.
+        sizes: (I, 2), height and width of the images, 0 where not known.
         name: the file.
         place: where in it, with ``{}`` for the number of the row.
 
     Raises:
         ValueError: with the row, and the likely cause.
     """
-    known = (sizes > 0).all(1)
-    boxes, sides = xywh[known], sizes[known][:, ::-1]  # (width, height)
-    if not len(boxes):
-        return
-    beyond = (boxes[:, :2] + boxes[:, 2:] > _OVERHANG * sides).any(1)
-    as_corners = (boxes[:, 2:] >= boxes[:, :2]).all(1) & (boxes[:, 2:] <= sides + 1).all(1)
-    if beyond.mean() > 0.3 and as_corners.mean() > 0.99:
-        row = int(np.flatnonzero(known)[beyond.argmax()])
-        raise ValueError(
-            f"{name}: bbox must be [x, y, width, height], and these look like [x1, y1, x2, y2]: as the former "
-            f"{beyond.sum()} of {len(boxes)} reach beyond their image, as the latter nearly all lie within; "
-            f"got {xywh[row].tolist()} - at `{place.format(row)}`"
-        )
-    if len(boxes) > 1 and boxes.max() <= 1 and sides.min() > 16 and boxes[:, 2:].any():
-        row = int(np.flatnonzero(known)[0])
-        raise ValueError(
-            f"{name}: bbox must be in pixels, and no number in it is above 1: are they shares of the image? "
-            f"got {xywh[row].tolist()} - at `{place.format(row)}`"
-        )
+    found = wrong_format(xywh, images, sizes)
+    if found is not None:
+        row, wrong = found
+        raise ValueError(f"{name}: {wrong} - at `{place.format(row)}`")
 
 
 def _refuse(wrong: Any, values: NDArray[np.float64], wanted: str, place: str, cause: str = "") -> None:

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.bounds import EXACT
 from ..data.paths import plain_name, read_file
-from .checks import LARGEST
 from .records import Detections, GroundTruth, xywh_of
 
 VOC_CLASSES = tuple(
@@ -178,7 +178,7 @@ def _check(path: Path, numbers: Sequence[int], values: NDArray[np.float64]) -> N
             raise ValueError(f"{path}: {wanted}, got {shown[row].tolist()} - at line {numbers[row]}{more}")
 
     refuse(~np.isfinite(values).all(axis=1), "numbers must be finite", values)
-    refuse((np.abs(corners) > LARGEST).any(axis=1), "boxes must be in pixels, of 2**53 at most", corners)
+    refuse((np.abs(corners) > EXACT).any(axis=1), "boxes must be in pixels, of 2**53 at most", corners)
     reversed_ = (corners[:, 2:] < corners[:, :2]).any(axis=1)
     if reversed_.any():
         cause = ""

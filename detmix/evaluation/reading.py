@@ -101,7 +101,7 @@ def read_ground_truth(source: TruthSource, *, masks: bool = False) -> GroundTrut
     labels = check_ids(_array([r.category_id for r in rows]), category_ids, name, "$.annotations[{}].category_id")
     xywh = _boxes(rows)
     check_boxes(xywh, name, "$.annotations[{}].bbox")
-    check_format(xywh, sizes[places], name, "$.annotations[{}].bbox")
+    check_format(xywh, places, sizes, name, "$.annotations[{}].bbox")
     encoded = None
     if masks:
         _check_sizes(sizes, image_ids, name)
@@ -165,7 +165,7 @@ def read_predictions(
         encoded, xywh = None, _boxes(rows)
         check_boxes(xywh, name, "$[{}].bbox")
         if not is_xywh:
-            check_format(xywh, truth.sizes[images], name, "$[{}].bbox")
+            check_format(xywh, images, truth.sizes, name, "$[{}].bbox")
             check_not_corners(xywh, images, truth, name, "$[{}].bbox")
         areas = xywh[:, 2] * xywh[:, 3]
     return Detections(images, labels, xywh, corners_of(xywh), areas, encoded, scores, name)

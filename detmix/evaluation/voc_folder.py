@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.bounds import EXACT
 from ..data.cleaning import WITHOUT_PIXELS, report, require_unique
 from ..data.voc import VocSet, read_voc_set
-from .checks import LARGEST
 from .records import GroundTruth, Objects, xywh_of
 
 
@@ -53,7 +53,7 @@ def read_voc_folder(
 
 
 def _objects(found: VocSet, one_based: bool) -> Objects:
-    for row in np.flatnonzero((np.abs(found.boxes) > LARGEST).any(axis=1))[:1].tolist():
+    for row in np.flatnonzero((np.abs(found.boxes) > EXACT).any(axis=1))[:1].tolist():
         wanted = "the box must be in pixels, of 2**53 at most"
         raise ValueError(f"{found.where(row)}: {wanted}, got {found.boxes[row].tolist()}")
     corners = found.boxes if one_based else found.boxes + np.array([1, 1, 0, 0])
