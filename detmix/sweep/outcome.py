@@ -34,7 +34,7 @@ class Outcome:
         metrics: the numbers in its ``metrics.json``; empty unless it finished.
         host: where it ran.
         lines: the last of its log; empty if it finished.
-        machine: that one and its packages, in a line; empty of runs of earlier versions.
+        machine: that one and its packages, in a line; empty until it is told.
     """
 
     kind: str

@@ -119,7 +119,7 @@ class Queue:
         (self._folder / "running" / str(taken.trial.number)).unlink(missing_ok=True)
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False, states=states or None)
+        return self._study.get_trials(deepcopy=False, states=states)
 
     def _taken(self, trial: Trial, held: IO[bytes]) -> Taken:
         given_up = os.fstat(held.fileno()).st_mtime

@@ -30,14 +30,18 @@ _PICTURES = 8  # images in a grid
 
 
 class RunFiles(L.Callback):
-    """Writes ``metrics.json`` and ``predictions.json`` after each validation, the rest when the fit ends.
+    """Writes the settings of a run when it starts, its numbers after each validation, and its report when it ends.
 
-    A fit writes to the run's folder: ``config.yaml``, ``classes.json`` (COCO's ``categories``, in the order of
-    the labels), ``metrics.json`` (flat; accuracy, ``loss`` and its terms), ``predictions.json`` (COCO results),
-    ``run.json`` (what the report says of how the run was made), ``model.pt`` (torchvision's ``state_dict``, on the
-    CPU), ``train_samples/``, ``detections.jpg`` and ``report.html``. ``validate`` and ``test`` write their numbers,
-    predictions and picture to a folder of that name inside it. Every file is written under a temporary name and
-    moved into place.
+    A fit writes to the run's folder
+
+    - at its start: ``config.yaml`` and ``classes.json`` (COCO's ``categories``, in the order of the labels);
+    - in its first steps: ``train_samples/``;
+    - after each validation: ``metrics.json`` (flat; accuracy, ``loss`` and its terms), ``predictions.json`` (COCO
+      results), ``detections.jpg`` and ``run.json`` (what the report says of how the run was made);
+    - at its end: ``model.pt`` (torchvision's ``state_dict``, on the CPU) and ``report.html``.
+
+    ``validate`` and ``test`` write their numbers, predictions and picture to a folder of that name inside it. Every
+    file is written under a temporary name and moved into place.
     """
 
     def __init__(self, run_dir: Path, command: str, config_text: str) -> None:
@@ -63,7 +67,7 @@ class RunFiles(L.Callback):
         self._first_start = not (self.run_dir / SAMPLES).exists()
         if trainer.is_global_zero:
             classes = json.dumps(categories(data_of(trainer).class_names, data_of(trainer).category_ids), indent=2)
-            write_whole(self.run_dir / "config.yaml", lambda path: path.write_text(self.config_text))
+            write_whole(self.run_dir / "config.yaml", lambda path: path.write_text(self.config_text, "utf-8"))
             write_whole(self.run_dir / CLASSES_FILE, lambda path: path.write_text(classes + "\n"))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""The folder of a run: where it is, and what earlier runs left there."""
+"""The folder of a run: an earlier one set aside, and the rows of its logs."""
 
 from __future__ import annotations
 

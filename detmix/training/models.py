@@ -37,15 +37,15 @@ _CLASS_LAYER = re.compile(r"(cls_logits|module_list\.\d+(\.1)?)\.(weight|bias)")
 
 
 def detector_names() -> list[str]:
-    """The detectors that `build_detector` knows: those of the installed torchvision that learn from boxes alone."""
+    """The detectors that ``build_detector`` knows: those of the installed torchvision that learn from boxes alone."""
     return [SMALL, *(name for name in list_models(torchvision_detection) if _family(name) not in _WANT_MORE_THAN_BOXES)]
 
 
 def build_detector(name: str, num_classes: int, weights: Weights | None, **options: Any) -> nn.Module:
-    """A torchvision detector with a head for `num_classes` classes.
+    """A torchvision detector with a head for ``num_classes`` classes.
 
     Args:
-        name: one of `detector_names`: a detection builder of torchvision's (Faster R-CNN, RetinaNet, FCOS, SSD,
+        name: one of ``detector_names``: a detection builder of torchvision's (Faster R-CNN, RetinaNet, FCOS, SSD,
             SSDlite), or ``"fasterrcnn_resnet18_small"``.
         num_classes: K, background included.
         weights: ``"backbone"`` starts from torchvision's ImageNet backbone; ``"coco"`` from its detector
@@ -68,7 +68,7 @@ def build_detector(name: str, num_classes: int, weights: Weights | None, **optio
 
 
 def every_detector_name() -> list[str]:
-    """The detectors that `untrained_detector` knows: those of `build_detector`, Mask R-CNN and Keypoint R-CNN."""
+    """The detectors that ``untrained_detector`` knows: those of ``build_detector``, Mask R-CNN and Keypoint R-CNN."""
     return [SMALL, *list_models(torchvision_detection)]
 
 
@@ -76,7 +76,7 @@ def untrained_detector(name: str, num_classes: int, **options: Any) -> nn.Module
     """Any detector with random weights, to load trained ones into.
 
     Args:
-        name: one of `every_detector_name`.
+        name: one of ``every_detector_name``.
         num_classes: K, background included.
         options: passed on to the builder, such as min_size and max_size.
 
@@ -95,7 +95,7 @@ def pretrained_detector(name: str, weights: str, **options: Any) -> tuple[nn.Mod
     """A detector of torchvision's as torchvision trained it.
 
     Args:
-        name: one of `every_detector_name`.
+        name: one of ``every_detector_name``.
         weights: torchvision's name for them, such as ``COCO_V1``.
         options: passed on to the builder, such as min_size and max_size.
 

@@ -45,15 +45,11 @@ class LastCheckpoint(Checkpoint):
 
         Args:
             folder: of the checkpoints.
-            every_n_steps: steps of the optimizer from one to the next within an epoch; 1 or more.
+            every_n_steps: steps of the optimizer from one to the next within an epoch; 1 or more, as the command line
+                sees to.
             command: goes on from the checkpoint, to be shown when the run ends early.
             requests: tell when the run is to stop; whoever made them gives the signals back.
-
-        Raises:
-            ValueError: every_n_steps is below 1.
         """
-        if every_n_steps < 1:
-            raise ValueError(f"checkpoint_every must be 1 step or more, got {every_n_steps}")
         self.path = folder / "last.ckpt"
         self.every_n_steps = every_n_steps
         self.command = command

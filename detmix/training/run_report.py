@@ -118,7 +118,7 @@ def write_run_report(run_dir: Path, data: DetectionData, evaluation: Evaluation)
         history=read_history(run_dir),
         samples=_read_samples(run_dir / SAMPLES),
         visibility=_read_visibility(run_dir / _VISIBILITY),
-        config_text=(run_dir / "config.yaml").read_text(),
+        config_text=(run_dir / "config.yaml").read_text("utf-8"),
         environment=facts.environment,
     )
     write_report(run_dir / "report.html", report)
