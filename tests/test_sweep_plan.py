@@ -122,3 +122,11 @@ def test_wrong_settings_of_all_arms_and_other_mistakes_are_told(plan, tmp_path):
         plan(arms_file=tmp_path / "nowhere.yaml")
     with pytest.raises(FileNotFoundError, match="no such config file"):
         make_plan(tmp_path / "nowhere.yaml", grid=grid)
+
+
+def test_files_that_are_not_text_are_named(tmp_path):
+    file = tmp_path / "latin.yaml"
+    file.write_bytes("arms: {français: {}}".encode("latin-1"))
+    for read in (read_arms, lambda config: make_plan(config, grid=["data.mixup.alpha=0,1"])):
+        with pytest.raises(ValueError, match=r"latin\.yaml: not text in UTF-8"):
+            read(file)

@@ -98,8 +98,7 @@ def make_plan(
         ValueError: a key does not exist, a value is of the wrong type, or an argument is wrong.
         FileNotFoundError: a file is missing.
     """
-    if not config.is_file():
-        raise FileNotFoundError(f"{config}: no such config file")
+    text = _text_of(config, "config file")
     if bool(grid) == (arms_file is not None):
         raise ValueError("a sweep needs either --set KEY=VALUE,VALUE,... (again for each key) or --arms FILE")
     if seeds < 1:
@@ -109,7 +108,7 @@ def make_plan(
     chosen = next(iter(arms)) if baseline is None else baseline
     if chosen not in arms:
         raise ValueError(f"the baseline must be one of the arms, {', '.join(arms)}; got {chosen}")
-    plan = Plan(config, arms, seeds, chosen, factors, tuple(common), config.read_text())
+    plan = Plan(config, arms, seeds, chosen, factors, tuple(common), text)
     _check(plan)
     return plan
 
@@ -152,16 +151,24 @@ def read_arms(file: Path) -> dict[str, Settings]:
         ValueError: it is of another form; the arm is named.
         FileNotFoundError: there is no such file.
     """
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file of arms")
+    text = _text_of(file, "file of arms")
     try:
-        content = load_config(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = load_config(text)
+    except yaml.YAMLError as error:
         raise ValueError(f"{file}: not YAML: {error}") from error
     arms = content.get("arms") if isinstance(content, dict) and len(content) == 1 else None
     if not isinstance(arms, dict) or not arms:
         raise ValueError(f"{file}: wanted one key, arms, with a mapping of names to settings, got {content!r}")
     return {_name(file, name): _settings(file, name, settings) for name, settings in arms.items()}
+
+
+def _text_of(file: Path, what: str) -> str:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such {what}")
+    try:
+        return file.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not text in UTF-8: {error}") from error
 
 
 def _name(file: Path, name: Any) -> str:
@@ -208,7 +215,7 @@ def _check(plan: Plan) -> None:
             raise ValueError(f"{key}{told} is set by the sweep itself")
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / CONFIG
-        copy.write_text(plan.text)
+        copy.write_text(plan.text, "utf-8")
         fits = {f"{plan.config}, arm {arm}": plan.arguments(arm) for arm in plan.arms}
         elsewhere = f"{plan.config}, from a copy in another folder, as the runs are trained"
         check_fits({**fits, elsewhere: plan.arguments(plan.baseline, copy)})

@@ -53,7 +53,7 @@ def run_sweep(
     if jobs < 1:
         raise ValueError(f"jobs must be 1 or more, got {jobs}")
     queue = Queue(folder, plan, retry=retry)
-    write_whole(folder / CONFIG, lambda path: path.write_text(plan.text))
+    write_whole(folder / CONFIG, lambda path: path.write_text(plan.text, "utf-8"))
     requests = StopRequests()
     requests.listen()
     try:
