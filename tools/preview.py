@@ -18,10 +18,8 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from lightning import seed_everything
 
 from detmix.training import DetectionData, DetectionModule
-from detmix.training.configs import CONFIG_MODE
+from detmix.training.configs import CONFIG_MODE, RUN_OPTIONS
 from detmix.training.preview import batch_mixer, write_preview
-
-OTHER_SECTIONS = ("name", "runs", "resume", "checkpoint_every", "ckpt_path", "weights_only", "verbose")
 
 
 class Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -38,8 +36,8 @@ def main() -> None:
     parser.add_class_arguments(DetectionData, "data")
     parser.add_class_arguments(DetectionModule, "model")
     parser.add_argument("--trainer", type=Any, help="Of tools/train.py; only its callbacks matter here.")
-    for section in OTHER_SECTIONS:
-        parser.add_argument(f"--{section}", type=Any, help="Read by tools/train.py; no matter here.")
+    for option in RUN_OPTIONS:
+        parser.add_argument(f"--{option}", type=Any, help="Read by tools/train.py; no matter here.")
     settings = parser.parse_args()
     try:
         seed_everything(settings.seed_everything, verbose=False)

@@ -8,6 +8,8 @@ import yaml
 from jsonargparse import get_loader, set_loader
 
 CONFIG_MODE = "bounded_yaml"  # the parser_mode for all parsers of configs
+# in the saved config of a run beside data, model, trainer and seed: what none but the trainer has a use for
+RUN_OPTIONS = ("name", "runs", "resume", "checkpoint_every", "ckpt_path", "weights_only", "verbose")
 
 _MOST_TEXT = 1_000_000  # characters of a config, its aliases written out
 _DEEPEST = 50  # brackets and indentations around a value

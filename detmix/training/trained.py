@@ -21,23 +21,13 @@ from torch import nn
 
 from ..data.categories import read_classes
 from ..evaluation.numbering import CLASSES_FILE
-from .configs import CONFIG_MODE, load_config
+from .configs import CONFIG_MODE, RUN_OPTIONS, load_config
 from .data import DetectionData
 from .models import Weights, coco_classes, every_detector_name, pretrained_detector, untrained_detector
 from .module import DetectionModule
 from .weights import count_classes, lasting_shapes, read_state, read_weights
 
-_OTHER_SECTIONS = (
-    "seed_everything",
-    "trainer",
-    "name",
-    "runs",
-    "resume",
-    "checkpoint_every",
-    "ckpt_path",
-    "weights_only",
-    "verbose",
-)
+_OTHER_SECTIONS = ("seed_everything", "trainer", *RUN_OPTIONS)
 _UNUSED = "N/A"  # torchvision's name for the numbers that COCO left out
 
 
