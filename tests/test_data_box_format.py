@@ -105,7 +105,7 @@ def test_images_without_a_size_and_numbers_that_are_none_tell_nothing():
 
 
 def test_of_many_boxes_some_are_looked_at():
-    boxes = np.tile([[10.0, 20, 30, 40]], (250_000, 1))
+    boxes = np.tile([[10.0, 20, 30, 40]], (50_000, 1))
     assert told(boxes, (100, 100)) is None
     boxes[1:] = [60, 70, 80, 90]
     row, _ = told(boxes, (100, 100))

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from .bounds import EXACT
 
-_LOOKED_AT = 100_000  # boxes, spread over the set
+_LOOKED_AT = 20_000  # boxes, spread over the set
 _OVERHANG = 1.1  # of the image's side: a box that reaches this far past its image was not meant so
 _FEWEST = 5  # boxes that tell corners; a few may reach far past their image by mistake
 

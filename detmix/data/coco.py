@@ -119,7 +119,7 @@ def _corners(
 def _complete_sizes(path: Path, content: Content, image_dir: Path) -> None:
     """Read the sizes that are not stated from the images."""
     folder = Folder(image_dir)
-    for row in np.flatnonzero(content.sizes[:, 0] == 0).tolist():
+    for row in np.flatnonzero((content.sizes == 0).any(axis=1)).tolist():
         name = content.file_names[row]
         folder.require(name, f"{path}: images[{row}].file_name")
         try:

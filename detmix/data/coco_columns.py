@@ -90,7 +90,7 @@ def _collect(file: BinaryIO, masks: bool) -> Content:
     kind = _MaskedAnnotation if masks else _Annotation
     for piece in read_rows(file, {"images": ImageRow, "categories": Category, "annotations": kind}):
         if piece.section == "images":
-            sizes = np.array([row.size or (0, 0) for row in piece.rows], np.int32).reshape(-1, 2)
+            sizes = np.array([(row.height or 0, row.width or 0) for row in piece.rows], np.int32).reshape(-1, 2)
             images.append((np.array([row.id for row in piece.rows], np.int64), sizes))
             file_names += [row.file_name for row in piece.rows]
         elif piece.section == "categories":
@@ -113,10 +113,12 @@ def _numbered(ids: NDArray[np.int64], stated: NDArray[np.bool_]) -> NDArray[np.i
 
 
 def _columns(rows: list[Any], first: int, masks: bool) -> Columns:
+    ids = [row.id for row in rows]
+    stated = np.array([number is not None for number in ids]) if None in ids else np.ones(len(ids), np.bool_)
     texts = [_text(row, number) for number, row in enumerate(rows, first)] if masks else []
     return Columns(
-        ids=np.array([row.id or 0 for row in rows], np.int64),
-        stated=np.array([row.id is not None for row in rows], np.bool_),
+        ids=np.array(ids if None not in ids else [number or 0 for number in ids], np.int64),
+        stated=stated,
         image_ids=np.array([row.image_id for row in rows], np.int64),
         category_ids=np.array([row.category_id for row in rows], np.int64),
         boxes=np.array([row.bbox for row in rows], np.float64).reshape(-1, 4),
