@@ -8,10 +8,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import distributed
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 
@@ -54,3 +58,20 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...], output: Path
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
     function(*arguments)
+
+
+@contextmanager
+def rank_of_group(rank: int, ranks: int, folder: str) -> Iterator[None]:
+    """Be one of several processes that train together on the CPU; let go of what was trained before the end.
+
+    Args:
+        rank: number of this process.
+        ranks: how many there are.
+        folder: where they meet.
+    """
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
+    yield
+    # torch's threads let go of gradients a moment later, for which a model that outlives the group can wait for ever
+    distributed.barrier()
+    distributed.destroy_process_group()

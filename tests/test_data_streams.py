@@ -21,6 +21,7 @@ from detmix import MixupIterable, collate
 from detmix.data import HuggingFaceStream, WebDatasetStream
 from detmix.switch import Reader
 
+from .processes import rank_of_group
 from .test_stream import process_group
 
 pytest.importorskip("webdataset")
@@ -167,17 +168,19 @@ def test_two_ranks_with_two_workers_give_every_sample_once(shards, used, shuffle
     assert all(given)
 
 
-def train_on_one_rank(rank, shards, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def train_until_the_stream_ends(shards):
     model = DistributedDataParallel(torch.nn.Linear(1, 1))
     given = []
     with model.join():
         for image, target in MixupIterable(WebDatasetStream(shards, classes=CLASSES)):
             model(image.float().mean().reshape(1, 1)).sum().backward()
             given.append(target["image_id"])
-    torch.save(given, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return given
+
+
+def train_on_one_rank(rank, shards, folder):
+    with rank_of_group(rank, 2, folder):
+        torch.save(train_until_the_stream_ends(shards), f"{folder}/{rank}.pt")
 
 
 def test_ranks_that_get_unequally_many_samples_can_train_together(shards, tmp_path):

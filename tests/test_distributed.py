@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from torch import distributed, multiprocessing, nn
+from torch import multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DistributedSampler
 from torchvision.models.detection._utils import Matcher
@@ -15,6 +15,7 @@ from detmix.detectors.rows import mix_rows
 from detmix.draws import MANIFOLD, generator_at
 
 from .factories import FAMILIES, make_assembled, make_boxes, make_parts, make_sample
+from .processes import rank_of_group
 from .test_detectors import relative
 from .test_stream import numbered, process_group
 
@@ -91,10 +92,8 @@ def gradients_of(model, losses):
     )
 
 
-def train_on_one_rank(rank, folder):
+def train_all_cases(rank):
     """One step of each case, under DistributedDataParallel."""
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
     found = {}
     for case in cases() + UNEQUAL_CASES:
         family, objective, normalizer, where = case
@@ -111,8 +110,12 @@ def train_on_one_rank(rank, folder):
         sum(losses.values()).backward()
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
         found[case] = gradient, {name: loss.detach() for name, loss in losses.items()}
-    torch.save(found, f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
+    return found
+
+
+def train_on_one_rank(rank, folder):
+    with rank_of_group(rank, RANKS, folder):
+        torch.save(train_all_cases(rank), f"{folder}/{rank}.pt")
 
 
 @pytest.fixture(scope="module")
