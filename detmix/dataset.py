@@ -8,12 +8,13 @@ from collections.abc import Callable, Sized
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
+import numpy as np
 from torch.utils.data import Dataset, IterableDataset
 
 from .cache import Loaded, PartnerCache
 from .canvas import canvas_size, compiled_blend, image_size, require_same_kind
 from .cutmix import cutmix_pair, cutout, region_around
-from .draws import CACHES, MIXING, generator_at
+from .draws import MIXING, generator_at
 from .mixing import Sample, check_alpha, check_share, mix_pair, require_sample, sample_lambda
 from .partners import PartnerPolicy, Partners, index_partners
 from .switch import Switched
@@ -142,7 +143,7 @@ class MixupDataset(Switched, Dataset[Sample]):
         self.min_weight = min_weight
         self.transform = transform
         self.seed = operator.index(seed)
-        self._stream, self._cache_stream = MIXING + self._depth, CACHES + self._depth
+        self._stream = MIXING + self._depth
         self._held = PartnerCache(min(self.cache, len(dataset)) if pairing else 0)
         if pairing and mix == "mixup":
             compiled_blend()
@@ -157,11 +158,14 @@ class MixupDataset(Switched, Dataset[Sample]):
 
         With a cache the partner is that which is loaded if the cache holds none.
         """
-        epoch, enabled, _ = self._setting
-        if not enabled or self.alpha == 0:
-            return None
-        generator = generator_at(self.seed, epoch, index, self._stream)
-        if generator.random() >= self.p:
+        setting = self._setting
+        return self._draw(index, setting, self._generator(index, setting))
+
+    def _generator(self, index: int, setting: list[int]) -> np.random.Generator:
+        return generator_at(self.seed, setting[0], index, self._stream)
+
+    def _draw(self, index: int, setting: list[int], generator: np.random.Generator) -> Draw | None:
+        if not setting[1] or self.alpha == 0 or generator.random() >= self.p:
             return None
         lam = sample_lambda(self.alpha, generator)
         partner = index if self._partners is None else self._partners.draw(index, generator)
@@ -178,29 +182,31 @@ class MixupDataset(Switched, Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """The mixed sample; the data set's own where nothing is mixed."""
         index = _absolute(index, len(self.dataset))
-        draw = self.draw(index)
-        image, target = self._plain(index) if draw is None else self._mix(index, draw)
+        setting = self._setting
+        generator = self._generator(index, setting)
+        draw = self._draw(index, setting, generator)
+        image, target = self._plain(index, setting) if draw is None else self._mix(index, draw, setting, generator)
         return (image, target) if self.transform is None else self.transform(image, target)
 
     def _load(self, index: int) -> Sample:
         return require_sample(self.dataset[index], partial(self._describe, index))
 
-    def _plain(self, index: int) -> Sample:
+    def _plain(self, index: int, setting: list[int]) -> Sample:
         image, target = self._load(index)
         check_target(target, size=image_size(image))
         if not self._held.capacity:
             return image, target
-        if not self.enabled:
+        if not setting[1]:
             self._held.clear()
             return image, target
-        self._held.add(self._setting, Loaded(index, (image, target)))
+        self._held.add(setting, Loaded(index, (image, target)))
         return copy.deepcopy((image, target))  # whoever gets it may write to it
 
-    def _mix(self, index: int, draw: Draw) -> Sample:
+    def _mix(self, index: int, draw: Draw, setting: list[int], generator: np.random.Generator) -> Sample:
         own = Loaded(index, self._load(index))
         if self.mix == "cutout":
             return self._cut_out(own.sample, draw)
-        held = self._partner_held(index) if self._held.capacity else None
+        held = self._partner_held(index, setting, generator) if self._held.capacity else None
         try:
             partner = held or Loaded(draw.partner, self._load(draw.partner))
             mixed = self._join(own.sample, partner.sample, draw)
@@ -208,13 +214,11 @@ class MixupDataset(Switched, Dataset[Sample]):
             names = f"{self._describe(index)} with its partner {self._describe(held.index if held else draw.partner)}"
             raise RuntimeError(f"mixing {names} failed: {error}") from error
         if self._held.capacity:
-            self._held.add(self._setting, *((own,) if held else (partner, own)))
+            self._held.add(setting, *((own,) if held else (partner, own)))
         return mixed
 
-    def _partner_held(self, index: int) -> Loaded | None:
+    def _partner_held(self, index: int, setting: list[int], generator: np.random.Generator) -> Loaded | None:
         assert self._partners is not None
-        epoch, _, _ = setting = self._setting
-        generator = generator_at(self.seed, epoch, index, self._cache_stream)
         return self._held.draw(setting, partial(self._partners.fits, index), generator)
 
     def _join(self, sample: Sample, partner: Sample, draw: Draw) -> Sample:

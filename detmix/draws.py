@@ -22,7 +22,6 @@ BATCHES = 3 << 32  # plus 1 in the collate function
 STREAMS = 4 << 32  # plus the depth of nesting
 MANIFOLD = 5 << 32  # plus 1 for the partners
 ANALYSIS = 6 << 32  # plus 1 for the choice of objects
-CACHES = 7 << 32  # plus the depth of nesting
 SHARDS = 8 << 32
 
 _WORD = (1 << 64) - 1

@@ -18,6 +18,7 @@ from detmix.benchmark import (
 )
 from detmix.benchmark.comparison import BenchmarkReport, compare, comparison, time_in_turn
 from detmix.benchmark.made_up import coco_file, coco_results, voc_folder
+from detmix.benchmark.photographs import jpeg
 from detmix.data import read_coco, read_voc
 from detmix.evaluation import evaluate_coco
 from detmix.machine import machine
@@ -141,8 +142,13 @@ def test_blends_are_compared_with_a_copy_and_with_other_ways():
     assert 0.9 <= report.rows[-1].ratio[1] <= 1.25  # the process may give back some pages of its own meanwhile
 
 
+def test_a_photograph_has_as_many_bytes_as_one_of_coco():
+    sizes = [len(jpeg(480, 640, np.random.default_rng(seed))) for seed in range(3)]
+    assert sizes == pytest.approx([19.3e9 / 118_287] * 3, rel=0.05)  # of train2017
+
+
 def test_samples_are_compared_with_and_without_mixing():
-    report = measure_sample(images=2, objects=3, repeats=1)
+    report = measure_sample(images=3, batch_size=2, objects=3, repeats=1)
     sizes = ("640x480", "1333x800")
     kinds = [
         ("two decodes", "sample alone"),

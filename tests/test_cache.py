@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Subset
 
 from detmix import MixupDataset, collate, mix_pair
 from detmix.cache import Loaded, PartnerCache
-from detmix.draws import CACHES, generator_at
+from detmix.draws import MIXING, generator_at
 
 from .datasets import Labelled, assert_same, epochs
 from .factories import ListDataset, make_sample
@@ -70,7 +70,7 @@ def test_a_partner_is_one_of_the_last_that_were_loaded_and_never_the_sample_itse
 def test_partners_are_drawn_equally_often_from_what_is_held():
     cache = PartnerCache(5)
     cache.add([0], *(Loaded(index, (None, {})) for index in range(8)))
-    drawn = Counter(cache.draw([0], lambda index: index != 5, generator_at(0, 0, i, CACHES)).index for i in range(4000))
+    drawn = Counter(cache.draw([0], lambda index: index != 5, generator_at(0, 0, i, MIXING)).index for i in range(4000))
     assert set(drawn) == {3, 4, 6, 7}
     assert max(abs(count - 1000) for count in drawn.values()) < 5 * np.sqrt(4000 * 0.25 * 0.75)
 
@@ -79,7 +79,7 @@ def test_a_sample_that_is_loaded_again_is_held_once_and_as_it_was_loaded_last():
     cache = PartnerCache(3)
     for number, index in enumerate([0, 1, 0, 2, 0, 0]):
         cache.add([0], Loaded(index, (number, {})))
-    drawn = Counter(cache.draw([0], lambda _: True, generator_at(0, 0, i, CACHES)).sample[0] for i in range(3000))
+    drawn = Counter(cache.draw([0], lambda _: True, generator_at(0, 0, i, MIXING)).sample[0] for i in range(3000))
     assert set(drawn) == {1, 3, 5}
     assert max(abs(count - 1000) for count in drawn.values()) < 5 * np.sqrt(3000 * 2 / 9)
     cache.add([0], Loaded(3, (6, {})))
@@ -89,8 +89,8 @@ def test_a_sample_that_is_loaded_again_is_held_once_and_as_it_was_loaded_last():
 def test_what_is_rare_is_found_among_many():
     cache = PartnerCache(1000)
     cache.add([0], *(Loaded(index, (None, {})) for index in range(1000)))
-    assert cache.draw([0], lambda index: index == 777, generator_at(0, 0, 0, CACHES)).index == 777
-    assert cache.draw([0], lambda index: False, generator_at(0, 0, 0, CACHES)) is None
+    assert cache.draw([0], lambda index: index == 777, generator_at(0, 0, 0, MIXING)).index == 777
+    assert cache.draw([0], lambda index: False, generator_at(0, 0, 0, MIXING)) is None
 
 
 def test_whether_and_how_much_is_mixed_is_as_without_a_cache():

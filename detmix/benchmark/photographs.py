@@ -1,4 +1,8 @@
-"""Made-up photographs as JPEG files, which cost about as much to decode as real ones, with objects in COCO's layout."""
+"""Made-up photographs as JPEG files, with objects in COCO's layout.
+
+The time that a JPEG takes to decode goes with its bytes. Those of 640x480 pixels have as many as a file of COCO's
+train2017 has on average: 163 kB, 19.3 GB in 118,287 files (the size of train2017.zip on huggingface.co/datasets).
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 _OCTAVES = (4, 16, 64, 256)  # cells across the picture at each scale
-_QUALITY = 90
+_GRAIN = 4.5  # levels of brightness from pixel to pixel, as a sensor's noise
+_QUALITY = 95
 _CLASSES = 8
 
 
 def photograph(height: int, width: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Noise that is smooth at several scales, the finer the fainter, as (H, W, 3) uint8."""
-    picture = np.zeros((height, width, 3), np.float32)
+    """Noise that is smooth at several scales, the finer the fainter, and grain; as (H, W, 3) uint8."""
+    picture = np.repeat(rng.normal(size=(height, width, 1)).astype(np.float32) * _GRAIN, 3, axis=2)
     for cells in _OCTAVES:
         coarse = rng.normal(size=(cells, cells, 3)).astype(np.float32) * 128 / cells**0.5
         picture += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)

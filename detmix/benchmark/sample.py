@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from functools import partial
 from io import StringIO
@@ -28,28 +28,31 @@ _RECORDS = (118_000, 1_000)
 _VISITS = 200  # records visited in each repetition
 
 
-def measure_sample(images: int = 8, objects: int = 8, repeats: int = 40) -> BenchmarkReport:
+def measure_sample(images: int = 64, batch_size: int = 8, objects: int = 8, repeats: int = 20) -> BenchmarkReport:
     """Read and mix training samples, against reading them alone.
 
-    The samples are JPEG files of 640x480 and of 1333x800. "two decodes" loads the partner of each sample, "cache" takes
-    it from the last that were loaded. torchvision's way is its CocoDetection, images as float, and a float blend. The
-    wrapper is what mixing does beside the pixels: it draws, looks up the partner, checks and joins the targets. The
-    decoders get the same bytes; detmix's reads the header for itself, and sees to it that the file is whole.
+    The samples are JPEG files of 640x480, as heavy as COCO's, and of 1333x800. They are kept until their batch is
+    whole, as in a worker of a loader. "two decodes" loads the partner of each sample, "cache" takes it from the last
+    that were loaded, as many as there are files. torchvision's way is its CocoDetection, images as float, and a float
+    blend. The wrapper is what mixing does beside the pixels: it draws, looks up the partner, checks and joins the
+    targets. The decoders get the same bytes; detmix's reads the header for itself, and sees to it that the file is
+    whole.
 
     Args:
         images: files of each size; a repetition reads each once.
+        batch_size: samples that are kept together.
         objects: in each of them.
         repeats: timed repetitions of each row.
     """
     report = BenchmarkReport(f"Training samples from JPEG files, {objects} objects in each")
     for size in _SIZES:
-        report.rows += _of_size(size, images, objects, repeats)
+        report.rows += _of_size(size, images, batch_size, objects, repeats)
     report.rows += [_wrapper(objects, repeats), _wrapper(objects, repeats, cache=64)]
     report.rows += compare_decoders(repeats)
     return report
 
 
-def _of_size(size: tuple[int, int], images: int, objects: int, repeats: int) -> list[Comparison]:
+def _of_size(size: tuple[int, int], images: int, batch_size: int, objects: int, repeats: int) -> list[Comparison]:
     with tempfile.TemporaryDirectory() as folder:
         file = write_coco(Path(folder), images, size, objects=objects)
         data = DetectionDataset(read_coco(file, file.parent / "images"))
@@ -60,7 +63,7 @@ def _of_size(size: tuple[int, int], images: int, objects: int, repeats: int) -> 
             "cache": cached.__getitem__,
             "torchvision": _torchvision(file, mixed),
         }
-        visits = {name: partial(_visit, get, range(images)) for name, get in sides.items()}
+        visits = {name: partial(_visit, get, range(images), batch_size) for name, get in sides.items()}
         seconds = time_in_turn(visits, repeats)
     ms = {name: values / images * 1000 for name, values in seconds.items()}
     pixels = f"{size[1]}x{size[0]}"
@@ -75,9 +78,9 @@ def _of_size(size: tuple[int, int], images: int, objects: int, repeats: int) -> 
     ]
 
 
-def _visit(get: Callable[[int], Any], indices: Iterable[int]) -> None:
-    for index in indices:
-        get(index)
+def _visit(get: Callable[[int], Any], indices: Sequence[int], batch_size: int) -> None:
+    for first in range(0, len(indices), batch_size):
+        _ = [get(index) for index in indices[first : first + batch_size]]  # all held at once
 
 
 def _torchvision(file: Path, draws: MixupDataset) -> Callable[[int], tuple[Tensor, Target]]:
@@ -118,7 +121,7 @@ def _wrapper(objects: int, repeats: int, cache: int = 0) -> Comparison:
     rng = random.Random(0)
 
     def visit(data: MixupDataset) -> None:
-        _visit(data.__getitem__, [rng.randrange(len(data)) for _ in range(_VISITS)])
+        _visit(data.__getitem__, [rng.randrange(len(data)) for _ in range(_VISITS)], 1)
 
     seconds = time_in_turn({"many": partial(visit, many), "few": partial(visit, few)}, repeats)
     µs = {name: values / _VISITS * 1e6 for name, values in seconds.items()}
