@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,16 @@ class Held:
     def __init__(self) -> None:
         self.nbytes = 0
         self._pieces: dict[int, dict[int, int]] = {}
-        self._users: Counter[int] = Counter()
+        self._users: dict[int, int] = {}  # how many samples show a piece, by its address
 
     def add(self, key: int, sample: Any) -> int:
         """Count a sample under a key that is free; returns the bytes by which what is held has grown."""
         pieces = self._pieces[key] = dict(_pieces(sample))
-        grown = sum(size for address, size in pieces.items() if address not in self._users)
-        self._users.update(pieces.keys())
+        grown = 0
+        for address, size in pieces.items():
+            users = self._users.get(address, 0)
+            self._users[address] = users + 1
+            grown += 0 if users else size
         self.nbytes += grown
         return grown
 

@@ -118,7 +118,7 @@ def object_keys(sample: Any) -> tuple[Tensor, ...]:
 
 def per_object_keys(target: Target) -> list[str]:
     """Names of the keys whose rows belong to the objects, in the target's order."""
-    count = len(target["boxes"])
+    count = target["boxes"].shape[0]  # len() of a tensor takes far longer
     return [k for k, v in target.items() if k in OBJECT_KEYS or _has_rows(k, v, count)]
 
 
@@ -214,7 +214,7 @@ def _shared_object_keys(first: Target, second: Target) -> list[str]:
             )
     shared = [k for k in firsts if k in seconds]
     for key in {*firsts, *seconds}.difference(shared):
-        if len(first[key]) != len(second[key]):
+        if first[key].shape[0] != second[key].shape[0]:
             raise ValueError(f"{key} has one row for each box in one of the two targets and not in the other")
     return shared
 
@@ -230,7 +230,9 @@ def _join(key: str, first: Tensor, second: Tensor, size: tuple[int, int]) -> Ten
             f"and of {tuple(second_rows.shape[1:])}"
         )
     rows = torch.cat([first_rows, second_rows])  # of the wider dtype, if they differ
-    if isinstance(first, tv_tensors.TVTensor) and hasattr(first, "canvas_size"):  # of boxes and keypoints
+    if type(first) is Tensor:
+        return rows
+    if hasattr(first, "canvas_size"):  # boxes and keypoints of tv_tensors
         return tv_tensors.wrap(rows, like=first, canvas_size=size)
     return wrap_like(rows, first)
 
@@ -251,7 +253,7 @@ def wrap_like(rows: Tensor, like: Tensor) -> Tensor:
 
 
 def _has_rows(key: str, value: Any, count: int) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == count and key not in IMAGE_KEYS
+    return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == count and key not in IMAGE_KEYS
 
 
 def _name(target: Target) -> str:
