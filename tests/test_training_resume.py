@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.optim.swa_utils import SWALR
 
 from detmix.training import cli_main
 from detmix.training.files import read_history
@@ -242,6 +243,8 @@ VARIANTS = {
 @pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch", "ignore:Detected call of `lr_sch")
 @pytest.mark.parametrize("name", VARIANTS)
 def test_so_does_one_that_trains_in_another_way(tmp_path, in_repository, name):
+    if "last epochs" in name and "state_dict" not in vars(SWALR):
+        pytest.skip("this torch keeps a function in the schedule of such averages, which is no plain value")
     killed, step, arguments = VARIANTS[name]
     wanted, copies = interrupt(tmp_path, *arguments)
     shutil.rmtree(tmp_path / "run")
