@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from detmix.data import DetectionDataset, read_coco, read_voc
-from detmix.data.paths import Folder, other_spelling, read_file
+from detmix.data.paths import Folder, image_suffix, other_spelling, read_file
 
 
 def write_coco(folder, name):
@@ -99,6 +99,14 @@ def test_a_missing_file_that_is_there_under_another_spelling_is_told(wanted, the
         read_file(tmp_path / wanted)
     assert f"({hint})" in str(caught.value)
     assert str(caught.value.filename) == str(tmp_path / wanted)
+
+
+def test_what_pillow_writes_and_reads_as_pixels_is_an_image():
+    Image.init()
+    formats = set(Image.OPEN) & set(Image.SAVE) - {"BLP", "BUFR", "EPS", "GRIB", "HDF5", "PDF", "WMF"}
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
+    assert len(suffixes) > 30
+    assert all(image_suffix(f"a.v2{suffix.upper()}") == suffix.upper() for suffix in suffixes)
 
 
 def test_a_folder_is_not_listed_for_a_missing_file(tmp_path, monkeypatch):

@@ -97,8 +97,9 @@ ZERO = thing(box=(0, 20, 40, 60))
     ("things", "warned"),
     [
         ([thing(), ZERO], True),
-        ([thing(box=(0.5, 0, 9, 9)), thing(box=(1, 2, 9, 9))], True),
+        ([thing(box=(0.5, 2, 9, 9)), thing()], True),
         ([thing(box=(1, 2, 9, 9)), ZERO], False),  # a slip in a file that counts from 1
+        ([thing(box=(0, 0, 9, 9)), thing(box=(1, 5, 9, 9))], False),  # as many boxes at 1 as at 0
         ([thing(), thing(box=(0, 0, 0, 0))], False),  # what tools write for nothing
         ([thing(), thing(box=(-0.5, -3, 9, 9))], False),
         ([], False),
@@ -178,6 +179,7 @@ def test_a_line_is_a_name_where_there_are_such_annotations(tmp_path):
         (f"a.{'x' * 300}", ".jpg"),
         ("a.v2.PNG", ".PNG"),
         ("b.jfif", ".jfif"),
+        ("b.TGA", ".TGA"),
     ],
 )
 def test_the_suffix_is_one_of_an_image_and_no_part_of_a_name_with_dots(stated, suffix, tmp_path):

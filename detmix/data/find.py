@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 
 from .coco_rows import ImageRow
 from .json_rows import read_rows
-from .paths import SUFFIXES, plain_name
+from .paths import SUFFIXES, USUAL_SUFFIXES, plain_name
 
 
 def find_images(sources: Iterable[str]) -> list[Path]:
@@ -77,9 +77,8 @@ def _found(source: str) -> list[Path]:
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and _is_shown(file, path))
         if not files:
-            raise FileNotFoundError(
-                f"{source}: no images in this folder, no file ending in {_some(sorted(SUFFIXES), 20)}"
-            )
+            usual = ", ".join(USUAL_SUFFIXES)
+            raise FileNotFoundError(f"{source}: no images in this folder, no file ending in {usual} or the like")
         return files
     matches = sorted(match for match in map(Path, glob(source, recursive=True)) if match.is_file())
     if not matches:
@@ -91,5 +90,5 @@ def _is_shown(file: Path, folder: Path) -> bool:
     return file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
-def _some(names: Sequence[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (" ..." if len(names) > count else "")
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")

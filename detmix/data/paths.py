@@ -11,9 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)  # there is no such file, or there cannot be
-SUFFIXES = frozenset(  # images'
-    ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()
+SUFFIXES = frozenset(  # of the images that Pillow reads
+    ".apng .avif .avifs .bmp .bw .dds .dib .gif .icb .icns .ico .im .j2c .j2k "
+    ".jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .msp .pbm .pcx .pfm .pgm "
+    ".png .pnm .ppm .qoi .rgb .rgba .sgi .tga .tif .tiff .vda .vst .webp .xbm".split()
 )
+USUAL_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _SEPARATORS = re.compile(r"[/\\]")
 
 
@@ -74,13 +77,13 @@ def file_status(path: str | Path) -> os.stat_result:
 def other_spelling(path: Path) -> str:
     """What to say of a file that is missing and may be there under another name; empty where nothing is like it.
 
-    Names in small or in capital letters are tried, and those of images with another suffix. The folder is not listed:
-    it may hold a million files, and many of those that are wanted may be missing.
+    Names in small or in capital letters are tried, and those of images with another usual suffix. The folder is not
+    listed: it may hold a million files, and many of those that are wanted may be missing.
     """
     if "\\" in path.name:
         return "the file name has backslashes, as Windows writes them"
     stem, suffix = os.path.splitext(path.name)
-    suffixes = [suffix, *(sorted(SUFFIXES) if not suffix or image_suffix(path.name) else ())]
+    suffixes = dict.fromkeys((suffix, *(USUAL_SUFFIXES if not suffix or image_suffix(path.name) else ())))
     names = (name + ending for suffix in suffixes for ending in _cases(suffix) for name in _cases(stem))
     found = next((name for name in names if os.path.exists(path.parent / name)), None)
     return f"there is {found}" if found else ""

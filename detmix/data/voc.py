@@ -160,7 +160,8 @@ def read_voc_set(
         root: as for ``read_voc``.
         image_set: as for ``read_voc``.
         class_names: as for ``read_voc``.
-        one_based: what is said of the boxes; if they look like the other, there is a warning.
+        one_based: what is said of the boxes; if they are said to count from 1 and seem to count from 0, there is a
+            warning.
         cache_dir: as for ``read_voc``.
 
     Raises:
@@ -186,15 +187,15 @@ def read_voc_set(
 
 
 def _warn_if_zero_based(found: VocSet) -> None:
-    """Tell by where boxes at the left and upper edge begin: some zeros among more ones are slips of a tool.
+    """Tell by where boxes at the left or upper edge begin: some zeros among more ones are slips of a tool.
 
     What an empty box says does not count, since tools write zeros for it.
     """
     starts, ends = np.split(found.boxes, 2, axis=1)
     edge = np.floor(np.where((ends > starts).all(axis=1, keepdims=True), starts, np.inf))
-    zero = edge == 0
-    if zero.sum() > (edge == 1).sum():
-        rows = np.flatnonzero(zero.any(axis=1))
+    at_zero, at_one = (edge == 0).any(axis=1), (edge == 1).any(axis=1)
+    if at_zero.sum() > at_one.sum():
+        rows = np.flatnonzero(at_zero)
         _LOGGER.warning(
             "%s: %d of %d boxes begin at 0, fewer at 1, so the corners seem to count from 0. If they do, pass "
             "one_based=False (--data.one_based false in the trainer, --zero-based in tools/evaluate.py), or all are a "

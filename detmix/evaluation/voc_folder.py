@@ -20,9 +20,9 @@ def read_voc_folder(
     """Read one image set of a VOC folder as the development kit does: objects with a pixel count, no box is clipped.
 
     (``detmix.data.read_voc`` makes training data of it, and so clips boxes and drops those that are empty within their
-    image.) A box that ends before it begins is dropped, with one warning of the logger ``detmix.data``. Image ids are
-    1 ... I in the order of the set, category ids 1 ... K in the order of the class names. What was read is kept in
-    ``read_voc``'s cache file.
+    image.) A box without a pixel, as where its corners are reversed, is dropped, with one warning of the logger
+    ``detmix.data``. Image ids are 1 ... I in the order of the set, category ids 1 ... K in the order of the class
+    names. What was read is kept in ``read_voc``'s cache file.
 
     Args:
         root: the folder that holds ``Annotations/*.xml`` and ``ImageSets/Main/<image_set>.txt``.

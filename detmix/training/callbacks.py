@@ -141,8 +141,8 @@ def is_last_epoch(trainer: L.Trainer) -> bool:
 class Throughput(L.Callback):
     """Logs how many images a second one device trains on, after each batch that follows another without a pause.
 
-    Pauses are the end of an epoch, validations and the writing of checkpoints. Where one follows every step, as in
-    epochs of two steps with a validation after each, nothing is logged.
+    Pauses are the end of an epoch, validations and the writing of checkpoints, but for those of weights alone, of which
+    Lightning does not tell. Where one follows every step, as a validation may, nothing is logged.
     """
 
     def __init__(self) -> None:
