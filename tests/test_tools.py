@@ -155,6 +155,25 @@ def test_analyze_entanglement_prints_writes_and_draws_the_layers(analyze, tmp_pa
     assert "<svg" in (tmp_path / "layers.svg").read_text()
 
 
+@pytest.mark.parametrize(
+    ("part", "model"), [("visibility", "a={file}"), ("entanglement", "{file}")], ids=["visibility", "entanglement"]
+)
+def test_analyze_refuses_a_model_of_the_same_classes_in_another_order(
+    analyze, capsys, tmp_path, untrained, part, model
+):
+    (tmp_path / "config.yaml").touch()
+    stated = [{"id": number, "name": name} for number, name in enumerate(("square", "circle", "triangle"))]
+    (tmp_path / "classes.json").write_text(json.dumps(stated))
+    file = tmp_path / "checkpoints" / "model.pt"
+    file.parent.mkdir()
+    file.hardlink_to(untrained)
+    layers = [] if part == "visibility" else ["--layers", "roi"]
+    with pytest.raises(SystemExit):
+        analyze(part, f"--model={model.format(file=file)}", *layers)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "model.pt: trained on other classes: label 1 is 'square' there and 'circle' in this data" in said
+
+
 def test_analyze_reads_weights_without_running_code_from_them(analyze, capsys, tmp_path, untrained):
     torch.save(open_run(ROOT / "configs/quickstart.yaml", SMALL_SCENES)[1], tmp_path / "pickle.pt")
     with pytest.raises(SystemExit):

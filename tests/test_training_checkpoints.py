@@ -73,6 +73,12 @@ def list_no_weights(file):
     torch.save({**torch.load(file, weights_only=True), "state_dict": []}, file)
 
 
+def reverse_classes(file):
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["class_names"].reverse()
+    torch.save(checkpoint, file)
+
+
 def leave_as_it_is(file):
     pass
 
@@ -99,6 +105,7 @@ def empty(file):
             [],
             "last.ckpt: no checkpoint to go on from: optimizer_states is not as",
         ),
+        (reverse_classes, [], "last.ckpt: trained on other classes: label 1 is 'triangle' there and 'circle' in this"),
         (Path.unlink, ["--ckpt_path={file}"], "last.ckpt: no such checkpoint"),
         (leave_as_it_is, ["--model.detector=ssdlite320_mobilenet_v3_large", "--model.options=null"], "tensors differ"),
         (lose_header, [], "metrics.csv: the log is damaged: its first line has no 'step'"),

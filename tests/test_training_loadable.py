@@ -45,6 +45,7 @@ class Run:
         self.kind = kind
         self.module = DetectionModule(optimizer=kind)
         self.module.detector = torch.nn.Linear(3, 2)
+        self.module.class_names = ("red cell", "platelet")
         callbacks = [SkippedImages(Path("run")), MixBatches(), EMAWeightAveraging()]
         quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
         self.trainer = L.Trainer(accelerator="cpu", callbacks=callbacks, logger=False, max_epochs=3, **quiet)
@@ -76,6 +77,7 @@ class Run:
             "current_model_state": dict(weights),
             "averaging_state": {"n_averaged": torch.tensor(1)},
             "optimizer": self.kind,
+            "class_names": ["red cell", "platelet"],
             "detmix": PLACE,
         }
 
@@ -236,6 +238,32 @@ def test_a_checkpoint_of_more_epochs_than_the_run_is_to_have_is_refused(run):
     checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] = 5
     with pytest.raises(ValueError, match=r"5 epochs behind it, and --trainer.max_epochs is 3"):
         run.read(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["platelet", "red cell"], "label 1 is 'platelet' there and 'red cell' in this data. If the data has those "),
+        (["red cell", "owl"], "label 2 is 'owl' there and 'platelet' .* --data.class_names '.\"red cell\", \"owl\".'$"),
+        (["red cell"], "label 2 is no class there and 'platelet' in this data"),
+        (["red cell", "platelet", "owl"], "label 3 is 'owl' there and no class in this data"),
+        ("red cell", "its class_names are no list of names"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["fit", "validate", "test"])
+def test_a_checkpoint_of_other_classes_is_refused(run, stage, names, message):
+    checkpoint = {**run.checkpoint(), "class_names": names}
+    with pytest.raises(ValueError, match=rf"^last\.ckpt: .*{message}"):
+        run.module.require_own(checkpoint, run.path, run.trainer, stage)
+    with pytest.raises(ValueError, match=rf"^the checkpoint: .*{message}"):
+        run.module.on_load_checkpoint(checkpoint)  # of a trainer that the command line has not made
+
+
+def test_a_checkpoint_that_states_no_classes_is_taken(run):
+    """As those of earlier versions."""
+    checkpoint = run.checkpoint()
+    del checkpoint["class_names"]
+    run.module.on_load_checkpoint(run.read(checkpoint))
 
 
 def test_lists_that_callbacks_share_are_written_apart(run):

@@ -10,12 +10,15 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
+from torch import Tensor, nn
 
 from ..analysis import DetectionRates, Entanglement, detection_rates, entanglement
 from ..figures.analysis import entanglement_figure, visibility_figure
 from ..files import write_whole
 from ..terminal import as_text, bar_of, progress_bars, table_of
-from .trained import device_named, open_run
+from .checkpoints import require_same_classes
+from .data import DetectionData
+from .trained import device_named, open_run, stated_classes
 from .weights import read_weights
 
 Split = Literal["val", "test"]
@@ -55,7 +58,7 @@ def analyze_visibility(
     """
     _check_plot(plot)
     data, detector = open_run(config, overrides)
-    states = {name: read_weights(path, detector, len(data.class_names) + 1) for name, path in models.items()}
+    states = {name: _weights_of(path, data, detector) for name, path in models.items()}
     detector.to(device_named(device))
     results: dict[str, DetectionRates] = {}
     with progress_bars() as bars:
@@ -104,7 +107,7 @@ def analyze_entanglement(
     """
     _check_plot(plot)
     data, detector = open_run(config, overrides)
-    detector.load_state_dict(read_weights(model, detector, len(data.class_names) + 1))
+    detector.load_state_dict(_weights_of(model, data, detector))
     detector.to(device_named(device))
     with progress_bars() as bars:
         result = entanglement(
@@ -114,6 +117,13 @@ def analyze_entanglement(
     if plot is not None:
         _write_plot(plot, entanglement_figure(result))
     return _losses_table(result)
+
+
+def _weights_of(path: Path, data: DetectionData, detector: nn.Module) -> dict[str, Tensor]:
+    """Trained weights, whose labels mean what they mean in the data, as far as the run near them says so."""
+    state = read_weights(path, detector, len(data.class_names) + 1)
+    require_same_classes(path, stated_classes(path), data.class_names)
+    return state
 
 
 def _check_plot(plot: Path | None) -> None:

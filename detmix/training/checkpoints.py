@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -116,6 +119,32 @@ def require_same_tensors(path: Path, given: Mapping[str, Any], module: nn.Module
     other = difference(shapes_of(module.state_dict()), shapes_of(given))
     if other:
         raise ValueError(f"{path}: not the weights of this config's detector; {other}")
+
+
+def require_same_classes(source: Path | str, trained: Any, names: Sequence[str]) -> None:
+    """Refuse weights that were trained on other classes, or on these in another order: their labels mean others.
+
+    Args:
+        source: where the weights come from, for the message.
+        trained: their classes in the order of the labels, as a list; None if that is not known.
+        names: the classes of the data, in the order of the labels.
+
+    Raises:
+        ValueError: they differ, and the first label that does is named; or ``trained`` is no list of names.
+    """
+    if trained is None:
+        return
+    if not (isinstance(trained, list) and all(isinstance(name, str) for name in trained)):
+        raise ValueError(f"{source}: its class_names are no list of names")
+    pairs = enumerate(zip_longest(trained, names), 1)
+    label, pair = next(((label, pair) for label, pair in pairs if pair[0] != pair[1]), (0, ()))
+    if not label:
+        return
+    there, here = ("no class" if name is None else repr(name) for name in pair)
+    raise ValueError(
+        f"{source}: trained on other classes: label {label} is {there} there and {here} in this data. If the data "
+        f"has those classes, pass --data.class_names {shlex.quote(json.dumps(trained, ensure_ascii=False))}"
+    )
 
 
 def shapes_of(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ..detectors import Objective, keep_boxes_exact, weight_losses
 from ..losses import Normalizer
 from ..manifold import ManifoldMixup
 from ..targets import Target
-from .checkpoints import require_same_tensors
+from .checkpoints import require_same_classes, require_same_tensors
 from .data import Evaluated, data_of
 from .evaluation import Evaluation, evaluate
 from .loadable import require_loadable, require_resumable
@@ -117,7 +117,7 @@ class DetectionModule(L.LightningModule):
         self.mixer: ManifoldMixup | None = None
         self._restored = False  # from a checkpoint, and not yet trained
         self.detector: nn.Module | None = None
-        self._built_for: int | None = None  # so many classes, without background
+        self.class_names: tuple[str, ...] | None = None  # that it was built for, without background
         self.evaluation: Evaluation | None = None
         self._visits: dict[int, Visit] = {}
         self._hooks: list[RemovableHandle] = []
@@ -154,7 +154,7 @@ class DetectionModule(L.LightningModule):
             self._hooks.pop().remove()
 
     def build(self, stage: str, names: Sequence[str]) -> None:
-        """Build the detector, unless it is there already, of as many classes.
+        """Build the detector, unless it is there already, of the same classes.
 
         Args:
             stage: ``fit``; or ``validate`` or ``test``, whose checkpoint brings the weights.
@@ -171,13 +171,13 @@ class DetectionModule(L.LightningModule):
                 f"model.num_classes is {self.num_classes}, but the data has {len(names)} classes and background, "
                 f"{len(names) + 1} in all: {', '.join(names)}. Leave it out and it comes from the data"
             )
-        if self._built_for not in (None, len(names)):
+        if self.class_names not in (None, tuple(names)):
             raise ValueError(
-                f"the detector was built for {self._built_for} classes, and this data has {len(names)}: "
+                f"the detector was built for the classes {', '.join(self.class_names or ())}, and this data has "
                 f"{', '.join(names)}. Make another DetectionModule for it"
             )
         if self.detector is None:
-            self._built_for = len(names)
+            self.class_names = tuple(names)
             started_from = weights_shape_the_model(self.detector_name, self.weights)
             weights = self.weights if stage == "fit" or started_from else None
             model = build_detector(self.detector_name, len(names) + 1, weights, **self.options)
@@ -253,9 +253,10 @@ class DetectionModule(L.LightningModule):
             stage: ``fit``, which goes on from all of it; or ``validate`` or ``test``.
 
         Raises:
-            ValueError: its tensors or its optimizer are not those of this model, both sides are named; or a part of
-                it is missing or of another kind.
+            ValueError: its classes, tensors or optimizer are not those of this model, both sides are named; or a part
+                of it is missing or of another kind.
         """
+        self._require_own_classes(checkpoint, path)
         require_same_tensors(path, checkpoint["state_dict"], self)
         require_loadable(checkpoint, path, trainer, self)
         if self.mixer is not None and not _is_step(checkpoint.get("manifold", {"step": 0})):
@@ -270,14 +271,25 @@ class DetectionModule(L.LightningModule):
             )
         require_resumable(checkpoint, path, trainer, self._optimizer() if self._knows_its_optimizer(trainer) else None)
 
+    def _require_own_classes(self, checkpoint: dict[str, Any], source: Path | str) -> None:
+        if self.class_names is not None:
+            require_same_classes(source, checkpoint.get("class_names"), self.class_names)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the step that the mixing of features draws next, and the name of the optimizer."""
+        """Keep the classes, the name of the optimizer, and the step that the mixing of features draws next."""
         checkpoint["optimizer"] = self.optimizer_name
+        if self.class_names is not None:
+            checkpoint["class_names"] = list(self.class_names)
         if self.mixer is not None:
             checkpoint["manifold"] = self.mixer.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on drawing where the checkpoint was written."""
+        """Go on drawing where the checkpoint was written.
+
+        Raises:
+            ValueError: the checkpoint is of other classes, or of another order of them.
+        """
+        self._require_own_classes(checkpoint, "the checkpoint")
         self._restored = True
         if self.mixer is not None and "manifold" in checkpoint:
             self.mixer.load_state_dict(checkpoint["manifold"])

@@ -126,6 +126,23 @@ def open_data(config: Path) -> DetectionData:
     return data
 
 
+def stated_classes(weights: Path) -> list[str] | None:
+    """The classes that the run states whose weights these are, in the order of its labels.
+
+    Args:
+        weights: a file in the folder of the run, or one folder down.
+
+    Returns:
+        None where no run or no ``classes.json`` is there.
+
+    Raises:
+        ValueError: ``classes.json`` is malformed.
+    """
+    config = _config_near(weights)
+    file = None if config is None else config.with_name(CLASSES_FILE)
+    return None if file is None or not file.is_file() else [category.name for category in read_classes(file)]
+
+
 def categories(class_names: Sequence[str], category_ids: Sequence[int]) -> list[dict[str, Any]]:
     """COCO's ``categories`` in the order of the labels, those left out that COCO does not use."""
     pairs = zip(category_ids, class_names, strict=True)
@@ -165,11 +182,15 @@ def _read_config(config: Path, sections: Sequence[str], overrides: Sequence[str]
         raise ValueError(f"{config}: {error}") from error
 
 
+def _config_near(weights: Path) -> Path | None:
+    near = [folder / "config.yaml" for folder in weights.absolute().parents[:2]]
+    return next((config for config in near if config.is_file()), None)
+
+
 def _config_beside(weights: Path) -> Path:
     if not weights.is_file():
         raise FileNotFoundError(f"{weights}: no such file of weights (torchvision's own, by name, need --detector)")
-    near = [folder / "config.yaml" for folder in weights.absolute().parents[:2]]
-    found = next((config for config in near if config.is_file()), None)
+    found = _config_near(weights)
     if found is None:
         raise ValueError(
             f"{weights}: there is no config.yaml beside it or one folder up. Pass --config for the model of a run, or "
