@@ -254,6 +254,18 @@ def test_a_run_goes_on_from_its_checkpoint_and_an_earlier_one_is_kept(run, tmp_p
     assert (tmp_path / "quickstart-1" / "checkpoints" / "last.ckpt").exists()
 
 
+def test_the_best_checkpoint_goes_by_its_name(run, finished, tmp_path):
+    own = shutil.copytree(finished, tmp_path / "quickstart")
+    best = own / "checkpoints" / "best.ckpt"
+    (own / "checkpoints" / "last.ckpt").unlink()
+    cli = run("test", "--ckpt_path=best")
+    assert cli.trainer.ckpt_path == str(best)
+    assert (own / "test" / "metrics.json").exists()
+    run("fit", "--ckpt_path=best", "--trainer.max_epochs=3")
+    assert [int(row["step"]) for row in read_history(own) if row["train/loss"]] == list(range(6))
+    assert [path.name for path in tmp_path.iterdir()] == ["quickstart"]
+
+
 def test_going_on_from_a_finished_run_says_that_nothing_was_done(run, tmp_path, capsys):
     run("fit", "--trainer.max_epochs=2")
     last = tmp_path / "quickstart" / "checkpoints" / "last.ckpt"

@@ -1,7 +1,5 @@
 """Settings that the trainer refuses, and what it says."""
 
-import re
-
 import pytest
 
 
@@ -54,7 +52,18 @@ def test_a_setting_that_cannot_work_is_named_before_an_earlier_run_is_moved(run,
     assert earlier.read_text() == "precious"
 
 
-def test_test_without_a_checkpoint_says_what_to_do(run, capsys):
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        (["test"], "last.ckpt"),
+        (["validate", "--ckpt_path=last"], "last.ckpt"),
+        (["test", "--ckpt_path=best"], "best.ckpt"),
+        (["fit", "--ckpt_path=best"], "best.ckpt"),
+    ],
+)
+def test_without_a_checkpoint_it_says_what_to_do(run, capsys, tmp_path, command, file):
     with pytest.raises(SystemExit):
-        run("test")
-    assert re.search(r"there is no .*last\.ckpt: run 'fit' first, or pass --ckpt_path", capsys.readouterr().err)
+        run(*command)
+    wanted = f"there is no {tmp_path}/quickstart/checkpoints/{file}: run 'fit' first, or pass --ckpt_path with a file"
+    assert wanted in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

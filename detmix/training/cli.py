@@ -47,6 +47,12 @@ _UNHELPFUL = (
     ".*args parameter is intended to run from within Python",  # cli_main takes them from nowhere else
 )
 
+_OWN_CHECKPOINTS = "'last' and 'best' are last.ckpt and best.ckpt in the run's own folder."
+_CHECKPOINT = {
+    True: f"Checkpoint file to go on from. {_OWN_CHECKPOINTS}",
+    False: f"Checkpoint file whose weights are measured; by default the run's last one. {_OWN_CHECKPOINTS}",
+}
+
 
 class DetmixCLI(LightningCLI):
     """LightningCLI with a run folder: ``runs/<config name>``, or ``..._nomix`` where nothing is mixed."""
@@ -73,6 +79,13 @@ class DetmixCLI(LightningCLI):
             default=500,
             help="fit: steps between two checkpoints within an epoch; there is one at the end of each epoch too.",
         )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Say of the checkpoint what is so here, in the place of what is so in Lightning."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        [option] = [action for action in parser._actions if action.dest == "ckpt_path"]
+        option.help = _CHECKPOINT[subcommand == "fit"]
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Keep the command, for the report; what torchrun was told is not known here."""
@@ -219,18 +232,25 @@ class DetmixCLI(LightningCLI):
     def _read_checkpoint(self) -> dict[str, Any]:
         """The checkpoint that was asked for, or that the command takes by default; empty where there is none."""
         settings = self.config_init[self.subcommand]
-        last = self.run_dir / "checkpoints" / "last.ckpt"
-        if self.subcommand == "fit":
-            if settings["resume"] or settings["ckpt_path"] == "last":
-                given = None if settings["ckpt_path"] == "last" else settings["ckpt_path"]
-                settings["ckpt_path"] = str(last) if last.exists() else given
-        elif settings["ckpt_path"] is None:
-            if not last.exists():
-                raise FileNotFoundError(f"there is no {last}: run 'fit' first, or pass --ckpt_path")
-            settings["ckpt_path"] = str(last)
-        if settings["ckpt_path"] in (None, "best", "last", "hpc", "registry"):
+        settings["ckpt_path"] = self._chosen_checkpoint(settings)
+        if settings["ckpt_path"] is None:
             return {}
         return read_checkpoint(self._checkpoint_path, weights_only=settings["weights_only"] is not False, mmap=True)
+
+    def _chosen_checkpoint(self, settings: Any) -> str | None:
+        """Path of it; ``last`` and ``best`` are the run's own, of which ``fit`` may begin without the last."""
+        given, folder = settings["ckpt_path"], self.run_dir / "checkpoints"
+        if self.subcommand != "fit":
+            given = given or "last"
+        elif settings["resume"] or given == "last":
+            others = None if given == "last" else given
+            given = "last" if (folder / "last.ckpt").exists() else others
+        if given not in ("last", "best"):
+            return given and str(given)
+        file = folder / f"{given}.ckpt"
+        if not file.exists():
+            raise FileNotFoundError(f"there is no {file}: run 'fit' first, or pass --ckpt_path with a file")
+        return str(file)
 
     def _loggers(self, run_dir: Path) -> list[Any]:
         """The rows for the report, and TensorBoard, which overlooks what it was told of steps that are done again."""
