@@ -373,6 +373,17 @@ def test_a_file_of_which_samples_show_nothing_is_warned_of(changes, tmp_path, ca
     assert "for samples to show" not in caplog.text
 
 
+@pytest.mark.parametrize(("crowds", "warned"), [(0, False), (1, False), (2, True), (19, True)])
+def test_crowds_are_told_of_from_one_in_twenty_on(crowds, warned, tmp_path, caplog):
+    row = content()["annotations"][0]
+    rows = [row | {"id": number, "iscrowd": int(number >= 20 - crowds)} for number in range(20)]
+    dataset = DetectionDataset(read(tmp_path, content(annotations=rows)))
+    assert len(dataset.labels_of(2)) == 20 - crowds
+    said = f"set.json: {crowds} of its 20 objects are crowds, which samples leave out"
+    assert [said in record.getMessage() for record in caplog.records] == [True] * warned
+    assert f"set.json: annotations[{20 - crowds}] is one" in caplog.text or not warned
+
+
 def test_paths_may_be_strings(tmp_path):
     found = read_coco(str(write(tmp_path, content())), "pictures")
     assert found.image_path(1) == Path("pictures/a.jpg")

@@ -21,6 +21,7 @@ OnInvalid = Literal["drop", "raise"]
 _LOGGER = logging.getLogger("detmix.data")
 _OVERHANG = 1.0  # pixels: clipping by no more than this is rounding, and not worth a word
 _ROWS_SHOWN = 3
+_MOST_CROWDS = 0.05  # of all objects: no more than these, or a single one, are worth no word; COCO has about 0.01
 _BLOCK = 1 << 18  # objects that are clipped together, so that the memory this takes is bounded
 
 
@@ -83,7 +84,8 @@ def build_annotations(
 
     A box without width or height, in the file's numbers or once clipped to its image, is dropped, and so is an object
     without a segmentation where those were read. What was dropped, or clipped by more than a pixel, is reported
-    once, as a warning of the logger ``detmix.data``; so is a file none of whose objects a sample will show.
+    once, as a warning of the logger ``detmix.data``; so is a file none of whose objects a sample will show, or of whose
+    objects two or more, and more than one in twenty, are crowds, which samples leave out.
 
     Args:
         images: the I images.
@@ -112,7 +114,7 @@ def build_annotations(
     report(source, where, objects.boxes, clipped.bad, on_invalid)
     order = np.argsort(objects.image, kind="stable")
     kept = order[~dropped(clipped)[order]]
-    _warn_if_none_is_shown(source, objects.iscrowd, kept)
+    _warn_of_what_is_not_shown(source, where, objects.iscrowd, kept)
     encoded = [name.encode() for name in images.file_names]
     return Annotations(
         file_names=np.array(bytearray(b"".join(encoded)), dtype=np.uint8),
@@ -134,11 +136,20 @@ def build_annotations(
     )
 
 
-def _warn_if_none_is_shown(source: str, iscrowd: NDArray[np.bool_], kept: NDArray[np.int64]) -> None:
+def _warn_of_what_is_not_shown(
+    source: str, where: Callable[[int], str], iscrowd: NDArray[np.bool_], kept: NDArray[np.int64]
+) -> None:
+    crowds = np.flatnonzero(iscrowd)
     if len(iscrowd) and iscrowd[kept].all():
         _LOGGER.warning(
             "%s: none of its %d objects is left for samples to show: %d are crowds, %d were dropped",
             *(source, len(iscrowd), len(kept), len(iscrowd) - len(kept)),
+        )
+    elif len(crowds) > max(1, _MOST_CROWDS * len(iscrowd)):
+        _LOGGER.warning(
+            "%s: %d of its %d objects are crowds, which samples leave out, so a detector learns them as background: %s "
+            "is one. Some tools set iscrowd to 1 for all that they write as masks; for single objects it is to be 0",
+            *(source, len(crowds), len(iscrowd), where(int(crowds[0]))),
         )
 
 
