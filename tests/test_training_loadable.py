@@ -346,9 +346,16 @@ def test_an_optimizer_that_is_not_known_before_the_run_is_not_tried(run):
     run.read(checkpoint)
 
 
-def test_a_schedule_over_all_steps_needs_a_last_one():
-    endless = SimpleNamespace(max_epochs=-1, max_steps=-1)
+def timed(**limits):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    return L.Trainer(accelerator="cpu", max_time="00:00:01:00", **quiet, **limits)
+
+
+@pytest.mark.parametrize("endless", [SimpleNamespace(max_epochs=-1, max_steps=-1), timed()], ids=["no limit", "time"])
+def test_a_schedule_over_all_steps_needs_a_last_one(endless):
     DetectionModule(schedule="constant").check_schedule(endless)
+    for limit in ("max_epochs", "max_steps"):
+        DetectionModule(schedule="cosine").check_schedule(timed(**{limit: 7}))
     DetectionModule(schedule="cosine").check_schedule(SimpleNamespace(max_epochs=-1, max_steps=7))
     with pytest.raises(ValueError, match="--model.schedule cosine .* set --trainer.max_epochs or"):
         DetectionModule(schedule="cosine").check_schedule(endless)

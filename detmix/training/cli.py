@@ -209,15 +209,20 @@ class DetmixCLI(LightningCLI):
     @rank_zero_only
     def _say_result(self, file: Path) -> None:
         if self.model.evaluation is None:
-            tell(
-                f"Nothing was evaluated: training stopped at epoch {self.trainer.current_epoch} of "
-                f"--trainer.max_epochs {self.trainer.max_epochs}. A finished run goes on with a higher number."
-            )
+            tell(f"Nothing was evaluated{self._way_to_numbers() if self.subcommand == 'fit' else ''}.")
         else:
             numbers = self.model.evaluation.metrics()
             line = f"AP {numbers['AP']:.3f}  AP50 {numbers['AP50']:.3f} (COCO)  AP50 {numbers['voc/AP50']:.3f} (VOC)"
             tell(line, style="bold")
             tell(f"See {file}")
+
+    def _way_to_numbers(self) -> str:
+        """What is left to do after a training in which no validation was due."""
+        return (
+            f": training stopped at epoch {self.trainer.current_epoch}, step {self.trainer.global_step}. A finished "
+            "run goes on with a higher --trainer.max_epochs, max_steps or max_time; 'validate' in the place of 'fit' "
+            "evaluates its last checkpoint"
+        )
 
     @property
     def _checkpoint_path(self) -> Path:

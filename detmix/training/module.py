@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import BaseFinetuning, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import BaseFinetuning, StochasticWeightAveraging, Timer, WeightAveraging
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -310,12 +310,12 @@ class DetectionModule(L.LightningModule):
         """Refuse a schedule over all steps for a training without an end.
 
         Raises:
-            ValueError: neither epochs nor steps are limited, and the schedule is not ``constant``.
+            ValueError: neither epochs nor steps are limited (time may be), and the schedule is not ``constant``.
         """
-        if trainer.max_epochs == -1 and trainer.max_steps == -1 and self.schedule != "constant":
+        if _never_ends(trainer) and self.schedule != "constant":
             raise ValueError(
                 f"--model.schedule {self.schedule} goes over all steps of a training: set --trainer.max_epochs or "
-                "--trainer.max_steps, or --model.schedule constant"
+                "--trainer.max_steps, or --model.schedule constant; --trainer.max_time does not tell how many there are"
             )
 
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -345,6 +345,12 @@ def _check_backend(name: str | None) -> None:
     known = [] if name is None else torch.compiler.list_backends(exclude_tags=())
     if name is not None and name not in known:
         raise ValueError(f"model.compile must be null or a backend of torch.compile: {', '.join(known)}; got {name!r}")
+
+
+def _never_ends(trainer: Any) -> bool:
+    """Whether neither epochs nor steps are limited: without a number of epochs Lightning takes 1000, unless time is."""
+    timed = trainer.max_epochs is None and any(isinstance(callback, Timer) for callback in trainer.callbacks)
+    return trainer.max_steps == -1 and (trainer.max_epochs == -1 or timed)
 
 
 def _averages(trainer: Any) -> bool:
