@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from detmix.data import DetectionDataset, read_coco, read_voc
-from detmix.data.paths import Folder, image_suffix, other_spelling, read_file
+from detmix.data.paths import Folder, image_suffix, other_spelling, path_below, read_file
 
 
 def write_coco(folder, name):
@@ -61,6 +61,28 @@ def test_an_image_set_that_leads_out_of_the_folder_is_refused_before_anything_is
         read_voc(tmp_path)
 
 
+def test_a_name_with_backslashes_is_read_with_slashes_where_there_is_no_other_file(tmp_path):
+    folder, name = tmp_path / "images", "sub\\1.png"
+    (folder / "sub").mkdir(parents=True)
+    Image.new("RGB", (4, 3), "red").save(folder / "sub" / "1.png")
+    for written in (name, f"{folder}/{name}"):
+        annotations = read_coco(write_coco(tmp_path, written), folder)
+        assert annotations.file_name(1) == written
+        assert DetectionDataset(annotations)[1][0][0].min() == 255
+    content = json.loads(write_coco(tmp_path, name).read_text())
+    del content["images"][1]["height"], content["images"][0]
+    (tmp_path / "set.json").write_text(json.dumps(content | {"annotations": []}))
+    assert read_coco(tmp_path / "set.json", folder).sizes.tolist() == [[3, 4]]
+    Image.new("RGB", (4, 3)).save(folder / name)
+    assert DetectionDataset(read_coco(write_coco(tmp_path, name), folder))[1][0][0].max() == 0
+
+
+@pytest.mark.parametrize("folder", ["images", ".", "", "/images"])
+def test_a_name_with_backslashes_stays_in_its_folder(folder):
+    wanted = Path(folder) / "etc/passwd"
+    assert path_below(Path(folder), "\\etc\\passwd") == path_below(Path(folder), "etc\\passwd") == wanted
+
+
 def test_a_link_is_followed(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "images").symlink_to(tmp_path / "elsewhere")
@@ -89,7 +111,7 @@ def test_only_files_are_read(tmp_path):
         ("img_1.jpeg", "IMG_1.JPG", "there is IMG_1.JPG"),
         ("A.xml", "a.XML", "there is a.XML"),
         ("2020.05.12.jpg", "2020.05.12.png", "there is 2020.05.12.png"),
-        ("IMGS\\i.jpg", "i.jpg", "the file name has backslashes, as Windows writes them"),
+        ("IMGS\\i.jpg", "i.jpg", "the file name has backslashes, as Windows writes them: replace them by /"),
     ],
 )
 def test_a_missing_file_that_is_there_under_another_spelling_is_told(wanted, there, hint, tmp_path):

@@ -125,6 +125,15 @@ def test_a_folder_that_is_not_there_is_named_before_an_earlier_run_is_moved(
     assert {path.name for path in tmp_path.iterdir()} == {"run", "data"}
 
 
+def test_a_first_image_under_another_name_is_named(photographs):
+    root, _ = photographs
+    data = DetectionData("coco", root=str(root), train=["train2017"], val="val2017", test="val2017")
+    first = data.evaluated_set("val").image_path(0)
+    first.rename(first.with_suffix(".JPG"))
+    with pytest.raises(FileNotFoundError, match=r"0\.jpg: not found, .* to be there; there is 0\.JPG$"):
+        data.setup("validate")
+
+
 @pytest.mark.parametrize("wrong", ["{splt}", "{}", "{split", "{split.x}"])
 def test_a_pattern_of_folders_that_is_none_is_named(wrong, photographs):
     root, _ = photographs

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .masks import decode_masks
+from .paths import path_below
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +73,8 @@ class Annotations:
         return self.file_names[start:stop].tobytes().decode()
 
     def image_path(self, index: int) -> Path:
-        """Where the image lies."""
-        return self.image_dir / self.file_name(index)
+        """Where the image lies; backslashes in its name are slashes if there is no such file."""
+        return path_below(self.image_dir, self.file_name(index))
 
     def rows(self, index: int) -> slice:
         """Which rows of the object arrays belong to an image."""

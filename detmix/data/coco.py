@@ -17,7 +17,7 @@ from .categories import Category, one_of_each_name, with_names
 from .cleaning import Images, Objects, OnInvalid, Segmentations, build_annotations, require_unique
 from .coco_columns import Content, read_content
 from .images import size_in_header
-from .paths import Folder
+from .paths import Folder, path_below
 
 
 def read_coco(
@@ -33,7 +33,8 @@ def read_coco(
     Labels 1 ... K-1 follow the category ids in ascending order, or ``class_names`` where given. Of two categories of
     one name that is left out which has no objects. Images without annotations are kept. A size that the file lacks is
     read from the image; annotations without an id get the first from 1 on that are free. File names must stay in
-    ``image_dir``: relative without ``..``, or absolute and below it (so ``image_dir="/"`` takes any absolute one).
+    ``image_dir``: relative without ``..``, or absolute and below it (so ``image_dir="/"`` takes any absolute one);
+    backslashes in them are slashes where there is no file of the name as it is written.
     Messages count rows from 0, as in ``annotations[12]``. The file is read once, from start to end; a change that is
     made to it later is not seen.
 
@@ -123,7 +124,7 @@ def _complete_sizes(path: Path, content: Content, image_dir: Path) -> None:
         name = content.file_names[row]
         folder.require(name, f"{path}: images[{row}].file_name")
         try:
-            content.sizes[row] = size_in_header(image_dir / name)
+            content.sizes[row] = size_in_header(path_below(image_dir, name))
         except (OSError, ValueError) as error:
             raise type(error)(
                 f"{path}: images[{row}] states no height and width, so its image is read: {error}"

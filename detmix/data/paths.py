@@ -58,6 +58,19 @@ class Folder:
             raise ValueError(f"{where}: must lie in {self.path}, without '..' in its path, got {name!r}")
 
 
+def path_below(folder: Path, name: str) -> Path:
+    """Where a file lies that annotations name; backslashes are slashes where no file has the name as it is written.
+
+    Args:
+        folder: that the name starts from, or that an absolute one lies below; see ``Folder``.
+        name: as it is written. Nothing is looked up on disk for one without backslashes.
+    """
+    if "\\" not in name or os.path.lexists(folder / name):
+        return folder / name
+    written = os.path.join(folder, name)
+    return Path(written[: len(written) - len(name)] + name.replace("\\", "/"))
+
+
 def file_status(path: str | Path) -> os.stat_result:
     """What the system says of a file.
 
@@ -81,7 +94,7 @@ def other_spelling(path: Path) -> str:
     listed: it may hold a million files, and many of those that are wanted may be missing.
     """
     if "\\" in path.name:
-        return "the file name has backslashes, as Windows writes them"
+        return "the file name has backslashes, as Windows writes them: replace them by /"
     stem, suffix = os.path.splitext(path.name)
     suffixes = dict.fromkeys((suffix, *(USUAL_SUFFIXES if not suffix or image_suffix(path.name) else ())))
     names = (name + ending for suffix in suffixes for ending in _cases(suffix) for name in _cases(stem))

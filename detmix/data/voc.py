@@ -25,7 +25,7 @@ from .annotations import Annotations
 from .cache import CacheDir
 from .cleaning import Images, Objects, OnInvalid, build_annotations, require_unique
 from .images import size_in_header
-from .paths import Folder, file_status
+from .paths import Folder, file_status, path_below
 from .voc_xml import VocObject, VocRecord, read_record, xml_path
 
 _LOGGER = logging.getLogger("detmix.data")
@@ -82,7 +82,8 @@ def read_voc(
     """
     root = Path(root)
     found = read_voc_set(root, image_set, class_names, one_based=one_based, cache_dir=cache_dir)
-    sizes = [record.size or size_in_header(root / "JPEGImages" / record.file_name) for record in found.records]
+    images = root / "JPEGImages"
+    sizes = [record.size or size_in_header(path_below(images, record.file_name)) for record in found.records]
     return build_annotations(
         Images([record.file_name for record in found.records], sizes, range(1, len(found.records) + 1)),
         Objects(
@@ -96,7 +97,7 @@ def read_voc(
         ),
         class_names=found.class_names,
         category_ids=range(1, len(found.class_names) + 1),
-        image_dir=root / "JPEGImages",
+        image_dir=images,
         source=str(found.file),
         where=found.where,
         one_based=one_based,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ..data import DetectionDataset, Shapes, read_coco, read_voc
 from ..data.dataset import OnError
+from ..data.paths import other_spelling
 
 Format = Literal["coco", "voc", "shapes"]
 Stage = Literal["train", "val", "test"]
@@ -111,7 +112,5 @@ def require_first_image(source: DetectionDataset) -> None:
     first = source.image_path(0)
     wanted = first if source.on_error == "raise" else first.parent
     if not wanted.exists():
-        raise FileNotFoundError(
-            f"{wanted}: not found, and the first image of its split is to be there. Look at --data.root and, for COCO, "
-            "--data.images"
-        )
+        advice = other_spelling(wanted) or "look at --data.root and, for COCO, --data.images"
+        raise FileNotFoundError(f"{wanted}: not found, and the first image of its split is to be there; {advice}")
