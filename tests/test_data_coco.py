@@ -100,6 +100,11 @@ def test_class_names_set_the_order_of_the_labels(tmp_path):
     assert read(tmp_path, content(), class_names=("car", "dog")).labels.tolist() == [1, 2, 1]
 
 
+def test_one_name_is_not_taken_for_a_list_of_letters(tmp_path):
+    with pytest.raises(TypeError, match="class_names must be a list of names, got the text 'car'"):
+        read(tmp_path, content(), class_names="car")
+
+
 def test_many_categories_are_read_in_a_moment(tmp_path):
     categories = [{"id": number, "name": str(number)} for number in range(100_000)]
     with ending(120):

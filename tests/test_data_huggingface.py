@@ -70,10 +70,12 @@ def test_a_row_of_the_hub_that_is_wrong_is_named():
         list(wrapped(rows, image="height"))
 
 
-def test_data_sets_that_do_not_stream_or_are_split_are_refused():
+def test_data_sets_that_do_not_stream_or_are_split_and_a_text_for_classes_are_refused():
     rows = datasets.Dataset.from_list([{"image": picture(0), **row(0)}])
     with pytest.raises(TypeError, match=r"got Dataset: load it with streaming=True .* to_iterable_dataset"):
         HuggingFaceStream(rows, box_format="xywh")
+    with pytest.raises(TypeError, match="classes must be a list of names, got the text 'cat'"):
+        HuggingFaceStream(hub(), box_format="xywh", classes="cat")
     with pytest.raises(ValueError, match="split among ranks already"):
         HuggingFaceStream(datasets.distributed.split_dataset_by_node(hub(), 0, 2), box_format="xywh")
     with pytest.raises(ValueError, match=r"objects\.category is no ClassLabel, so classes must be given"):

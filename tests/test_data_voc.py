@@ -125,6 +125,11 @@ def test_class_names_set_the_labels_and_may_hold_more_than_the_set(tmp_path):
     assert found.labels.tolist() == [2, 3]
 
 
+def test_one_name_is_not_taken_for_a_list_of_letters(tmp_path):
+    with pytest.raises(TypeError, match="class_names must be a list of names, got the text 'dog'"):
+        read_one(tmp_path, document(thing()), class_names="dog")
+
+
 def test_oddities_of_real_files(tmp_path):
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></part>"
     odd = (

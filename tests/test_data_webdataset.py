@@ -163,6 +163,7 @@ def test_samples_with_other_values(tmp_path, content):
         ({"shuffle": -1}, ValueError, "shuffle must be 0 or more, got -1"),
         ({"shuffle": 1.5}, TypeError, "integer"),
         ({"seed": None}, TypeError, "integer"),
+        ({"classes": "cat"}, TypeError, "classes must be a list of names, got the text 'cat'"),
         ({"box_format": "yx"}, ValueError, "box_format must be one of xywh, xyxy"),
     ],
 )

@@ -162,6 +162,12 @@ def require_unique(names: Iterable[str], what: str) -> None:
         seen.add(name)
 
 
+def require_list(names: Sequence[object] | None, what: str) -> None:
+    """Raise TypeError for a text, whose letters would be taken for names."""
+    if isinstance(names, str):
+        raise TypeError(f"{what} must be a list of names, got the text {names!r}")
+
+
 def clip(objects: Objects, sizes: NDArray[np.int32], where: Callable[[int], str], *, one_based: bool) -> Clipped:
     """Clip boxes to their images and find what is wrong with them.
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .annotations import Annotations
 from .box_format import wrong_format
 from .categories import Category, one_of_each_name, with_names
-from .cleaning import Images, Objects, OnInvalid, Segmentations, build_annotations, require_unique
+from .cleaning import Images, Objects, OnInvalid, Segmentations, build_annotations, require_list, require_unique
 from .coco_columns import Content, read_content
 from .images import size_in_header
 from .paths import Folder, path_below
@@ -57,7 +57,9 @@ def read_coco(
             appearance; a coordinate is not finite; an area is below 0; an object's class is not in ``class_names``;
             two categories of one name have objects; a file name leads out of ``image_dir``; an object is invalid and
             ``on_invalid="raise"``; the file was changed while it was read. The file is named, and the row.
+        TypeError: ``class_names`` is a text.
     """
+    require_list(class_names, "class_names")
     path = Path(annotation_file)
     content = read_content(path, masks=masks)
     for section, ids in (

@@ -9,7 +9,7 @@ from typing import Any
 from ..mixing import Sample
 from ..switch import this_process
 from ..targets import Target
-from .cleaning import OnInvalid
+from .cleaning import OnInvalid, require_list
 from .paths import read_file
 from .samples import BoxFormat, Layout
 from .streams import SampleStream, load_library
@@ -62,10 +62,11 @@ class HuggingFaceStream(SampleStream):
 
         Raises:
             ImportError: ``datasets`` is not installed.
-            TypeError: the data set is not a streaming one.
+            TypeError: the data set is not a streaming one, or classes a text.
             ValueError: it is split already; it has no class names and none are given; box_format or on_invalid is not
                 one of those named here.
         """
+        require_list(classes, "classes")
         dataset = _undecoded(_check_streaming(dataset), image)
         names = _class_label_names(dataset.features, objects, labels)
         if classes is None and not names:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from . import cache
 from .annotations import Annotations
 from .cache import CacheDir
-from .cleaning import Images, Objects, OnInvalid, build_annotations, require_unique
+from .cleaning import Images, Objects, OnInvalid, build_annotations, require_list, require_unique
 from .images import size_in_header
 from .paths import Folder, file_status, path_below
 from .voc_xml import VocObject, VocRecord, read_record, xml_path
@@ -79,6 +79,7 @@ def read_voc(
             malformed, has a document type declaration or lacks a tag; a class is not in ``class_names``; a coordinate
             is not finite, or a size not in 0 ... 2**31 - 1; a box is invalid and ``on_invalid="raise"``. The file is
             named, and the object.
+        TypeError: ``class_names`` is a text.
     """
     root = Path(root)
     found = read_voc_set(root, image_set, class_names, one_based=one_based, cache_dir=cache_dir)
@@ -168,7 +169,9 @@ def read_voc_set(
     Raises:
         FileNotFoundError: the image set or the XML file of an image is missing.
         ValueError: a name is there twice; an XML file is malformed, has a document type declaration or lacks a tag.
+        TypeError: ``class_names`` is a text.
     """
+    require_list(class_names, "class_names")
     file, names = _read_image_set(root, image_set)
     records = _read_records(root, names, file, cache.cache_folder(cache_dir))
     objects = [item for record in records for item in record.objects]

@@ -22,7 +22,7 @@ from ..draws import SHARDS, generator_at
 from ..mixing import Sample
 from ..switch import Reader, this_reader
 from ..targets import Target
-from .cleaning import OnInvalid, require_unique
+from .cleaning import OnInvalid, require_list, require_unique
 from .samples import BoxFormat, Layout
 from .streams import SampleStream, load_library
 
@@ -89,8 +89,9 @@ class WebDatasetStream(SampleStream):
             FileNotFoundError: there is no such local shard.
             ValueError: there is no shard, or one twice; a local tar file is cut short; an argument is not one of those
                 named here.
-            TypeError: shuffle or seed is not an integer.
+            TypeError: shuffle or seed is not an integer, or classes a text.
         """
+        require_list(classes, "classes")
         layout = Layout(tuple(classes), box_format, objects, boxes, labels, on_invalid=on_invalid)
         super().__init__(layout, transform, reduce_to)
         if share not in get_args(Share):

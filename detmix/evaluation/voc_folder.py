@@ -35,6 +35,7 @@ def read_voc_folder(
         FileNotFoundError: the list is missing, or the XML file of an image in it.
         ValueError: the list is empty or has a name twice; an XML file is malformed; an object's class is not in
             ``class_names``, or its box is beyond 2**53. The file is named, and the object, counted from 1.
+        TypeError: ``class_names`` is a text.
     """
     found = read_voc_set(Path(root), image_set, class_names, one_based=one_based)
     if not found.records:
