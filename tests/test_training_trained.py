@@ -213,6 +213,12 @@ def test_settings_that_cannot_work_are_named(arguments, wanted, tmp_path, monkey
         open_trained(**arguments)
 
 
+@pytest.mark.parametrize("more", [{}, {"detector": SMALL, "classes": CLASSES}], ids=["a run's", "torchvision's"])
+def test_the_folder_of_a_run_is_no_file_of_weights(run, more):
+    with pytest.raises(ValueError, match=r"run: a folder and no file of weights; pass .*/run/model\.pt, or a"):
+        open_trained(str(run), **more)
+
+
 def test_a_damaged_file_of_classes_is_named(run):
     (run / "classes.json").write_text('[{"id": "one", "name": "circle"}]')
     with pytest.raises(ValueError, match=r"classes\.json: Expected `int`, got `str` - at `\$\[0\]\.id`"):

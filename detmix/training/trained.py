@@ -25,7 +25,7 @@ from .configs import CONFIG_MODE, RUN_OPTIONS, load_config
 from .data import DetectionData
 from .models import Weights, coco_classes, every_detector_name, pretrained_detector, untrained_detector
 from .module import DetectionModule
-from .weights import count_classes, lasting_shapes, read_state, read_weights
+from .weights import count_classes, lasting_shapes, read_state, read_weights, require_file
 
 _OTHER_SECTIONS = ("seed_everything", "trainer", *RUN_OPTIONS)
 _UNUSED = "N/A"  # torchvision's name for the numbers that COCO left out
@@ -188,8 +188,7 @@ def _config_near(weights: Path) -> Path | None:
 
 
 def _config_beside(weights: Path) -> Path:
-    if not weights.is_file():
-        raise FileNotFoundError(f"{weights}: no such file of weights (torchvision's own, by name, need --detector)")
+    require_file(weights, hint=" (torchvision's own, by name, need --detector)")
     found = _config_near(weights)
     if found is None:
         raise ValueError(

@@ -51,8 +51,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         FileNotFoundError: there is no such file.
         ValueError: it is no such file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of weights")
+    require_file(path)
     try:
         content = load_plain(path)
     except OSError:
@@ -66,6 +65,23 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path}: not a file of weights: wanted a state_dict, got {_kind(content)}")
     return state
+
+
+def require_file(path: Path, *, hint: str = "") -> None:
+    """Refuse what is no file of weights at first sight.
+
+    Args:
+        path: where one is wanted.
+        hint: to be added where nothing is there.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is a folder, such as that of a run.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder and no file of weights; pass {path / 'model.pt'}, or a checkpoint in it")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of weights{hint}")
 
 
 def lasting_shapes(state: Mapping[str, Tensor]) -> Shapes:
