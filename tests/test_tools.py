@@ -53,6 +53,7 @@ def test_a_tool_is_a_program(in_repository):
     [
         ("train --help", "validate"),
         ("train fit --help", "--data.mixup.help"),
+        ("train validate --help", "Where nothing is mixed, _nomix is added to either."),
         ("train test --help", "whose weights are measured; by default the run's last one"),
         ("train fit --data.mixup.help", "probability that a sample is mixed at all"),
         ("preview --help", "\npython tools/preview.py --config configs/bccd.yaml --data.mixup.mix cutmix"),

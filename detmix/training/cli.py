@@ -64,7 +64,10 @@ class DetmixCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's name, the folder of all runs, and how a run is taken up again."""
         parser.add_argument(
-            "--name", type=str | None, default=None, help="Name of the run; the config file's by default."
+            "--name",
+            type=str | None,
+            default=None,
+            help="Name of the run; the config file's by default. Where nothing is mixed, _nomix is added to either.",
         )
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
         parser.add_argument(
