@@ -274,15 +274,47 @@ def test_missing_files_are_named(tmp_path):
     folder(tmp_path, {"a": document(thing())}, image_set="trainval")
     with pytest.raises(FileNotFoundError, match=r"val\.txt: no such image set; there are \['trainval'\]"):
         read_voc(tmp_path, "val")
-    with pytest.raises(FileNotFoundError, match=r"val\.txt: no such image set; is .*nowhere the folder that holds"):
+    with pytest.raises(FileNotFoundError, match=r"val\.txt: no such image set; it is .*nowhere the folder that holds"):
         read_voc(tmp_path / "nowhere", "val")
     (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("a\nb\n")
     with pytest.raises(FileNotFoundError, match=r"b\.xml: no such annotation file, and .*val\.txt lists it"):
         read_voc(tmp_path, "val")
+    for file in (tmp_path / "ImageSets" / "Main").iterdir():
+        file.rename(tmp_path / file.name)
+    with pytest.raises(FileNotFoundError, match=r"val\.txt: no such image set; it is a text file .*: write it$"):
+        read_voc(tmp_path, "val")
+    (tmp_path / "trainval.txt").rename(tmp_path / "ImageSets" / "Main" / "trainval.txt")
     with pytest.raises(FileNotFoundError, match=r"a\.jpg"):
         DetectionDataset(read_voc(tmp_path, "trainval"))[0]
     with pytest.raises(FileNotFoundError, match=r"a\.jpg"):
         read_one(tmp_path, document(size=""))
+
+
+def test_what_a_flat_folder_lacks_is_told_one_after_the_other(tmp_path):
+    root = tmp_path / "flat"
+    root.mkdir()
+    (root / "a.xml").write_text(document(thing()))
+    Image.new("RGB", (100, 80)).save(root / "a.jpg")
+    written = "a text file with the name of one image a line, without its suffix: write it"
+    with pytest.raises(FileNotFoundError, match=rf"train\.txt: .*{written}; is .*flat the folder that holds"):
+        read_voc(root)
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    (root / "ImageSets" / "Main" / "train.txt").write_text("a\n")
+    with pytest.raises(FileNotFoundError, match=rf"lists it; there is no folder {root}/Annotations: make it"):
+        read_voc(root)
+    (root / "Annotations").symlink_to(".")
+    found = read_voc(root)
+    with pytest.raises(FileNotFoundError, match=rf"there is no folder {root}/JPEGImages: make it, or a link"):
+        DetectionDataset(found)[0]
+    (root / "JPEGImages").symlink_to(".")
+    assert DetectionDataset(found)[0][0].shape == (3, 80, 100)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".PNG", ".xml", ".jpg 1"])
+def test_a_list_may_write_suffixes(suffix, tmp_path):
+    documents = {"a": document(), "b.jpg": document(), "c.v2": document()}
+    read = read_voc(folder(tmp_path, documents, lines=f"a{suffix}\nb.jpg\nc.v2\n"))
+    assert [read.file_name(index) for index in range(3)] == ["a.jpg", "b.jpg.jpg", "c.v2.jpg"]
 
 
 def test_a_pipe_in_the_place_of_an_image_is_not_waited_for(tmp_path):

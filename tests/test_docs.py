@@ -8,6 +8,7 @@ import torch
 import torchvision
 import yaml
 
+from detmix.data import read_voc
 from detmix.training.models import build_detector
 
 from .factories import write_coco_folder
@@ -52,10 +53,14 @@ def test_data(run_page, tmp_path, monkeypatch):
 
     write_coco(tmp_path / "data" / "coco")
     write_voc(tmp_path / "data" / "voc" / "VOC2007", ("trainval",))
+    write_voc(tmp_path / "data" / "own_voc", ("all", "more"))
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: hub())
     names = run_page("data.md")
     assert [len(names[name]) for name in ("coco", "voc")] == [7, 4]
     assert names["loss"].isfinite()
+    split = [read_voc("data/own_voc", image_set).file_names.tobytes().decode() for image_set in ("val", "train", "all")]
+    assert [part.count(".jpg") for part in split] == [1, 7, 4]
+    assert split[0] not in split[1]
     assert {row["image_id"] for row in names["results"]} == set(range(100, 107))
     found = [target for _, targets in names["loader"] for target in targets]
     assert sorted(target["image_id"] for target in found) == list(range(100, 107))

@@ -16,6 +16,7 @@ SUFFIXES = frozenset(  # of the images that Pillow reads
     ".jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .msp .pbm .pcx .pfm .pgm "
     ".png .pnm .ppm .qoi .rgb .rgba .sgi .tga .tif .tiff .vda .vst .webp .xbm".split()
 )
+VOC_FOLDERS = ("Annotations", "JPEGImages")
 USUAL_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _SEPARATORS = re.compile(r"[/\\]")
 
@@ -91,8 +92,12 @@ def other_spelling(path: Path) -> str:
     """What to say of a file that is missing and may be there under another name; empty where nothing is like it.
 
     Names in small or in capital letters are tried, and those of images with another usual suffix. The folder is not
-    listed: it may hold a million files, and many of those that are wanted may be missing.
+    listed: it may hold a million files, and many of those that are wanted may be missing. One of VOC's
+    that is not there itself is named.
     """
+    folder = path.parent
+    if folder.name in VOC_FOLDERS and not folder.exists():
+        return f"there is no folder {folder}: make it, or a link of that name to where the files are"
     if "\\" in path.name:
         return "the file name has backslashes, as Windows writes them: replace them by /"
     stem, suffix = os.path.splitext(path.name)

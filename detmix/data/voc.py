@@ -25,7 +25,7 @@ from .annotations import Annotations
 from .cache import CacheDir
 from .cleaning import Images, Objects, OnInvalid, build_annotations, require_list, require_unique
 from .images import size_in_header
-from .paths import Folder, file_status, path_below
+from .paths import Folder, file_status, image_suffix, other_spelling, path_below
 from .voc_xml import VocObject, VocRecord, read_record, xml_path
 
 _LOGGER = logging.getLogger("detmix.data")
@@ -51,7 +51,8 @@ def read_voc(
 ) -> Annotations:
     """Read one image set of a VOC folder.
 
-    The folder holds ``Annotations/*.xml``, ``ImageSets/Main/<image_set>.txt`` and ``JPEGImages/``. VOC's
+    The folder holds ``Annotations/*.xml``, ``ImageSets/Main/<image_set>.txt`` and ``JPEGImages/``. The list has the
+    name of one image a line, without suffix; one that is written all the same is passed over. VOC's
     coordinates, which count from 1 and include xmax and ymax, become 0-based and exclusive; a box with
     xmax = xmin or ymax = ymin is taken to be empty. Image ids are 1 ... I, in the order of the set. A size
     that the XML lacks is read from the image. An image is ``<name>.jpg``, or has the suffix of an image that
@@ -212,9 +213,7 @@ def _read_image_set(root: Path, image_set: str) -> tuple[Path, list[str]]:
     folder = root / "ImageSets" / "Main"
     path = folder / f"{image_set}.txt"
     if not path.is_file():
-        there = sorted(p.stem for p in folder.glob("*.txt"))
-        hint = f"there are {there}" if there else f"is {root} the folder that holds Annotations and ImageSets?"
-        raise FileNotFoundError(f"{path}: no such image set; {hint}")
+        raise FileNotFoundError(f"{path}: no such image set; {_advice(root, folder)}")
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
@@ -227,10 +226,28 @@ def _read_image_set(root: Path, image_set: str) -> tuple[Path, list[str]]:
     return path, names
 
 
+def _advice(root: Path, folder: Path) -> str:
+    if there := sorted(path.stem for path in folder.glob("*.txt")):
+        return f"there are {there}"
+    asked = "" if (root / "Annotations").is_dir() else f"; is {root} the folder that holds Annotations and ImageSets?"
+    return f"it is a text file with the name of one image a line, without its suffix: write it{asked}"
+
+
 def _name_in(line: str, root: Path) -> str:
-    """The name in a line; the sets of one class have a second column, unless the whole line is a name."""
+    """The name in a line; the sets of one class have a second column, and some tools write a suffix.
+
+    What seems to be either is part of the name where there is such an annotation file.
+    """
     name = re.sub(r"\s+(-1|0|1)$", "", line)
-    return line if name != line and os.path.isfile(f"{root}/Annotations/{line}.xml") else name
+    if name != line and _is_annotated(root, line):
+        return line
+    bare, suffix = os.path.splitext(name)
+    is_file = suffix.lower() == ".xml" or image_suffix(name)
+    return bare if is_file and not _is_annotated(root, name) and _is_annotated(root, bare) else name
+
+
+def _is_annotated(root: Path, name: str) -> bool:
+    return os.path.isfile(f"{root}/Annotations/{name}.xml")
 
 
 def _read_records(root: Path, names: list[str], set_file: Path, folder: Path | None) -> list[VocRecord]:
@@ -257,6 +274,8 @@ def _stamp(root: Path, name: str, set_file: Path) -> tuple[int, int]:
     try:
         found = file_status(f"{root}/Annotations/{name}.xml")
     except FileNotFoundError:
-        message = f"{xml_path(root, name)}: no such annotation file, and {set_file} lists it"
-        raise FileNotFoundError(message) from None
+        file = xml_path(root, name)
+        hint = other_spelling(file)
+        message = f"{file}: no such annotation file, and {set_file} lists it"
+        raise FileNotFoundError(f"{message}; {hint}" if hint else message) from None
     return found.st_size, found.st_mtime_ns

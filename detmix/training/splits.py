@@ -112,5 +112,5 @@ def require_first_image(source: DetectionDataset) -> None:
     first = source.image_path(0)
     wanted = first if source.on_error == "raise" else first.parent
     if not wanted.exists():
-        advice = other_spelling(wanted) or "look at --data.root and, for COCO, --data.images"
+        advice = other_spelling(first) or "look at --data.root and, for COCO, --data.images"
         raise FileNotFoundError(f"{wanted}: not found, and the first image of its split is to be there; {advice}")
