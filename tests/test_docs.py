@@ -1,6 +1,7 @@
 """The Python of the pages runs as it stands, block after block in one namespace, on few data and small detectors."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import torchvision
 import yaml
 
 from detmix.data import read_voc
+from detmix.training import DetectionData
 from detmix.training.models import build_detector
 
+from .conftest import ROOT
 from .factories import write_coco_folder
 from .test_configs import write_image, write_voc
 from .test_readme import code_blocks
@@ -54,6 +57,7 @@ def test_data(run_page, tmp_path, monkeypatch):
     write_coco(tmp_path / "data" / "coco")
     write_voc(tmp_path / "data" / "voc" / "VOC2007", ("trainval",))
     write_voc(tmp_path / "data" / "own_voc", ("all", "more"))
+    write_export(tmp_path / "data" / "own" / "result.json", tmp_path / "data" / "own", "")
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: hub())
     names = run_page("data.md")
     assert [len(names[name]) for name in ("coco", "voc")] == [7, 4]
@@ -66,6 +70,49 @@ def test_data(run_page, tmp_path, monkeypatch):
     assert sorted(target["image_id"] for target in found) == list(range(100, 107))
     assert all("lam" in target for target in found)
     assert names["stream"].class_names == ("cat", "dog")
+
+
+EXPORTS = {  # where the file of a split or of all lies, and the images, and what comes before their names
+    "Roboflow": ("{split}/_annotations.coco.json", "{split}", ""),
+    "FiftyOne": ("{split}/labels.json", "{split}/data", ""),
+    "CVAT": ("annotations/instances_default.json", "images/default", "a b/"),
+    "Label Studio": ("result.json", "images", "images\\"),
+    "labelme": ("dataset.json", ".", ""),
+}
+
+
+def write_export(file, images, before):
+    """Five images with an object each, of three of the four categories."""
+    numbers = range(5)
+    for number in numbers:
+        write_image(images / f"{number}.jpg", number)
+    rows = [{"id": n, "image_id": n, "category_id": 1 + n % 3, "bbox": [5, 6, 30, 20]} for n in numbers]
+    categories = [{"id": n, "name": name} for n, name in enumerate(("hats", "head", "helmet", "person"))]
+    named = [{"id": n, "file_name": f"{before}{n}.jpg", "height": 48, "width": 64} for n in numbers]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"images": named, "annotations": rows, "categories": categories}))
+
+
+@pytest.mark.parametrize("tool", EXPORTS)
+def test_the_trainer_reads_exports_as_the_page_says(tool, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page, (file, images, before) = (ROOT / "docs" / "data.md").read_text(), EXPORTS[tool]
+    [config] = re.findall(r"```yaml\n(data:.*?)```", page, flags=re.DOTALL)
+    [row] = re.findall(rf"^\| {tool}.*\| `\"(.*)\"` \| `\"(.*)\"` \|$", page, flags=re.MULTILINE)
+    settings = yaml.safe_load(config)["data"] | dict(zip(("annotations", "images"), row, strict=True))
+    settings["val"] = settings["val"] if tool == "Roboflow" else "val"
+    for split in ("train", settings["val"]) if "{split}" in file else ("",):
+        placed = [Path("data/own", place.format(split=split)) for place in (file, images)]
+        write_export(placed[0], placed[1] / "a b" if before == "a b/" else placed[1], before)
+    if "{split}" not in file:
+        [script] = [block for block in code_blocks("docs/data.md") if '"result.json"' in block]
+        exec(script.replace("result.json", file), {})
+    data = DetectionData(**settings)
+    data.setup("fit")
+    assert data.class_names == ("helmet", "head", "person")
+    sets = data.train_set, data.evaluated_set("val")
+    read = [[dataset[index] for index in range(len(dataset))] for dataset in sets]
+    assert [len(samples) for samples in read] == ([5, 5] if "{split}" in file else [4, 1])
 
 
 def test_mixing(run_page):
