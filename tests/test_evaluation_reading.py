@@ -203,6 +203,25 @@ def test_labels_in_the_place_of_category_ids_are_recognised():
         found([{**ROW, "category_id": 0}], truth)  # of which none is known
 
 
+def test_what_ids_from_0_are_taken_for():
+    truth = {
+        "images": [{"id": i} for i in (0, 1)],
+        "categories": [{"id": i, "name": str(i)} for i in (0, 1, 2)],
+        "annotations": [],
+    }
+
+    def refused(key, ids, message):
+        with pytest.raises(ValueError, match=message) as raised:
+            found([{**ROW, "image_id": 0, "category_id": 0, key: i} for i in ids], truth)
+        return str(raised.value)
+
+    refused("category_id", (1, 2, 3), r"id 3 .* labels, 1 \.\.\. 3, and known are 0, 1, 2; pass .*category_ids$")
+    refused("category_id", (2, 3), r"like labels")  # nothing may be of the first one
+    refused("image_id", (1, 2), r"image_id 2 .*, and known are 0, 1: are they numbered from 1\?$")
+    assert "numbered" not in refused("image_id", (0, 1, 2), r"image_id 2 .*; 1 of 3 rows .*, and known are 0, 1$")
+    refused("image_id", (7, 8), r"; 2 of 2 rows .*none of a known one: .* data set\? Known are 0, 1$")
+
+
 def test_an_id_in_a_gap_is_no_numbering():
     gaps = {**TRUTH, "categories": [{"id": k, "name": str(k)} for k in range(1, 91) if k != 12], "annotations": []}
     with pytest.raises(ValueError, match=r"unknown category_id 12 (?!.*numbered)"):

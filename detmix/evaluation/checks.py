@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from ..data.bounds import EXACT
 from ..data.box_format import wrong_format
 
+_SHOWN = 5  # of the known ids, in a message
+
 
 def check_ids(ids: NDArray[np.int64], known: NDArray[np.int64], name: str, place: str) -> NDArray[np.int64]:
     """Where each id stands among the known ones.
@@ -28,16 +30,28 @@ def check_ids(ids: NDArray[np.int64], known: NDArray[np.int64], name: str, place
     if unknown.any():
         row, key = int(unknown.argmax()), place.rpartition(".")[2]
         share = f"; {unknown.sum()} of {len(ids)} rows are of unknown ones"
-        raise ValueError(f"{name}: unknown {key} {ids[row]} - at `{place.format(row)}`{share}{_id_cause(ids, known)}")
+        raise ValueError(
+            f"{name}: unknown {key} {ids[row]} - at `{place.format(row)}`{share}{_id_cause(ids, known, key)}"
+        )
     return places
 
 
-def _id_cause(ids: NDArray[np.int64], known: NDArray[np.int64]) -> str:
-    if len(known) and ids.min() in (0, 1) and ids.max() <= len(known):
-        return ": are they numbered 0, 1, 2 ... rather than by the ids of the ground truth?"
+def _id_cause(ids: NDArray[np.int64], known: NDArray[np.int64], key: str) -> str:
+    """What the ids may be instead, and which ones are known."""
+    count = len(known)
+    if not count:
+        return ", and none is known"
+    shown = ", ".join(map(str, known[:_SHOWN])) + (" ..." if count > _SHOWN else "")
+    from_zero = np.array_equal(known, np.arange(count))
+    if from_zero and ids.min() >= 1 and ids.max() == count:
+        if key == "category_id":
+            return f": they look like labels, 1 ... {count}, and known are {shown}; pass them through category_ids"
+        return f", and known are {shown}: are they numbered from 1?"
+    if not from_zero and ids.min() in (0, 1) and ids.max() <= count:
+        return f": are they numbered 0, 1, 2 ... rather than by the ids of the ground truth, {shown}?"
     if not np.isin(ids, known).any():
-        return ", and none of a known one: is this file of another data set?"
-    return ""
+        return f", and none of a known one: is this file of another data set? Known are {shown}"
+    return f", and known are {shown}"
 
 
 def check_scores(scores: NDArray[np.float64], name: str, place: str) -> None:
