@@ -153,6 +153,17 @@ def test_polygons_without_end_are_named(polygon, message):
         read_ground_truth({**truth, "annotations": truth["annotations"][:1]}, masks=True)
 
 
+@pytest.mark.parametrize("segmentation", [None, []])
+def test_an_object_without_a_mask_is_named_where_masks_are_measured(tmp_path, segmentation):
+    (tmp_path / "truth.json").write_text(
+        json.dumps({**TRUTH, "annotations": [{**TRUTH["annotations"][0], "segmentation": segmentation}]})
+    )
+    assert len(read_ground_truth(tmp_path / "truth.json").objects) == 1
+    message = r"truth.json: a mask must be .*, got .* - at `\$.annotations\[0\].segmentation`"
+    with pytest.raises(ValueError, match=message):
+        read_ground_truth(tmp_path / "truth.json", masks=True)
+
+
 def test_masks_are_asked_for_only_where_they_are_needed():
     for truth in (TRUTH, changed("images", height=None)):
         assert len(read_ground_truth(truth).objects) == 2

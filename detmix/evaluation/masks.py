@@ -16,7 +16,7 @@ def encode_masks(segmentations: list[Any], sizes: NDArray[np.int64], name: str, 
     """Polygons, uncompressed and compressed RLEs, all as compressed ones.
 
     Args:
-        segmentations: M of them, in COCO's forms.
+        segmentations: M of them, in COCO's forms; None, as some tools write, is refused in words.
         sizes: (M, 2), height and width of their images.
         name: the file.
         place: where in it, with ``{}`` for the number of the row.
@@ -36,6 +36,8 @@ def encode_masks(segmentations: list[Any], sizes: NDArray[np.int64], name: str, 
 
 
 def _encode(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    if segmentation is None:
+        raise ValueError("there is none, got null")
     if isinstance(segmentation, list):
         polygons = of_three_points(segmentation)
         if not polygons:

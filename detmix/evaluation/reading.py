@@ -45,7 +45,7 @@ class _Annotation(AnnotationRow, gc=False, kw_only=True):
 
 
 class _MaskAnnotation(_Annotation, kw_only=True):
-    segmentation: list[list[float]] | dict[str, Any]
+    segmentation: list[list[float]] | dict[str, Any] | None
 
 
 class _BoxTruth(Struct):
