@@ -194,3 +194,16 @@ def test_images_must_differ_in_their_names(tmp_path):
         ValueError, match=r"ground truth: .*need images of different file names.*, and 2 are called 'a/1'"
     ):
         read_kit_files(write(tmp_path, {"comp4_det_val_cat.txt": LINE}), truth)
+
+
+@pytest.mark.parametrize(("stated", "line"), [("train\\a.jpg", "train\\a"), ("./train/a.jpg", "./train/a")])
+def test_names_in_lines_are_read_as_those_of_the_images(tmp_path, stated, line):
+    images = [{"id": 1, "file_name": stated}, {"id": 2, "file_name": "val/a.jpg"}]
+    truth = read_ground_truth({"images": images, "categories": [{"id": 1, "name": "cat"}], "annotations": []})
+    (tmp_path / "comp4_det_val_cat.txt").write_text(f"{line} 0.5 1 1 9 9\ntrain/a 0.5 1 1 9 9\n")
+    assert read_kit_files(tmp_path, truth)[0].images.tolist() == [0, 0]
+
+
+def test_the_first_pixel_twice_is_no_share_of_the_image(tmp_path):
+    found, _ = read(tmp_path, "000002 0.5 1 1 1 1\n" * 2)
+    assert found.corners.tolist() == [[1, 1, 1, 1]] * 2

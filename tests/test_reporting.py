@@ -241,6 +241,12 @@ def test_stated_classes_in_another_spelling_are_no_classes_more(tmp_path, files)
     (run / "classes.json").write_text(json.dumps([{"id": k, "name": n} for k, n in enumerate(("Cat", "dog"), 1)]))
     with pytest.raises(ValueError, match=r"classes\.json\): category_id 1 is 'Cat', .*it has 'cat', 'dog' -"):
         evaluate_files(files["coco"], run, Options())
+    other = tmp_path / "other"
+    other.mkdir()
+    write_results(other / "predictions.json", draw_scene()[1])
+    (other / "classes.json").write_text(json.dumps([{"id": k, "name": n} for k, n in enumerate(NAMES, 1)]))
+    with pytest.raises(ValueError, match=r"run/classes\.json\): category_id 1 is 'Cat', "):
+        evaluate_files(files["coco"], run, Options(), other=other)
 
 
 def test_the_kits_classes_need_no_objects(tmp_path, files):

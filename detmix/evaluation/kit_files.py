@@ -133,7 +133,7 @@ def _class_of(path: Path, names: Sequence[str], image_set: str | None) -> str:
 
 def _read(path: Path, images: dict[str, int], truth: str) -> NDArray[np.float64]:
     """The detections of a file, (D, 6): place of the image, score, box."""
-    lines = _lines(path)
+    lines = {number: [plain_name(fields[0]), *fields[1:]] for number, fields in _lines(path).items()}
     unknown = [number for number, fields in lines.items() if fields[0] not in images]
     if unknown:
         share = f"{len(unknown)} of {len(lines)} lines are of unknown ones"
@@ -188,7 +188,7 @@ def _check(path: Path, numbers: Sequence[int], values: NDArray[np.float64]) -> N
             cause = "; are they <x> <y> <width> <height>?"
         more = f"; {reversed_.sum()} of {len(values)} lines are such{cause}"
         refuse(reversed_, "xmax and ymax must not be below xmin and ymin", corners, more)
-    if len(values) > 1 and corners.max() <= 1:
+    if len(values) > 1 and corners.max() <= 1 and (corners % 1).any():
         got = f"no number above 1: are they shares of the image? - at line {numbers[0]}"
         raise ValueError(f"{path}: boxes must be in pixels, got {got}")
 

@@ -31,12 +31,13 @@ class CocoFile:
     def read(self, predictions: Sequence[Path], *, masks: bool) -> GroundTruth:
         """Read it, with the classes that a run states near these predictions; errors are of ``read_ground_truth``.
 
-        Should objects be of others, as where names are spelt in another way, the classes stay those of the file.
+        A run that does not state all classes of the objects, as where names are spelt in another way, adds none.
         """
         truth = read_ground_truth(self.annotations, masks=masks)
         files = [_results_file(path) for path in predictions if not is_kit_files(path)]
-        stated = [name for file in files for name in stated_classes(file)]
-        return _with_classes(truth, stated) if _counted(truth) <= set(stated) else truth
+        counted = _counted(truth)
+        stated = [name for file in files if counted <= set(names := stated_classes(file)) for name in names]
+        return _with_classes(truth, stated)
 
 
 @dataclass(frozen=True)
