@@ -14,7 +14,8 @@ from detmix.data import Shapes
 from detmix.detectors import losses_and_detections
 from detmix.evaluation import evaluate_coco, evaluate_voc
 from detmix.reporting import CocoFile, Options, evaluate_files
-from detmix.training import build_detector, cli_main
+from detmix.training import DetectionData, build_detector, cli_main
+from detmix.training.artifacts import _write_ids
 from detmix.training.cli import _has_bf16
 from detmix.training.files import read_history
 from detmix.training.run_report import report_run
@@ -212,6 +213,27 @@ def test_a_split_with_other_ids_and_without_one_class_is_scored_by_name(tmp_path
     assert [row["category_id"] for row in rows] == [3, 7, 3, 7]
     evaluate_files(CocoFile(files["val2017"]), run, Options(), json_file=tmp_path / "numbers.json")
     assert json.loads((tmp_path / "numbers.json").read_text())["metrics"]["AP"] == pytest.approx(1)
+    cli_main(["test", *arguments, "--data.test=val2017"])
+    for image in val["images"]:
+        image["file_name"] = f"other_{image['file_name']}"
+    files["val2017"].write_text(json.dumps(val))  # the ids are the same, and the images others
+    for predictions in (run, run / "predictions.json", run / "test"):
+        with pytest.raises(ValueError, match=r"image_id 0 is '0.jpg', and .* has none of that name"):
+            evaluate_files(CocoFile(files["val2017"]), predictions, Options())
+
+
+def test_only_names_that_tell_images_apart_are_stated(tmp_path):
+    """Images of one name are known by their ids, and what was stated of others before goes."""
+    write_coco(tmp_path)
+    file, stated = tmp_path / "annotations" / "instances_val2017.json", tmp_path / "out" / "images.json"
+    for names in (["0.jpg", "1.jpg"], ["./0.jpg", "0.jpg"]):
+        content = json.loads(file.read_text())
+        for image, name in zip(content["images"], names, strict=False):
+            image["file_name"] = name
+        file.write_text(json.dumps(content))
+        data = DetectionData(format="coco", root=str(tmp_path), train=["train2017"], val="val2017")
+        _write_ids(stated, data, "val")
+        assert stated.exists() == (names[1] == "1.jpg")
 
 
 def test_without_mixing_the_run_has_a_name_of_its_own(run, tmp_path):

@@ -1,8 +1,8 @@
 """By which ids predictions call images and classes, where a file beside them says so.
 
-A run of ``tools/train.py`` writes ``classes.json`` (COCO's ``categories``) near its ``predictions.json``, and
-``tools/predict.py`` writes ``images.json`` (COCO's ``images`` and ``categories``). Such predictions and a ground truth
-have the names in common; ids may differ.
+``tools/predict.py`` and a run of ``tools/train.py`` write ``images.json`` (COCO's ``images`` and ``categories``) beside
+their ``predictions.json``; where images have no names, a run has ``classes.json`` (COCO's ``categories``) alone. Such
+predictions and a ground truth have the names in common; ids may differ.
 """
 
 from __future__ import annotations

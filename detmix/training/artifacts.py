@@ -12,7 +12,8 @@ import lightning as L
 from PIL import Image
 from torch import Tensor
 
-from ..evaluation.numbering import CLASSES_FILE, PREDICTIONS_FILE
+from ..data.paths import plain_name
+from ..evaluation.numbering import CLASSES_FILE, IMAGES_FILE, PREDICTIONS_FILE
 from ..figures import draw_boxes, image_grid
 from ..files import write_whole
 from ..machine import machine
@@ -24,7 +25,7 @@ from .log import log_picture
 from .module import DetectionModule
 from .run_report import MIN_SCORE, SAMPLES, as_detections, write_facts, write_run_report, write_sample
 from .skipped import SkippedImages
-from .trained import categories
+from .trained import categories, stated_ids
 
 _PICTURES = 8  # images in a grid
 
@@ -37,11 +38,13 @@ class RunFiles(L.Callback):
     - at its start: ``config.yaml`` and ``classes.json`` (COCO's ``categories``, in the order of the labels);
     - in its first steps: ``train_samples/``;
     - after each validation: ``metrics.json`` (flat; accuracy, ``loss`` and its terms), ``predictions.json`` (COCO
-      results), ``detections.jpg`` and ``run.json`` (what the report says of how the run was made);
+      results), ``images.json`` (which id is which image and class there; only of images with names that tell them
+      apart, so of no made-up scenes), ``detections.jpg`` and ``run.json`` (what the report says of how the run was
+      made);
     - at its end: ``model.pt`` (torchvision's ``state_dict``, on the CPU) and ``report.html``.
 
-    ``validate`` and ``test`` write their numbers, predictions and picture to a folder of that name inside it. Every
-    file is written under a temporary name and moved into place.
+    ``validate`` and ``test`` write their numbers, predictions, ids and picture to a folder of that name inside it.
+    Every file is written under a temporary name and moved into place.
     """
 
     def __init__(self, run_dir: Path, command: str, config_text: str) -> None:
@@ -129,6 +132,7 @@ class RunFiles(L.Callback):
         progress = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         metrics = evaluation.metrics() | evaluation.losses | progress
         write_whole(folder / "metrics.json", lambda path: path.write_text(json.dumps(metrics, indent=2) + "\n"))
+        _write_ids(folder / IMAGES_FILE, data_of(trainer), stage)
         write_whole(folder / PREDICTIONS_FILE, lambda path: path.write_text(json.dumps(evaluation.predictions)))
         grid = image_grid(self._detections(trainer, module, stage))
         write_whole(folder / "detections.jpg", lambda path: grid.save(path, format="JPEG", quality=90))
@@ -184,3 +188,14 @@ def _on_cpu(target: Target) -> Target:
 def _module(module: L.LightningModule) -> DetectionModule:
     assert isinstance(module, DetectionModule)
     return module
+
+
+def _write_ids(file: Path, data: DetectionData, stage: Evaluated) -> None:
+    """Say which id is which image and class, where the images have names that tell them apart."""
+    images = data.ground_truth(stage)["images"]
+    names = [plain_name(image.get("file_name", "")) for image in images]
+    if all(names) and len(set(names)) == len(names):
+        content = json.dumps(stated_ids(images, data.class_names, data.category_ids))
+        write_whole(file, lambda path: path.write_text(content))
+    else:
+        file.unlink(missing_ok=True)  # of other data that was evaluated before

@@ -25,7 +25,7 @@ from ..files import whole_folder
 from ..targets import Target
 from ..terminal import as_text, bar_of, progress_bars, table_of
 from .files import set_aside
-from .trained import Trained, categories, device_named
+from .trained import Trained, device_named, stated_ids
 
 OnError = Literal["raise", "skip"]
 Pictures = Literal["jpg", "png", "none"]
@@ -131,8 +131,7 @@ class _Predictions:
         """Write it as JSON."""
         if not self.images:
             raise ValueError(f"none of the images could be read; the first: {self.skipped[0]['error']}")
-        classes = categories(trained.class_names, trained.category_ids)
-        images = {"images": self.images, "categories": classes, "annotations": []}
+        images = stated_ids(self.images, trained.class_names, trained.category_ids)
         images |= {"skipped": self.skipped} if self.skipped else {}
         (folder / PREDICTIONS_FILE).write_text(json.dumps(self.results))
         (folder / IMAGES_FILE).write_text(json.dumps(images))

@@ -143,6 +143,19 @@ def stated_classes(weights: Path) -> list[str] | None:
     return None if file is None or not file.is_file() else [category.name for category in read_classes(file)]
 
 
+def stated_ids(
+    images: Sequence[Mapping[str, Any]], class_names: Sequence[str], category_ids: Sequence[int]
+) -> dict[str, Any]:
+    """What ``images.json`` says beside predictions: which id is which image and class, as COCO without annotations.
+
+    Args:
+        images: COCO's rows.
+        class_names: in the order of the labels.
+        category_ids: of these.
+    """
+    return {"images": [*images], "categories": categories(class_names, category_ids), "annotations": []}
+
+
 def categories(class_names: Sequence[str], category_ids: Sequence[int]) -> list[dict[str, Any]]:
     """COCO's ``categories`` in the order of the labels, those left out that COCO does not use."""
     pairs = zip(category_ids, class_names, strict=True)
