@@ -61,7 +61,7 @@ def test_corners_beyond_the_middle_are_told(scene):
     corners = (0.6 + 0.4 * shares) * np.tile(sides[:, ::-1], 2)
     row, message = wrong_format(corners, np.arange(len(corners)), sides)
     assert row == 0
-    assert f"as the former {len(corners)} of {len(corners)} reach beyond their image" in message
+    assert f"as the former {len(corners)} of the {len(corners)} looked at reach beyond their image" in message
     assert f"got {corners[0].tolist()}" in message
     assert wrong_format(as_sizes(corners), np.arange(len(corners)), sides) is None
 
@@ -110,6 +110,14 @@ def test_of_many_boxes_some_are_looked_at():
     boxes[1:] = [60, 70, 80, 90]
     row, _ = told(boxes, (100, 100))
     assert boxes[row].tolist() == [60, 70, 80, 90]
+    assert told(boxes[:20_000], (100, 100))[1].count("19999 of the 20000 looked at") == 1
+
+
+def test_one_box_in_pixels_tells_that_none_is_a_share():
+    boxes = np.tile([[0.1, 0.1, 0.5, 0.5]], (50_000, 1))
+    assert is_shares(told(boxes, (100, 100)))
+    boxes[1] = [10, 10, 50, 50]
+    assert told(boxes, (100, 100)) is None
 
 
 def write(tmp_path, boxes):

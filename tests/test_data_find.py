@@ -129,3 +129,9 @@ def test_a_file_that_is_no_annotation_file_is_named(photos):
     (photos / "list.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"list\.json: not a COCO annotation file: wanted '\{', got '\['"):
         stated_images(photos / "list.json", [])
+
+
+def test_an_image_without_a_name_is_named_by_its_row(tmp_path):
+    (tmp_path / "coco.json").write_text(json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 3}]}))
+    with pytest.raises(ValueError, match=r"coco\.json: images\[1\] has no file_name"):
+        stated_images(tmp_path / "coco.json", [tmp_path / "a.jpg"])

@@ -29,7 +29,7 @@ def wrong_format(
     Returns:
         A row that shows it, and what is wrong; None if all is well.
     """
-    rows = np.arange(0, len(xywh), 1 + len(xywh) // _LOOKED_AT)
+    rows = np.arange(0, len(xywh), -(-len(xywh) // _LOOKED_AT) or 1)
     rows = rows[(sizes[images[rows]] > 0).all(axis=1) & (np.abs(xywh[rows]) <= EXACT).all(axis=1)]  # no NaN either
     if len(rows) < 2:
         return None
@@ -40,10 +40,11 @@ def wrong_format(
         row = int(rows[beyond.argmax()])
         return row, (
             "bbox must be [x, y, width, height], and these look like [x1, y1, x2, y2]: as the former "
-            f"{beyond.sum()} of {len(boxes)} reach beyond their image, as the latter nearly all lie within; "
-            f"got {xywh[row].tolist()}"
+            f"{beyond.sum()} of the {len(boxes)} looked at reach beyond their image, "
+            f"as the latter nearly all lie within; got {xywh[row].tolist()}"
         )
-    if boxes.max() <= 1 and sides.min() > 16 and boxes[:, 2:].any() and (boxes % 1).any():
+    fractions = boxes[:, 2:].any() and (boxes % 1).any()
+    if fractions and sides.min() > 16 and boxes.max() <= 1 and not (xywh > 1).any():
         row = int(rows[0])
         return row, (
             "bbox must be in pixels, and no number in it is above 1: are they shares of the image? "

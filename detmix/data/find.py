@@ -41,8 +41,8 @@ def stated_images(annotations: Path, paths: Sequence[Path]) -> list[ImageRow]:
 
     Raises:
         FileNotFoundError: there is no such annotation file.
-        ValueError: it is no COCO file, or has two images of one name; an image is not in it, or two are the same of
-            its images.
+        ValueError: it is no COCO file, or has two images of one name or one without; an image is not in it, or two are
+            the same of its images.
     """
     if not annotations.is_file():
         raise FileNotFoundError(f"{annotations}: no such COCO annotation file")
@@ -52,7 +52,9 @@ def stated_images(annotations: Path, paths: Sequence[Path]) -> list[ImageRow]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{annotations}: not a COCO annotation file: {error}") from error
     stated: dict[str, ImageRow] = {}
-    for image in images:
+    for row, image in enumerate(images):
+        if not image.file_name:
+            raise ValueError(f"{annotations}: images[{row}] has no file_name")
         if stated.setdefault(plain_name(image.file_name), image) is not image:
             raise ValueError(f"{annotations}: two images are called {image.file_name!r}: which is meant is not known")
     taken: dict[int, Path] = {}
