@@ -11,6 +11,9 @@ import pytest
         ("--data.format=yolo", "yolo"),
         ("--model.objective=heavy", "heavy"),
         ("--data.shapes.train=0", "num_scenes and max_objects must be 1 or more, got 0"),
+        ("--data.root=own", "data.root: made-up shapes have no files. Pass data.format, coco or voc"),
+        ("--data.train=[train,more]", "data.train: made-up shapes have no files"),
+        ("--data.class_names=[hat]", "data.class_names: made-up shapes have no files"),
         ("--data.shapes.train=1", "single image: mixing needs a partner"),
     ],
 )

@@ -58,7 +58,12 @@ def test_where_images_are_skipped_the_run_goes_on_and_lists_them(tmp_path, in_re
     skipping = ["--data.on_error=skip", "--data.num_workers=1", "--trainer.max_epochs=3"]
     run = train(tmp_path, breaks, *skipping, *data, report=True)
     assert (run / "skipped_images.txt").read_text() == f"{image}\n"
-    assert " ".join(capsys.readouterr().out.split()).count("1 of 4 training images skipped") == 1
+    said = " ".join(capsys.readouterr().out.split())
+    files = [f"{root}/annotations/instances_{split}.json" for split in ("train2017", "val2017")]
+    read = f"coco, 2 classes (car, train); train {files[0]}, 4 images, 4 objects; val {files[1]}, 4 images, 4 objects"
+    assert said.count(f"Data: {read}") == 1
+    assert f'<th scope="row">Data</th><td>{read}</td>' in (run / "report.html").read_text()
+    assert said.count("1 of 4 training images skipped") == 1
     assert '<th scope="row">Skipped images</th><td>1 of 4</td>' in (run / "report.html").read_text()
     state = read_checkpoint(run / "checkpoints" / "last.ckpt")["callbacks"]["SkippedImages"]
     assert state == {"files": [str(image)]}

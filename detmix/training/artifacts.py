@@ -18,6 +18,7 @@ from ..figures import draw_boxes, image_grid
 from ..files import write_whole
 from ..machine import machine
 from ..targets import Target
+from ..terminal import tell
 from .callbacks import callbacks_of, mixing_of
 from .checkpoints import save_whole
 from .data import DetectionData, Evaluated, data_of
@@ -63,6 +64,11 @@ class RunFiles(L.Callback):
         self._trained = False
         self._samples: list[Image.Image] = []
         self._first_start = True  # a run that goes on keeps the picture of its beginning
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Say what the run reads."""
+        if trainer.is_global_zero:
+            tell(f"Data: {data_of(trainer).described(stage)}")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock, and save the resolved config and what the labels mean."""
@@ -158,6 +164,7 @@ class RunFiles(L.Callback):
         seconds = round(time.time() - self._start)
         return {
             "Command": self.command,
+            "Data": data_of(trainer).described("fit"),
             "Detector": f"{module.detector_name}, starting from {module.weights or 'nothing'}",
             "Mixing": ", ".join(mixing_of(data_of(trainer), module, callbacks_of(trainer))) or "none",
             "Objective": f"{module.objective}, normalizer {module.normalizer}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..data import DetectionDataset
 from ..data.augment import Augment
 from ..data.dataset import OnError
 from ..seeding import SeededDataset
+from .contents import Part, described
 from .loader import TrainingLoader, TrainingOrder
 from .mixing import MixupOptions, mix_samples
 from .signals import leave_signals_to_the_parent
@@ -86,12 +88,17 @@ class DetectionData(L.LightningDataModule):
 
         Raises:
             ValueError: the data is malformed, empty, or of other classes; the file is named. Or no training split is
-                named, or several of made-up scenes; or ``one_based`` is false, and the data is not VOC.
+                named; or ``one_based`` is false, and the data is not VOC; or made-up scenes get settings of files.
             FileNotFoundError: a file is missing.
         """
         super().__init__()
         if not one_based and format != "voc":
             raise ValueError(f"data.one_based=false says how VOC's corners count, and data.format is {format}")
+        named = {"root": root, "train": tuple(train), "val": val, "test": test, "annotations": annotations}
+        if format == "shapes":
+            _refuse_files({**named, "images": images, "class_names": class_names})
+        if not train:
+            raise ValueError("data.train must have one name or more, got none")
         scenes = shapes or ShapesOptions()
         self._splits = Splits(format, Path(root), annotations, images, scenes, seed, on_error, reduce_to, one_based)
         self._names = {"val": val, "test": test}
@@ -104,7 +111,8 @@ class DetectionData(L.LightningDataModule):
         # seed_everything, and not the seed of the scenes, so that the validation scenes stay when it is changed
         self.run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         self._evaluated: dict[str, Any] = {}
-        first, *others = _checked_names(train, format)
+        self._train_names = tuple(train)
+        first, *others = train
         source = self._splits.open(first, "train", class_names, self.augment)
         self.class_names: tuple[str, ...] = source.class_names
         self.category_ids: tuple[int, ...] = source.category_ids
@@ -159,14 +167,21 @@ class DetectionData(L.LightningDataModule):
         """
         if self.trainer is not None:
             self._share_cores()
-        read = [*self._sources] if stage == "fit" else []
-        if stage in ("fit", "validate"):
-            read.append(self.evaluated_set("val"))
-        elif stage == "test":
-            read.append(self.evaluated_set("test"))
-        for source in read:
-            if isinstance(source, DetectionDataset):
-                require_first_image(source)
+        for part in self._parts(stage):
+            if isinstance(part.source, DetectionDataset) and (stage == "fit" or part.stage != "train"):
+                require_first_image(part.source)
+
+    def described(self, stage: str) -> str:
+        """One line on what a stage, ``fit``, ``validate`` or ``test``, reads, and the training data."""
+        return described(self._splits.format, self._parts(stage), self.class_names)
+
+    def _parts(self, stage: str) -> list[Part]:
+        evaluated: Evaluated = "test" if stage == "test" else "val"
+        named = zip(self._train_names, self._sources, strict=True)
+        return [
+            *(Part("train", self._splits.file(name), source) for name, source in named),
+            Part(evaluated, self._splits.file(self._names[evaluated]), self.evaluated_set(evaluated)),
+        ]
 
     def check_schedule(self, max_epochs: int | None) -> None:
         """Refuse a ``no_mixup_epochs`` under which nothing would be mixed; see ``MixupOptions``."""
@@ -270,11 +285,12 @@ class DetectionData(L.LightningDataModule):
             torch.set_num_threads(max(1, _cores() // self.trainer.num_devices - self._workers()))
 
 
-def _checked_names(train: Sequence[str], format: Format) -> Sequence[str]:
-    if not train or (format == "shapes" and len(train) > 1):
-        wanted = "one name, since others would be the same scenes" if format == "shapes" else "one name or more"
-        raise ValueError(f"data.train must have {wanted}, got {list(train)}")
-    return train
+def _refuse_files(settings: dict[str, Any]) -> None:
+    """Made-up scenes have no files: who names some has left out the format."""
+    defaults = inspect.signature(DetectionData).parameters
+    given = [f"data.{name}" for name, value in settings.items() if value != defaults[name].default]
+    if given:
+        raise ValueError(f"{', '.join(given)}: made-up shapes have no files. Pass data.format, coco or voc")
 
 
 def data_of(trainer: Any) -> DetectionData:

@@ -88,6 +88,15 @@ class Splits:
             return DetectionDataset(found, transform=transform)
         return DetectionDataset(found, transform=transform, on_error=self.on_error, reduce_to=self.reduce_to)
 
+    def file(self, split: str) -> Path | None:
+        """The file that says which images a split has; None for made-up scenes."""
+        if self.format == "shapes":
+            return None
+        if self.format == "coco":
+            return self.root / _filled(self.annotations, split)
+        folder, _, image_set = split.rpartition("/")
+        return self.root / folder / "ImageSets" / "Main" / f"{image_set}.txt"
+
     def _draw(self, stage: Stage, transform: Any) -> Shapes:
         return Shapes(
             getattr(self.shapes, stage),
