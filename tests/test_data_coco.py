@@ -1,5 +1,6 @@
 import json
 import logging
+import math
 from pathlib import Path
 
 import pytest
@@ -245,6 +246,7 @@ def test_numbers_as_other_tools_write_them_are_the_same_numbers_to_every_reader(
         row["bbox"] = [data.draw(st.sampled_from([float, lambda x: x]))(x) for x in row["bbox"]]
         if "iscrowd" not in row:
             row |= data.draw(st.sampled_from([{}, {"iscrowd": None}, {"iscrowd": False}, {"iscrowd": 0.0}]))
+            row |= data.draw(st.sampled_from([{}, {"iscrowd": math.nan}, {"difficult": math.nan}]))
     found, expected = read(tmp_path, written), read(tmp_path, plain)
     for column in ("image_ids", "sizes", "offsets", "boxes", "labels", "area", "iscrowd", "difficult", "ids"):
         assert getattr(found, column).tolist() == getattr(expected, column).tolist()
@@ -256,6 +258,13 @@ def test_numbers_as_other_tools_write_them_are_the_same_numbers_to_every_reader(
         assert truth.objects.xywh.tolist() == truths[0].objects.xywh.tolist()
         assert truth.objects.areas.tolist() == [150.5, 76, 9]
         assert not truth.objects.crowd.any()
+
+
+@pytest.mark.parametrize("reader", [lambda file: read_coco(file, "images"), read_ground_truth])
+def test_a_number_too_large_for_a_float_is_refused(reader, tmp_path):
+    file = write(tmp_path, json.dumps(content()).replace("150.5", "1e400"))
+    with pytest.raises(ValueError, match=rf"{file.name}: .*1e400 is too large"):
+        reader(file)
 
 
 @settings(max_examples=30, deadline=None)

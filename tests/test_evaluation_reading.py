@@ -295,6 +295,17 @@ def test_a_proposal_needs_no_class():
     assert found([{**ROW, "category_id": 7}, proposal], class_agnostic=True).labels.tolist() == [1, 0]
 
 
+def test_a_proposal_needs_no_class_that_its_run_has_in_common_with_the_ground_truth(tmp_path):
+    (tmp_path / "classes.json").write_text('[{"id": 1, "name": "nothing of this kind"}]')
+    file = tmp_path / "predictions.json"
+    proposal = {k: v for k, v in ROW.items() if k != "category_id"}
+    file.write_text(json.dumps([proposal] * 2))
+    assert found(file, class_agnostic=True).labels.tolist() == [0, 0]
+    file.write_text(json.dumps([proposal, {**ROW, "category_id": 1}]))
+    with pytest.raises(ValueError, match=r"nothing of this kind"):
+        found(file, class_agnostic=True)
+
+
 @pytest.mark.parametrize(
     ("truth", "message"),
     [

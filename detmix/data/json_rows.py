@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
@@ -74,10 +75,21 @@ def read_rows(file: BinaryIO, kinds: Mapping[str, Any]) -> Iterator[Piece]:
     window.take(b"")
 
 
-def whole_or_float(number: str | float) -> int | float:
-    """A number that has a point or an exponent: an integer if it is whole, as some tools write ids."""
-    value = float(number)
+def whole_or_float(value: float) -> int | float:
+    """An integer for a float that is whole, as some tools write ids; others as they are."""
     return int(value) if value.is_integer() and abs(value) <= EXACT else value
+
+
+def parse_number(text: str) -> int | float:
+    """What JSON writes with a point or an exponent, an integer if it is whole.
+
+    Raises:
+        ValueError: it is too large for a float.
+    """
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is too large a number")
+    return whole_or_float(value)
 
 
 def _in_utf8(file: BinaryIO) -> BinaryIO:
@@ -261,7 +273,7 @@ def _counted_rows(window: _Window, section: str, first: int, kind: Any) -> list[
 def _decode_leniently(text: bytes, section: str, first: int, kind: Any, position: int) -> list[Any]:
     """The same with NaN as null and whole floats as integers, or an error that names the row."""
     try:
-        text = msgspec.json.encode(json.loads(text, parse_float=whole_or_float))
+        text = msgspec.json.encode(json.loads(text, parse_float=parse_number))
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON at byte {position + error.pos - 1}, in {section}: {error.msg}") from None
     except (ValueError, OverflowError) as error:

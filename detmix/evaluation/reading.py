@@ -11,9 +11,10 @@ Errors are ValueErrors that name the file and the place in it, as ``$[3].score``
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,12 +27,12 @@ from numpy.typing import NDArray
 from ..data.bounds import Id
 from ..data.categories import Category, one_of_each_name
 from ..data.coco_rows import AnnotationRow, ImageRow
-from ..data.json_rows import whole_or_float
+from ..data.json_rows import parse_number, whole_or_float
 from ..data.paths import read_file
 from .checks import check_areas, check_boxes, check_format, check_ids, check_scores
 from .corners import check_not_corners
 from .masks import encode_masks, mask_areas, mask_boxes
-from .numbering import numbering_of
+from .numbering import Ids, numbering_of
 from .records import Detections, GroundTruth, Objects, Rows, corners_of
 
 Source: TypeAlias = str | os.PathLike[str]
@@ -90,7 +91,7 @@ def read_ground_truth(source: TruthSource, *, masks: bool = False) -> GroundTrut
     if isinstance(source, GroundTruth):
         _check_masks(source.objects, source.source, masks)
         return source
-    name, content = _decode(source, _MaskTruth if masks else _BoxTruth, "ground truth")
+    name, content = _decode(source, _MaskTruth if masks else _BoxTruth, "ground truth", _not_given)
     images = sorted(content.images, key=lambda i: i.id)
     _check_unique(content, name)
     rows = content.annotations
@@ -154,8 +155,7 @@ def read_predictions(
     ids = numbering_of(truth, Path(source) if isinstance(source, (str, os.PathLike)) else None)
     named = f"{name} (ids as in {ids.source})" if ids.source else name
     images = ids.images.places_of(_array([r.image_id for r in rows]), named, "$[{}].image_id")
-    category_ids = _category_ids(rows, ids.classes.known, named, class_agnostic)
-    labels = ids.classes.places_of(category_ids, named, "$[{}].category_id")
+    labels = _labels(rows, ids.classes, truth, named, class_agnostic)
     scores = np.array([r.score for r in rows], dtype=np.float64)
     check_scores(scores, name, "$[{}].score")
     if masks:
@@ -182,28 +182,31 @@ def _mask_areas(rows: list[Any], masks: list[dict[str, Any]], name: str) -> NDAr
     return sides[:, 0] * sides[:, 1]
 
 
-def _category_ids(rows: list[Any], known: NDArray[np.int64], name: str, class_agnostic: bool) -> NDArray[np.int64]:
-    """The class of each row, the first that is known for a row without one if classes do not count."""
+def _labels(rows: list[Any], classes: Ids, truth: GroundTruth, name: str, class_agnostic: bool) -> NDArray[np.int64]:
+    """The class of each row, 0 ... K-1; the first for a row without one if classes do not count."""
     ids = [r.category_id for r in rows]
-    if None in ids and not class_agnostic:
-        raise ValueError(f"{name}: Object missing required field `category_id` - at `$[{ids.index(None)}]`")
-    if None in ids and not len(known):
+    without = [i is None for i in ids]
+    if any(without) and not class_agnostic:
+        raise ValueError(f"{name}: Object missing required field `category_id` - at `$[{without.index(True)}]`")
+    if any(without) and not truth.class_names:
         raise ValueError(f"{name}: the ground truth has no categories, so results have none to be of")
-    if None in ids:
-        ids = [known[0] if i is None else i for i in ids]
-    return _array(ids)
+    if all(without):
+        return np.zeros(len(rows), np.int64)
+    any_id = next(i for i in (*classes.known.tolist(), *ids) if i is not None)
+    labels = classes.places_of(_array([any_id if i is None else i for i in ids]), name, "$[{}].category_id")
+    return np.where(without, 0, labels)
 
 
-def _decode(source: Any, form: Any, name: str) -> tuple[str, Any]:
+def _decode(source: Any, form: Any, name: str, mend: Callable[[Any], Any] = lambda content: content) -> tuple[str, Any]:
     try:
         if not isinstance(source, (str, os.PathLike)):
-            return name, _converted(source, form)
+            return name, _converted(source, form, mend)
         name, data = str(source), read_file(Path(source))
         try:
             return name, msgspec.json.decode(data, type=form)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             # again by a reader that takes whole floats, and the NaN of a diverged run, so that its row can be named
-            return name, msgspec.convert(_lenient(data, name, error), form)
+            return name, msgspec.convert(mend(_lenient(data, name, error)), form)
     except (msgspec.ValidationError, UnicodeEncodeError, RecursionError) as error:
         swapped = (
             "; annotations are an object and results a list that stands alone, in no object: were the two swapped?"
@@ -213,11 +216,11 @@ def _decode(source: Any, form: Any, name: str) -> tuple[str, Any]:
         raise ValueError(f"{name}: {error}{swapped}") from None
 
 
-def _converted(source: Any, form: Any) -> Any:
+def _converted(source: Any, form: Any, mend: Callable[[Any], Any]) -> Any:
     try:
         return msgspec.convert(source, form)
     except msgspec.ValidationError:
-        return msgspec.convert(_plain(source), form)
+        return msgspec.convert(mend(_plain(source)), form)
 
 
 def _plain(value: Any) -> Any:
@@ -231,6 +234,15 @@ def _plain(value: Any) -> Any:
     return whole_or_float(value) if isinstance(value, float) else value
 
 
+def _not_given(value: Any) -> Any:
+    """The same with None for NaN, as tools write where they know nothing; in lists, such as boxes, it stays."""
+    if isinstance(value, dict):
+        return {key: _not_given(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_not_given(item) if isinstance(item, dict) else item for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def _whole(error: Exception) -> bool:
     """Whether it is the file as a whole that is of another type, an object or a list."""
     return str(error) in ("Expected `array`, got `object`", "Expected `object`, got `array`")
@@ -238,7 +250,7 @@ def _whole(error: Exception) -> bool:
 
 def _lenient(data: bytes, name: str, cause: Exception) -> Any:
     try:
-        return json.loads(data, parse_float=whole_or_float)
+        return json.loads(data, parse_float=parse_number)
     except ValueError as error:
         cut = "; the file ends too early, was it cut short while it was written?" if "truncated" in str(cause) else ""
         raise ValueError(f"{name}: not JSON: {error}{cut}") from None
