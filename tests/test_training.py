@@ -170,13 +170,16 @@ def test_a_one_stage_detector_trains_and_validates(run, tmp_path, monkeypatch, d
     assert losses_in(folder / "validate") == pytest.approx(losses_in(folder), rel=1e-5)
 
 
-def test_images_without_annotations_can_be_validated_on(tmp_path, in_repository):
+def test_images_without_annotations_can_be_validated_on(tmp_path, in_repository, capsys):
     write_coco(tmp_path)
     file = tmp_path / "annotations" / "instances_val2017.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
     data = ["--data.format=coco", f"--data.root={tmp_path}", "--data.train=[train2017]", "--data.val=val2017"]
     arguments = ["--config", "configs/quickstart.yaml", "--runs", str(tmp_path), *TINY, *data]
-    cli_main(["fit", *arguments, "--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0"])
+    with pytest.warns(UserWarning, match=rf"{file}: no object is annotated for data\.val") as warned:
+        cli_main(["fit", *arguments, "--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0"])
+    assert len(warned) == 1
+    assert "AP –  AP50 – (COCO)  AP50 – (VOC)\n" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "quickstart" / "metrics.json").read_text())
     assert metrics["AP"] == -1
     assert metrics["loss_box_reg"] == metrics["loss_rpn_box_reg"] == 0
@@ -203,7 +206,8 @@ def test_a_split_with_other_ids_and_without_one_class_is_scored_by_name(tmp_path
     monkeypatch.setattr("detmix.training.visits.losses_and_detections", annotated)
     data = ["--data.format=coco", f"--data.root={tmp_path}", "--data.train=[train2017]", "--data.val=val2017"]
     arguments = ["--config", "configs/quickstart.yaml", "--runs", str(tmp_path), *TINY, *data]
-    cli_main(["fit", *arguments, "--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0"])
+    with pytest.warns(UserWarning, match="no training object is of 'bus'"):
+        cli_main(["fit", *arguments, "--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0"])
     run = tmp_path / "quickstart"
     metrics = json.loads((run / "metrics.json").read_text())
     assert [metrics[f"AP/{name}"] for name in ("bus", "car", "train")] == [-1, pytest.approx(1), pytest.approx(1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,11 @@ class RunFiles(L.Callback):
         self._first_start = True  # a run that goes on keeps the picture of its beginning
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Say what the run reads."""
+        """Say what the run reads, and warn of what of that can hardly be meant."""
         if trainer.is_global_zero:
             tell(f"Data: {data_of(trainer).described(stage)}")
+            for doubt in data_of(trainer).doubts(stage):
+                warnings.warn(doubt, stacklevel=2)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock, and save the resolved config and what the labels mean."""

@@ -33,6 +33,7 @@ from .files import forget_from, newest_version, read_history, set_aside
 from .lock import hold, let_go
 from .log import EventLogger, RowLogger
 from .module import DetectionModule
+from .report import number_text
 from .resume import BestCheckpoint, LastCheckpoint
 from .signals import StopRequests
 from .skipped import SkippedImages
@@ -214,8 +215,8 @@ class DetmixCLI(LightningCLI):
         if self.model.evaluation is None:
             tell(f"Nothing was evaluated{self._way_to_numbers() if self.subcommand == 'fit' else ''}.")
         else:
-            numbers = self.model.evaluation.metrics()
-            line = f"AP {numbers['AP']:.3f}  AP50 {numbers['AP50']:.3f} (COCO)  AP50 {numbers['voc/AP50']:.3f} (VOC)"
+            shown = {name: number_text(value) for name, value in self.model.evaluation.summary().items()}
+            line = f"AP {shown['AP']}  AP50 {shown['AP50']} (COCO)  AP50 {shown['voc/AP50']} (VOC)"
             tell(line, style="bold")
             tell(f"See {file}")
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..captions import one_line
 from .splits import Stage
@@ -24,6 +28,12 @@ class Part(NamedTuple):
         """How many objects its samples show, all together; crowds are not shown. Not for made-up scenes."""
         return int((~self.source.annotations.iscrowd).sum())
 
+    @property
+    def labels(self) -> list[int]:
+        """The labels that its objects have, each once. Not for made-up scenes."""
+        annotations = self.source.annotations
+        return np.unique(annotations.labels[~annotations.iscrowd]).tolist()
+
 
 def described(format: str, parts: Sequence[Part], class_names: Sequence[str]) -> str:
     """One line on what a run reads: format, classes, and the images and objects of each file."""
@@ -36,3 +46,46 @@ def _size(part: Part) -> str:
     if part.file is None:
         return f"{len(part.source)} made-up images"
     return f"{part.file}, {len(part.source)} images, {part.objects} objects"
+
+
+def doubts(parts: Sequence[Part]) -> Iterator[str]:
+    """What can hardly be meant: evaluation on the training data, and training data or other data without objects.
+
+    Training splits count together, since one of several may be of images without objects on purpose.
+
+    Args:
+        parts: the training splits, and the one that is evaluated on. Made-up scenes raise no doubts.
+    """
+    *trained, evaluated = parts
+    if evaluated.file is None:
+        return
+    for part in trained:
+        if part.file is not None and part.file.resolve() == evaluated.file.resolve():
+            yield (
+                f"{part.file}: data.train and data.{evaluated.stage} both read it, so the AP is measured on images "
+                "that were trained on, and says nothing of others. Give each split a file of its own"
+            )
+    for group in (trained, [evaluated]):
+        if not any(part.objects for part in group):
+            yield f"{_files(group)}: no object is annotated for data.{group[0].stage}: its samples show nothing"
+
+
+def unused(parts: Sequence[Part], class_names: Sequence[str]) -> Iterator[str]:
+    """Classes that no training object is of, and what to pass without them.
+
+    Args:
+        parts: as for ``doubts``.
+        class_names: the training data's, in the order of the labels.
+    """
+    seen = {label for part in parts[:-1] if part.file is not None for label in part.labels}
+    empty = [name for label, name in enumerate(class_names, start=1) if label not in seen]
+    if seen and empty:
+        left = json.dumps([name for name in class_names if name not in empty], ensure_ascii=False)
+        yield (
+            f"{_files(parts[:-1])}: no training object is of {', '.join(map(repr, empty))}, which the detector learns "
+            f"all the same. Leave out what is no class of yours: --data.class_names {shlex.quote(left)}"
+        )
+
+
+def _files(parts: Sequence[Part]) -> str:
+    return ", ".join(str(part.file) for part in parts)

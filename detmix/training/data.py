@@ -21,7 +21,7 @@ from ..data import DetectionDataset
 from ..data.augment import Augment
 from ..data.dataset import OnError
 from ..seeding import SeededDataset
-from .contents import Part, described
+from .contents import Part, described, doubts, unused
 from .loader import TrainingLoader, TrainingOrder
 from .mixing import MixupOptions, mix_samples
 from .signals import leave_signals_to_the_parent
@@ -112,6 +112,7 @@ class DetectionData(L.LightningDataModule):
         self.run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         self._evaluated: dict[str, Any] = {}
         self._train_names = tuple(train)
+        self._names_are_given = class_names is not None
         first, *others = train
         source = self._splits.open(first, "train", class_names, self.augment)
         self.class_names: tuple[str, ...] = source.class_names
@@ -174,6 +175,12 @@ class DetectionData(L.LightningDataModule):
     def described(self, stage: str) -> str:
         """One line on what a stage, ``fit``, ``validate`` or ``test``, reads, and the training data."""
         return described(self._splits.format, self._parts(stage), self.class_names)
+
+    def doubts(self, stage: str) -> list[str]:
+        """What of that data can hardly be meant, each in a sentence: for warnings."""
+        parts = self._parts(stage)
+        asked = stage == "fit" and not self._names_are_given
+        return [*doubts(parts), *(unused(parts, self.class_names) if asked else ())]
 
     def _parts(self, stage: str) -> list[Part]:
         evaluated: Evaluated = "test" if stage == "test" else "val"

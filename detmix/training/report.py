@@ -111,7 +111,7 @@ def write_report(path: Path, report: Report) -> None:
         "numbers": {name: _summed_up(points[:, 1]) for name, points in series.items()},
         "visibility": _visibility(report.visibility),
     }
-    page = page_of(__package__, "report.html.jinja", content, {"number": _number, "picture": _source})
+    page = page_of(__package__, "report.html.jinja", content, {"number": number_text, "picture": _source})
     write_whole(path, lambda temporary: temporary.write_bytes(page))
 
 
@@ -121,7 +121,8 @@ def _source(illustration: Illustration) -> str:
     return data_url(illustration.picture)
 
 
-def _number(value: float) -> str:
+def number_text(value: float) -> str:
+    """A number as the report shows it: a dash for one that there is not."""
     return _UNMEASURED if _is_unmeasured(value) else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
