@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lightning.pytorch.cli import LightningArgumentParser
 from PIL import Image
 
 from detmix.sweep import make_plan
@@ -151,7 +152,7 @@ def test_how_corners_count_is_told_for_voc_alone(tmp_path):
             DetectionData(format, one_based=False)
 
 
-def test_training_splits_share_their_classes_or_are_refused(tmp_path):
+def test_training_splits_are_of_the_classes_of_all_and_others_of_no_more(tmp_path):
     for folder, names in (("A", ("cat", "dog")), ("B", ("dog", "cat")), ("C", ("cat", "bird"))):
         write_voc(tmp_path / folder, ("train", "val"))
         for number, name in enumerate(names * 2):
@@ -161,5 +162,29 @@ def test_training_splits_share_their_classes_or_are_refused(tmp_path):
     data = DetectionData("voc", train=["A/train", "B/train"], **options)
     assert data.class_names == ("cat", "dog")
     assert [data.train_set[index][1]["labels"].item() for index in range(8)] == [1, 2, 1, 2, 2, 1, 2, 1]
-    with pytest.raises(ValueError, match=r"train_1\.xml.*'bird'"):
-        DetectionData("voc", train=["A/train", "C/train"], **options)
+    data = DetectionData("voc", train=["A/train", "C/train"], **options)
+    assert (data.class_names, data.category_ids) == (("cat", "dog", "bird"), (1, 2, 3))
+    assert [data.train_set[index][1]["labels"].item() for index in range(8)] == [1, 2, 1, 2, 1, 3, 1, 3]
+    data = DetectionData("voc", train="C/train", **options)
+    with pytest.raises(ValueError, match=r"^data\.val=A/val: .*'dog'.*name all of them with data\.class_names$"):
+        data.setup("fit")
+    with pytest.raises(FileNotFoundError, match=r"^data\.train=A/trian: .*no such image set"):
+        DetectionData("voc", train="A/trian", **options)
+
+
+def test_a_class_without_objects_in_a_further_training_split_is_none(tmp_path):
+    write_coco(tmp_path)
+    file = tmp_path / "annotations" / "instances_val2017.json"
+    content = json.loads(file.read_text())
+    content["categories"] = [{"id": number, "name": name} for number, name in ((1, "all"), (3, "bus"), (7, "car"))]
+    file.write_text(json.dumps(content))
+    data = DetectionData("coco", root=str(tmp_path), train=["train2017", "val2017"], augment=[])
+    assert (data.class_names, data.category_ids) == (("car", "train", "bus"), (3, 7, 1))
+    assert [data.train_set[index][1]["labels"].item() for index in range(8)] == [1, 2, 1, 2, 3, 1, 3, 1]
+
+
+@pytest.mark.parametrize(("argument", "train"), [("one", "one"), ("[one]", ["one"]), ("[one,two]", ["one", "two"])])
+def test_a_training_split_is_a_name_or_a_list_of_them(argument, train):
+    parser = LightningArgumentParser()
+    parser.add_class_arguments(DetectionData, "data")
+    assert parser.parse_args([f"--data.train={argument}"]).data.train == train

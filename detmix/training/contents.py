@@ -35,6 +35,15 @@ class Part(NamedTuple):
         return np.unique(annotations.labels[~annotations.iscrowd]).tolist()
 
 
+def all_classes(sources: Sequence[Any]) -> tuple[str, ...]:
+    """The classes of the first data set, and after them those that objects of the others are of."""
+    first, *others = sources
+    used = [
+        source.class_names[label - 1] for source in others for label in np.unique(source.annotations.labels).tolist()
+    ]
+    return tuple(dict.fromkeys([*first.class_names, *used]))
+
+
 def described(format: str, parts: Sequence[Part], class_names: Sequence[str]) -> str:
     """One line on what a run reads: format, classes, and the images and objects of each file."""
     shown = ", ".join(class_names[:_NAMES_SHOWN]) + (", ..." if len(class_names) > _NAMES_SHOWN else "")

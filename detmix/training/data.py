@@ -21,7 +21,7 @@ from ..data import DetectionDataset
 from ..data.augment import Augment
 from ..data.dataset import OnError
 from ..seeding import SeededDataset
-from .contents import Part, described, doubts, unused
+from .contents import Part, all_classes, described, doubts, unused
 from .loader import TrainingLoader, TrainingOrder
 from .mixing import MixupOptions, mix_samples
 from .signals import leave_signals_to_the_parent
@@ -38,7 +38,7 @@ class DetectionData(L.LightningDataModule):
         format: Format = "shapes",
         *,
         root: str = "data",
-        train: Sequence[str] = ("train",),
+        train: Sequence[str] | str = ("train",),
         val: str = "val",
         test: str = "test",
         annotations: str = "annotations/instances_{split}.json",
@@ -59,15 +59,18 @@ class DetectionData(L.LightningDataModule):
         Args:
             format: ``coco``, ``voc``, or ``shapes``, which needs no files.
             root: folder of the data set.
-            train: names of the training splits; several are joined. For VOC a split is an image set, such as
-                ``train``, with the folder before it where the root holds several: ``VOC2007/trainval``.
+            train: name of the training split, or a list of them, which are joined. For VOC a split is an image set,
+                such as ``train``, with the folder before it where the root holds several: ``VOC2007/trainval``.
             val: name of the validation split.
             test: name of the test split.
-            annotations: COCO annotation file of a split, below the root.
-            images: COCO image folder of a split, below the root.
-            class_names: classes in the order of their labels, instead of the training data's in alphabetical order
-                (VOC) or in that of their ids (COCO). A split may lack some of them; classes that are not named may
-                have no objects.
+            annotations: COCO annotation file of a split, below the root; ``{split}`` stands for the split's name, as in
+                ``{split}/_annotations.coco.json``.
+            images: COCO image folder of a split, below the root; ``{split}`` stands for the split's name, and ``.``
+                is the root itself.
+            class_names: classes in the order of their labels. Unless given, they are those of the first training
+                split, in alphabetical order (VOC) or in that of their ids (COCO), and after them those that objects of
+                further training splits are of. A split may lack some of them; classes that are not among them may have
+                no objects.
             one_based: VOC: corners count from 1, the last pixel included. False for the files of tools that write
                 x, y, x + width, y + height from 0.
             shapes: settings of the made-up scenes.
@@ -94,7 +97,8 @@ class DetectionData(L.LightningDataModule):
         super().__init__()
         if not one_based and format != "voc":
             raise ValueError(f"data.one_based=false says how VOC's corners count, and data.format is {format}")
-        named = {"root": root, "train": tuple(train), "val": val, "test": test, "annotations": annotations}
+        train = (train,) if isinstance(train, str) else tuple(train)
+        named = {"root": root, "train": train, "val": val, "test": test, "annotations": annotations}
         if format == "shapes":
             _refuse_files({**named, "images": images, "class_names": class_names})
         if not train:
@@ -111,14 +115,17 @@ class DetectionData(L.LightningDataModule):
         # seed_everything, and not the seed of the scenes, so that the validation scenes stay when it is changed
         self.run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         self._evaluated: dict[str, Any] = {}
-        self._train_names = tuple(train)
+        self._train_names = train
         self._names_are_given = class_names is not None
-        first, *others = train
-        source = self._splits.open(first, "train", class_names, self.augment)
-        self.class_names: tuple[str, ...] = source.class_names
-        self.category_ids: tuple[int, ...] = source.category_ids
-        self._sources = [source]
-        self._sources += [self._splits.open(split, "train", self.class_names, self.augment) for split in others]
+        sources = [self._splits.open(split, "train", class_names, self.augment) for split in train]
+        self.class_names: tuple[str, ...] = tuple(class_names or all_classes(sources))
+        self._sources = [
+            source
+            if source.class_names == self.class_names
+            else self._splits.open(split, "train", self.class_names, self.augment)
+            for split, source in zip(train, sources, strict=True)
+        ]
+        self.category_ids: tuple[int, ...] = self._sources[0].category_ids
         self.train_set = mix_samples(self._sources, self._mixing, self.mixing_seed)
         self.seeded_set = SeededDataset(self.train_set, seed=self.run_seed)
         self._order = TrainingOrder(self.seeded_set, seed=self.run_seed)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..data import DetectionDataset, Shapes, read_coco, read_voc
+from ..data.annotations import Annotations
 from ..data.dataset import OnError
 from ..data.paths import other_spelling
 
@@ -76,17 +77,34 @@ class Splits:
         """
         if self.format == "shapes":
             return self._draw(stage, transform)
-        if self.format == "coco":
-            file, images = (self.root / _filled(pattern, split) for pattern in (self.annotations, self.images))
-            found = read_coco(file, images, class_names=names)
-        else:
-            folder, _, image_set = split.rpartition("/")
-            found = read_voc(self.root / folder, image_set, class_names=names, one_based=self.one_based)
+        try:
+            found = self._read(split, names)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"data.{stage}={split}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"data.{stage}={split}: {error}{self._remedy(split, names)}") from error
         if category_ids is not None:
             found = replace(found, category_ids=category_ids)
         if stage != "train":
             return DetectionDataset(found, transform=transform)
         return DetectionDataset(found, transform=transform, on_error=self.on_error, reduce_to=self.reduce_to)
+
+    def _read(self, split: str, names: Sequence[str] | None) -> Annotations:
+        if self.format == "coco":
+            file, images = (self.root / _filled(pattern, split) for pattern in (self.annotations, self.images))
+            return read_coco(file, images, class_names=names)
+        folder, _, image_set = split.rpartition("/")
+        return read_voc(self.root / folder, image_set, class_names=names, one_based=self.one_based)
+
+    def _remedy(self, split: str, names: Sequence[str] | None) -> str:
+        """What to pass if nothing but its classes is wrong with a split."""
+        if not names:
+            return ""
+        try:
+            self._read(split, None)
+        except (ValueError, OSError):
+            return ""
+        return ". To have other classes than the training data's, name all of them with data.class_names"
 
     def file(self, split: str) -> Path | None:
         """The file that says which images a split has; None for made-up scenes."""
