@@ -195,7 +195,7 @@ def test_an_earlier_folder_is_kept(finder, photos, tmp_path):
     for _ in range(2):
         lines = shown(predict_images([str(photos)], finder, tmp_path / "out"))
     assert read(tmp_path / "out-1/predictions.json") == read(tmp_path / "out/predictions.json")
-    assert any("out is now in" in line for line in lines)
+    assert "out is now in" in " ".join(lines)  # however long the path to it is
 
 
 def test_a_setting_that_cannot_work_is_named_before_anything_is_done(finder, photos, tmp_path, monkeypatch):

@@ -190,7 +190,7 @@ def test_a_run_that_is_finished_is_left_alone_until_it_may_do_more(tmp_path, in_
     before = [file.read_bytes() for file in files]
     train(tmp_path, *arguments, "--resume")
     assert [file.read_bytes() for file in files] == before
-    assert "finished run goes on with a higher number" in capsys.readouterr().out
+    assert "finished run goes on with a higher --trainer.max_epochs" in capsys.readouterr().out
     assert not (tmp_path / "run-1").exists()
     train(tmp_path, *arguments, "--resume", f"--trainer.max_epochs={more}")
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2 * STEPS
