@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-import warnings
 from argparse import ArgumentError
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,20 +31,11 @@ from .files import forget_from, newest_version, read_history, set_aside
 from .lock import hold, let_go
 from .log import EventLogger, RowLogger
 from .module import DetectionModule
+from .quiet import quiet
 from .report import number_text
 from .resume import BestCheckpoint, LastCheckpoint
 from .signals import StopRequests
 from .skipped import SkippedImages
-
-_UNHELPFUL = (
-    ".*does not have many workers",  # chosen so: see DetectionData's num_workers
-    ".*is smaller than the logging interval",  # true of a small data set, and harmless
-    ".*recommended to use `self.log.*sync_dist",  # every process has evaluated all images already
-    ".*exists and is not empty",  # a run that goes on writes to its own folder
-    ".*callbacks used to create the checkpoint",  # those that save are of no use to validate and test
-    ".*your dataloader is not resumable",  # LastCheckpoint and TrainingOrder see to that
-    ".*args parameter is intended to run from within Python",  # cli_main takes them from nowhere else
-)
 
 _OWN_CHECKPOINTS = "'last' and 'best' are last.ckpt and best.ckpt in the run's own folder."
 _CHECKPOINT = {
@@ -329,7 +318,7 @@ def cli_main(args: Sequence[str] | None = None) -> DetmixCLI:
     Args:
         args: the arguments, without the program's name; those of the process unless given.
     """
-    with _quiet(), outliving_readers():
+    with quiet(), outliving_readers():
         return _make(DetmixCLI, None if args is None else list(args))
 
 
@@ -342,7 +331,7 @@ def check_fits(fits: Mapping[str, Sequence[str]]) -> None:
     Raises:
         ValueError: a key does not exist or a value is of the wrong type; the name and the key are told.
     """
-    with _quiet():
+    with quiet():
         parser = _make(_Parser, ["fit"], parser_kwargs={"exit_on_error": False, "fit": {"exit_on_error": False}}).parser
         for name, arguments in fits.items():
             try:
@@ -362,17 +351,6 @@ def _make(kind: type[DetmixCLI], args: list[str] | None, **options: Any) -> Detm
         auto_configure_optimizers=False,
         **options,
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without warnings that help nobody."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # between Lightning, jsonargparse and torch
-        warnings.filterwarnings("ignore", ".*treespec, LeafSpec", FutureWarning)
-        for message in _UNHELPFUL:
-            warnings.filterwarnings("ignore", message)
-        yield
 
 
 @rank_zero_only
