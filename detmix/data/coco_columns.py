@@ -114,10 +114,13 @@ def _numbered(ids: NDArray[np.int64], stated: NDArray[np.bool_]) -> NDArray[np.i
 
 def _columns(rows: list[Any], first: int, masks: bool) -> Columns:
     ids = [row.id for row in rows]
-    stated = np.array([number is not None for number in ids]) if None in ids else np.ones(len(ids), np.bool_)
+    stated = np.ones(len(ids), np.bool_)
+    if None in ids:
+        stated = np.array([number is not None for number in ids])
+        ids = [number or 0 for number in ids]
     texts = [_text(row, number) for number, row in enumerate(rows, first)] if masks else []
     return Columns(
-        ids=np.array(ids if None not in ids else [number or 0 for number in ids], np.int64),
+        ids=np.array(ids, np.int64),
         stated=stated,
         image_ids=np.array([row.image_id for row in rows], np.int64),
         category_ids=np.array([row.category_id for row in rows], np.int64),

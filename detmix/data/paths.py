@@ -16,8 +16,8 @@ SUFFIXES = frozenset(  # of the images that Pillow reads
     ".jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .msp .pbm .pcx .pfm .pgm "
     ".png .pnm .ppm .qoi .rgb .rgba .sgi .tga .tif .tiff .vda .vst .webp .xbm".split()
 )
-VOC_FOLDERS = ("Annotations", "JPEGImages")
 USUAL_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+VOC_FOLDERS = ("Annotations", "JPEGImages")
 _SEPARATORS = re.compile(r"[/\\]")
 
 
