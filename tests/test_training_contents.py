@@ -38,7 +38,16 @@ def test_training_data_that_is_evaluated_on_is_told_of(tmp_path, change, stage, 
     (tmp_path / "annotations" / "instances_link.json").symlink_to(tmp_path / FILE.format("train2017"))
     for other in ("train2017", "link"):
         [told] = doubts(tmp_path, stage, **{evaluated: other}, images="train2017")
-        assert told.startswith(f"{tmp_path / FILE.format('train2017')}: data.train and data.{evaluated} both read it")
+        assert told.startswith(
+            f"{tmp_path / FILE.format('train2017')}: data.train has 4 of the 4 images of data.{evaluated}"
+        )
+
+
+def test_images_of_two_splits_are_counted(tmp_path, change):
+    rows = json.loads((tmp_path / FILE.format("val2017")).read_text())["images"]
+    change("val2017", images=[rows[0], *({**row, "file_name": f"others/{row['id']}.jpg"} for row in rows[1:])])
+    [told] = doubts(tmp_path, images="train2017")
+    assert "data.train has 1 of the 4 images of data.val (0.jpg is one), so" in told
 
 
 def test_training_splits_without_objects_are_told_of_together(tmp_path, change):

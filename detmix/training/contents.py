@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,6 +35,13 @@ class Part(NamedTuple):
         annotations = self.source.annotations
         return np.unique(annotations.labels[~annotations.iscrowd]).tolist()
 
+    @property
+    def images(self) -> dict[str, str]:
+        """Its image files: where they lie, and their names in the annotations. Not for made-up scenes."""
+        annotations = self.source.annotations
+        folder, names = annotations.image_dir.resolve(), map(annotations.file_name, range(len(annotations)))
+        return {os.path.join(folder, name): name for name in names}
+
 
 def all_classes(sources: Sequence[Any]) -> tuple[str, ...]:
     """The classes of the first data set, and after them those that objects of the others are of."""
@@ -58,7 +66,7 @@ def _size(part: Part) -> str:
 
 
 def doubts(parts: Sequence[Part]) -> Iterator[str]:
-    """What can hardly be meant: evaluation on the training data, and training data or other data without objects.
+    """What can hardly be meant: evaluation on images trained on, and training data or other data without objects.
 
     Training splits count together, since one of several may be of images without objects on purpose.
 
@@ -68,11 +76,14 @@ def doubts(parts: Sequence[Part]) -> Iterator[str]:
     *trained, evaluated = parts
     if evaluated.file is None:
         return
+    images = evaluated.images
     for part in trained:
-        if part.file is not None and part.file.resolve() == evaluated.file.resolve():
+        shared = set() if part.file is None else part.images.keys() & images.keys()
+        if shared:
             yield (
-                f"{part.file}: data.train and data.{evaluated.stage} both read it, so the AP is measured on images "
-                "that were trained on, and says nothing of others. Give each split a file of its own"
+                f"{part.file}: data.train has {len(shared)} of the {len(images)} images of data.{evaluated.stage} "
+                f"({images[min(shared)]} is one), so the AP is measured on images that were trained on, and says less "
+                "of others. Give each split images of its own"
             )
     for group in (trained, [evaluated]):
         if not any(part.objects for part in group):
