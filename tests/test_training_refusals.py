@@ -70,3 +70,14 @@ def test_without_a_checkpoint_it_says_what_to_do(run, capsys, tmp_path, command,
     wanted = f"there is no {tmp_path}/quickstart/checkpoints/{file}: run 'fit' first, or pass --ckpt_path with a file"
     assert wanted in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/..", "../a", "/a"])
+def test_a_name_leads_to_a_folder_below_that_of_all_runs(run, capsys, tmp_path, name):
+    other = tmp_path / "other" / "model.pt"
+    other.parent.mkdir()
+    other.write_text("precious")
+    with pytest.raises(SystemExit):
+        run("fit", "--trainer.max_epochs=2", f"--name={name}")
+    assert f"--name must name a folder below --runs, got {name!r}" in capsys.readouterr().err
+    assert other.read_text() == "precious"

@@ -137,6 +137,9 @@ class DetmixCLI(LightningCLI):
         config = self._get_config()
         if config.name is None:
             config.name = Path(str(config.config[-1])).stem if config.config else "run"
+        name = Path(config.name)
+        if name.is_absolute() or ".." in name.parts or name == Path():
+            self.parser.error(f"--name must name a folder below --runs, got {config.name!r}")
 
     def before_fit(self) -> None:
         """Keep an earlier run of the same name, unless this one goes on from it."""
