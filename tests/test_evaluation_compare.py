@@ -208,3 +208,8 @@ def test_nothing_to_compare():
 def test_refuses_what_makes_no_interval(compare, options, message):
     with pytest.raises(ValueError, match=message):
         compare(*make_pair(0, num_images=3), **options)
+
+
+def test_refuses_another_iou_type():
+    with pytest.raises(ValueError, match="'bbox' or 'segm', got 'segmentation'"):
+        compare_coco(*make_pair(0, num_images=3), iou_type="segmentation")

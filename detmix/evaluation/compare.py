@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends import IouType, counts_of, rankings_of, run_pycocotools
-from .coco import collect
+from .coco import check_iou_type, collect
 from .curves import NO_OBJECTS, RECALLS_2007
 from .ranking import Ranking
 from .reading import PredictionSource, TruthSource, read_ground_truth, read_predictions
@@ -99,6 +99,7 @@ def compare_coco(
     Raises:
         ValueError: the data are wrong (file, row and key are named), or an argument is.
     """
+    check_iou_type(iou_type)
     _check_draws(resamples, confidence)
     truth = read_ground_truth(ground_truth, masks=iou_type == "segm")
     values, measures, images = [], [], {}
