@@ -6,7 +6,7 @@ import re
 import pytest
 
 from detmix.evaluation import evaluate_coco
-from detmix.evaluation.numbering import stated_classes
+from detmix.evaluation.numbering import categories, stated_classes
 from detmix.evaluation.reading import read_ground_truth, read_predictions
 from tests.test_evaluation_coco import NAMES, make_scene
 
@@ -39,6 +39,11 @@ def test_a_run_states_its_classes(tmp_path):
         path = write(folder, predictions=rows)
         assert read(path) == ([2, 2], [1, 0])
         assert stated_classes(path) == ["dog", "owl", "cat"]
+
+
+def test_a_class_may_be_called_as_torchvision_calls_the_numbers_that_coco_left_out():
+    assert categories(["N/A", "cat"], [1, 2]) == [{"id": 1, "name": "N/A"}, {"id": 2, "name": "cat"}]
+    assert categories(["N/A", "cat", "N/A"], [1, 2, 3]) == [{"id": 2, "name": "cat"}]
 
 
 def test_predict_states_its_images_too(tmp_path):

@@ -7,9 +7,10 @@ import torch
 import yaml
 from torchvision.models import get_model, get_model_weights
 
+from detmix.evaluation.numbering import categories
 from detmix.training.models import coco_classes, untrained_detector
 from detmix.training.module import DetectionModule
-from detmix.training.trained import categories, device_named, open_trained
+from detmix.training.trained import device_named, open_trained
 
 from .conftest import ROOT
 from .test_training_weights import Hostile

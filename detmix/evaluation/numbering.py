@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -27,6 +28,7 @@ from .records import GroundTruth
 PREDICTIONS_FILE = "predictions.json"
 CLASSES_FILE = "classes.json"
 IMAGES_FILE = "images.json"
+_UNUSED = "N/A"  # torchvision's name for each of the ten numbers that COCO left out
 _SHOWN = 3  # names in a message
 _LOOKED_AT = 5000  # of the names, for similar ones: each takes some microseconds
 
@@ -135,6 +137,26 @@ def stated_classes(predictions: Path) -> list[str]:
     """The names of the classes that a file near the predictions states, as ``numbering_of`` finds it; or none."""
     file = _file_near(predictions)
     return [] if file is None else [category.name for category in _read(file).categories]
+
+
+def stated_ids(
+    images: Sequence[Mapping[str, Any]], class_names: Sequence[str], category_ids: Sequence[int]
+) -> dict[str, Any]:
+    """What ``images.json`` says beside predictions: which id is which image and class, as COCO without annotations.
+
+    Args:
+        images: COCO's rows.
+        class_names: in the order of the labels.
+        category_ids: of these.
+    """
+    return {"images": [*images], "categories": categories(class_names, category_ids), "annotations": []}
+
+
+def categories(class_names: Sequence[str], category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """COCO's ``categories`` in the order of the labels, those left out that COCO does not use."""
+    some_are_unused = [*class_names].count(_UNUSED) > 1  # once, it is the name of a class
+    pairs = zip(category_ids, class_names, strict=True)
+    return [{"id": number, "name": name} for number, name in pairs if not (some_are_unused and name == _UNUSED)]
 
 
 def _file_near(predictions: Path) -> Path | None:

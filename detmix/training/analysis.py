@@ -18,7 +18,7 @@ from ..files import write_whole
 from ..terminal import as_text, bar_of, progress_bars, table_of
 from .checkpoints import require_same_classes
 from .data import DetectionData
-from .trained import device_named, open_run, stated_classes
+from .trained import classes_of_weights, device_named, open_run
 from .weights import read_weights
 
 Split = Literal["val", "test"]
@@ -122,7 +122,7 @@ def analyze_entanglement(
 def _weights_of(path: Path, data: DetectionData, detector: nn.Module) -> dict[str, Tensor]:
     """Trained weights, whose labels mean what they mean in the data, as far as the run near them says so."""
     state = read_weights(path, detector, len(data.class_names) + 1)
-    require_same_classes(path, stated_classes(path), data.class_names)
+    require_same_classes(path, classes_of_weights(path), data.class_names)
     return state
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.paths import plain_name
-from ..evaluation.numbering import CLASSES_FILE, IMAGES_FILE, PREDICTIONS_FILE
+from ..evaluation.numbering import CLASSES_FILE, IMAGES_FILE, PREDICTIONS_FILE, categories, stated_ids
 from ..figures import draw_boxes, image_grid
 from ..files import write_whole
 from ..machine import machine
@@ -27,7 +27,6 @@ from .log import log_picture
 from .module import DetectionModule
 from .run_report import MIN_SCORE, SAMPLES, as_detections, write_facts, write_run_report, write_sample
 from .skipped import SkippedImages
-from .trained import categories, stated_ids
 
 _PICTURES = 8  # images in a grid
 

@@ -19,13 +19,13 @@ from ..analysis.inference import as_input, device_of
 from ..data.find import find_images, names_below_common_folder, stated_images
 from ..data.images import read_image
 from ..evaluation import coco_results
-from ..evaluation.numbering import IMAGES_FILE, PREDICTIONS_FILE
+from ..evaluation.numbering import IMAGES_FILE, PREDICTIONS_FILE, stated_ids
 from ..figures import draw_boxes
 from ..files import whole_folder
 from ..targets import Target
 from ..terminal import as_text, bar_of, progress_bars, table_of
 from .files import set_aside
-from .trained import Trained, device_named, stated_ids
+from .trained import Trained, device_named
 
 OnError = Literal["raise", "skip"]
 Pictures = Literal["jpg", "png", "none"]

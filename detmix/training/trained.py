@@ -28,7 +28,6 @@ from .module import DetectionModule
 from .weights import count_classes, lasting_shapes, read_state, read_weights, require_file
 
 _OTHER_SECTIONS = ("seed_everything", "trainer", *RUN_OPTIONS)
-_UNUSED = "N/A"  # torchvision's name for the numbers that COCO left out
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def open_data(config: Path) -> DetectionData:
     return data
 
 
-def stated_classes(weights: Path) -> list[str] | None:
+def classes_of_weights(weights: Path) -> list[str] | None:
     """The classes that the run states whose weights these are, in the order of its labels.
 
     Args:
@@ -141,25 +140,6 @@ def stated_classes(weights: Path) -> list[str] | None:
     config = _config_near(weights)
     file = None if config is None else config.with_name(CLASSES_FILE)
     return None if file is None or not file.is_file() else [category.name for category in read_classes(file)]
-
-
-def stated_ids(
-    images: Sequence[Mapping[str, Any]], class_names: Sequence[str], category_ids: Sequence[int]
-) -> dict[str, Any]:
-    """What ``images.json`` says beside predictions: which id is which image and class, as COCO without annotations.
-
-    Args:
-        images: COCO's rows.
-        class_names: in the order of the labels.
-        category_ids: of these.
-    """
-    return {"images": [*images], "categories": categories(class_names, category_ids), "annotations": []}
-
-
-def categories(class_names: Sequence[str], category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """COCO's ``categories`` in the order of the labels, those left out that COCO does not use."""
-    pairs = zip(category_ids, class_names, strict=True)
-    return [{"id": number, "name": name} for number, name in pairs if name != _UNUSED]
 
 
 def device_named(name: str | None) -> torch.device:
