@@ -109,6 +109,14 @@ def test_so_is_one_of_another_size_and_the_same_time(tmp_path):
     assert read(tmp_path).class_names == ("dog", "elephant")
 
 
+def test_so_is_one_of_the_same_size_and_time_as_archives_unpack_it(tmp_path):
+    root = some_folder(tmp_path)
+    read(tmp_path)
+    time.sleep(0.05)  # the system's clock for files has ticks
+    change(root, "c", document(thing(box=(12, 22, 41, 61))), seconds=0)
+    assert read(tmp_path).boxes[-1].tolist() == [11, 21, 41, 61]
+
+
 def test_the_list_may_change(tmp_path):
     root = some_folder(tmp_path)
     listed = root / "ImageSets" / "Main" / "train.txt"

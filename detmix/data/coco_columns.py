@@ -17,6 +17,7 @@ from .categories import Category
 from .coco_rows import AnnotationRow, ImageRow
 from .json_rows import read_rows
 from .masks import without_slivers
+from .paths import stamp_of
 
 _Coordinate = float | None  # null becomes NaN, which is refused with the row's number and values
 
@@ -68,7 +69,7 @@ def read_content(path: Path, *, masks: bool) -> Content:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such COCO annotation file")
-    before = path.stat()
+    before = stamp_of(path.stat())
     try:
         with path.open("rb") as file:
             content = _collect(file, masks)
@@ -76,8 +77,7 @@ def read_content(path: Path, *, masks: bool) -> Content:
         raise ValueError(f"{path}: not a COCO annotation file: nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"{path}: not a COCO annotation file: {error}") from None
-    after = path.stat()
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+    if stamp_of(path.stat()) != before:
         raise ValueError(f"{path}: changed while it was read: read it again")
     return content
 

@@ -111,6 +111,14 @@ def _cases(text: str) -> Iterable[str]:
     return dict.fromkeys((text, text.lower(), text.upper()))
 
 
+def stamp_of(status: os.stat_result) -> tuple[int, int, int]:
+    """What tells that a file was changed: its size, and when its content and its status were, in nanoseconds.
+
+    The time of the content is what who unpacks or copies a file says; that of the status is the system's own.
+    """
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 def require_file(path: Path) -> None:
     """Refuse what is no file with an end.
 

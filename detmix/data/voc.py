@@ -1,6 +1,6 @@
 """VOC folders: one XML file for each image, lists of names for each set.
 
-What the XML files say is kept in a cache file, with the size and the time of change of each.
+What the XML files say is kept in a cache file, with the size and the times of change of each.
 
 Format: Everingham and Winn, The PASCAL Visual Object Classes Challenge 2012 Development Kit.
 """
@@ -25,18 +25,18 @@ from .annotations import Annotations
 from .cache import CacheDir
 from .cleaning import Images, Objects, OnInvalid, build_annotations, require_list, require_unique
 from .images import size_in_header
-from .paths import Folder, file_status, image_suffix, other_spelling, path_below
+from .paths import Folder, file_status, image_suffix, other_spelling, path_below, stamp_of
 from .voc_xml import VocObject, VocRecord, read_record, xml_path
 
 _LOGGER = logging.getLogger("detmix.data")
-_LAYOUT = 4  # of the cache file; another number as soon as it holds something else, or the same read differently
+_LAYOUT = 5  # of the cache file; another number as soon as it holds something else, or the same read differently
 _YOUNG = 2_000_000_000  # nanoseconds; a file changed again this soon may keep its time, by which changes are told
 
 
 class _Index(Struct):
     layout: int
     root: str
-    stamps: list[tuple[int, int]]  # size and time of change in nanoseconds of each XML file
+    stamps: list[tuple[int, int, int]]  # of each XML file
     records: list[VocRecord]
 
 
@@ -59,7 +59,7 @@ def read_voc(
     the XML's ``<filename>`` has. Messages count objects from 1, as in ``object[3]``.
 
     What the XML files say is written to a cache file and read from there the next time, unless the list of names, or
-    the size or time of change of one of the files, is another; the result and its warnings are the same either way.
+    the size or a time of change of one of the files, is another; the result and its warnings are the same either way.
 
     Args:
         root: the folder, ``VOC2007`` for example.
@@ -265,17 +265,16 @@ def _read_records(root: Path, names: list[str], set_file: Path, folder: Path | N
     _LOGGER.info("%s: reading %d annotation files", set_file, len(names))
     started = time.time_ns()
     records = [read_record(root, name) for name in names]
-    if max((changed for _, changed in stamps), default=0) < started - _YOUNG:
+    if max((changed for _, changed, _ in stamps), default=0) < started - _YOUNG:
         cache.store(file, _Index(_LAYOUT, place, stamps, records))
     return records
 
 
-def _stamp(root: Path, name: str, set_file: Path) -> tuple[int, int]:
+def _stamp(root: Path, name: str, set_file: Path) -> tuple[int, int, int]:
     try:
-        found = file_status(f"{root}/Annotations/{name}.xml")
+        return stamp_of(file_status(f"{root}/Annotations/{name}.xml"))
     except FileNotFoundError:
         file = xml_path(root, name)
         hint = other_spelling(file)
         message = f"{file}: no such annotation file, and {set_file} lists it"
         raise FileNotFoundError(f"{message}; {hint}" if hint else message) from None
-    return found.st_size, found.st_mtime_ns
