@@ -245,6 +245,13 @@ def test_without_mixing_the_run_has_a_name_of_its_own(run, tmp_path):
     assert (tmp_path / "quickstart_nomix" / "report.html").exists()
 
 
+def test_a_run_without_a_log_leaves_all_else(run, tmp_path):
+    run("fit", "--trainer.max_epochs=1", "--data.mixup=null", "--trainer.logger=false")
+    left = {path.name for path in (tmp_path / "quickstart_nomix").iterdir()}
+    assert {"report.html", "metrics.json", "model.pt", "checkpoints"} <= left
+    assert not {"csv", "tensorboard"} & left
+
+
 def test_validate_and_test_take_the_last_checkpoint_and_write_beside_the_fit(run, tmp_path):
     run("fit", "--trainer.max_epochs=2", "--name=mine")
     run("validate", "--name=mine")

@@ -42,6 +42,7 @@ def test_a_misspelt_key_in_a_config_is_named(run, capsys, tmp_path):
         ("--data.mixup.no_mixup_epochs=4", "must lie in 0 ... 3, below trainer.max_epochs=4, or be a share of"),
         ("--data.mixup.no_mixup_epochs=-1", "must lie in 0 ... 3"),
         ("--data.mixup.no_mixup_epochs=1.5", "must lie in 0 ... 3, below trainer.max_epochs=4, or be a share"),
+        ("--trainer.enable_checkpointing=false", "enable_checkpointing=False"),
         ("--ckpt_path=nothing.ckpt", "nothing.ckpt: no such checkpoint"),
     ],
 )

@@ -14,6 +14,7 @@ import torch
 from jsonargparse import ActionYesNo
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
@@ -90,10 +91,10 @@ class DetmixCLI(LightningCLI):
             parser.error(f"a config file is not text in UTF-8: {error}")
 
     def instantiate_classes(self) -> None:
-        """Build data, model and trainer; bad data ends with its own message, not a traceback."""
+        """Build data, model and trainer; bad data or settings end with their own message, not a traceback."""
         try:
             super().instantiate_classes()
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, MisconfigurationException) as error:
             self.parser.error(str(error))
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -276,11 +277,12 @@ class DetmixCLI(LightningCLI):
         if not fitting:
             return files
         folder = run_dir / "checkpoints"
+        logs = self._get(self.config_init, "trainer.logger") not in (False, [])
         return [
             MixupSchedule(),
             ValidateAtTheEnd(),
             Throughput(),
-            LearningRateMonitor("step"),
+            *([LearningRateMonitor("step")] if logs else []),
             FiniteLoss(),
             SkippedImages(run_dir),
             *files,
