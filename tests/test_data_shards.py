@@ -5,7 +5,7 @@ import tarfile
 import pytest
 import torch
 
-from detmix.data import DetectionDataset, WebDatasetStream, write_shards
+from detmix.data import DetectionDataset, WebDatasetStream, read_coco, write_shards
 
 from .factories import write_coco_folder
 from .hostile import ending
@@ -33,6 +33,18 @@ def test_shards_hold_every_sample_as_the_data_set_gives_it(per_shard, sizes, tmp
         assert target.keys() == expected_target.keys()
         for key, value in expected_target.items():
             assert torch.equal(torch.as_tensor(target[key]), torch.as_tensor(value)), key
+
+
+@pytest.mark.parametrize("name", ["1.JFIF", "1.gif", "1.ppm", "1.mpo", "1.webp", "1", "scan.v2"])
+def test_an_image_of_any_name_is_read_back(name, tmp_path):
+    write_coco_folder(tmp_path, 2)
+    (tmp_path / "images" / "1.png").rename(tmp_path / "images" / name)
+    file = tmp_path / "set.json"
+    file.write_text(file.read_text().replace("1.png", name))
+    found = read_coco(file, tmp_path / "images")
+    samples = WebDatasetStream(write_shards(found, tmp_path / "out"), classes=found.class_names)
+    for (image, target), (expected, _) in zip(samples, DetectionDataset(found), strict=True):
+        assert torch.equal(image, expected), target
 
 
 def test_the_layout_of_a_sample(tmp_path):

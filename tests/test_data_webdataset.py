@@ -16,9 +16,9 @@ from .test_data_streams import CLASSES, ids, members_of, picture, row, write_tar
 from .test_hostile import fuzz
 
 BROKEN = {
-    "no json": ({"json": None}, r"wanted json and one of jpg, .*, got \['png'\]"),
-    "no image": ({"png": None}, r"wanted json and one of jpg, .*, got \['json'\]"),
-    "two images": ({"jpg": b"x"}, r"wanted json and one of jpg, .*, got \['png', 'json', 'jpg'\]"),
+    "no json": ({"json": None}, r"wanted json and one image, got \['png'\]"),
+    "no image": ({"png": None}, r"wanted json and one image, got \['json'\]"),
+    "two images": ({"jpg": b"x"}, r"wanted json and one image, got \['png', 'json', 'jpg'\]"),
     "no JSON": ({"json": b"{"}, "json: Input data was truncated"),
     "JSON without end": ({"json": b'{"a":' + b"[" * 100_000}, "json: .*recursion"),
     "a list": ({"json": b"[]"}, "json: Expected `object`, got `array`"),

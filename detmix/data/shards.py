@@ -12,13 +12,14 @@ import msgspec
 
 from ..files import whole_folder
 from .annotations import Annotations
-from .paths import read_file
+from .paths import image_suffix, read_file
 
 
 def write_shards(annotations: Annotations, folder: str | Path, *, samples_per_shard: int = 1000) -> list[Path]:
     """Write a data set as tar files that ``WebDatasetStream`` reads.
 
-    A sample is ``<key>.<suffix of the image>``, the image file as it is, and ``<key>.json``:
+    A sample is ``<key>.<suffix of the image>``, the image file as it is, and ``<key>.json``; an image whose name has
+    none gets ``.jpg``, whatever it is. The JSON is
     ``{"image_id", "file_name", "height", "width", "objects": {"bbox", "category", "area", "iscrowd", "difficult"}}``,
     boxes xywh in pixels from 0, categories by name. Segmentations are left out. Keys count the images. The folder
     appears once all is written, with the same bytes for the same data.
@@ -57,7 +58,7 @@ def write_shards(annotations: Annotations, folder: str | Path, *, samples_per_sh
 def _members(annotations: Annotations, indices: range) -> Iterator[tuple[str, bytes]]:
     for index in indices:
         path = annotations.image_path(index)
-        yield f"{index:09d}{path.suffix.lower()}", read_file(path)
+        yield f"{index:09d}{image_suffix(path.name).lower() or '.jpg'}", read_file(path)
         yield f"{index:09d}.json", msgspec.json.encode(_describe(annotations, index))
 
 

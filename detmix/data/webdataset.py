@@ -23,12 +23,12 @@ from ..mixing import Sample
 from ..switch import Reader, this_reader
 from ..targets import Target
 from .cleaning import OnInvalid, require_list, require_unique
+from .paths import SUFFIXES
 from .samples import BoxFormat, Layout
 from .streams import SampleStream, load_library
 
 Share = Literal["shards", "samples"]
 
-_IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 _TAR_END = bytes(512)
 _META = re.compile(r"__[^/]*__($|/)")  # files about the shard
 
@@ -36,10 +36,10 @@ _META = re.compile(r"__[^/]*__($|/)")  # files about the shard
 class WebDatasetStream(SampleStream):
     """Samples from WebDataset's shards: tar files in which ``<key>.jpg`` stands beside ``<key>.json``.
 
-    The JSON of a sample is an object; ``write_shards`` writes such shards. The image may be JPEG, PNG, WebP, BMP or
-    TIFF. Images come as (3, H, W) uint8 tensors; targets as from ``DetectionDataset``, with ``image_id`` if the
-    JSON has one. Shards named ``.tar`` are read as they are. Others may be compressed, as ``.tar.gz``; those should be
-    your own, for a few of their bytes may become many.
+    The JSON of a sample is an object; ``write_shards`` writes such shards. The image may have the suffix of any format
+    that Pillow reads, but for EPS. Images come as (3, H, W) uint8 tensors; targets as from ``DetectionDataset``, with
+    ``image_id`` if the JSON has one. Shards named ``.tar`` are read as they are. Others may be compressed, as
+    ``.tar.gz``; those should be your own, for a few of their bytes may become many.
 
     Of n readers and S shards each gets every n-th shard. If there are fewer shards than readers, n / S readers read the
     same shard and give every (n / S)-th sample of it. So readers, and ranks, differ in the number of their samples as
@@ -195,10 +195,10 @@ def _read_members(shard: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
 def _open_member(member: dict[str, Any]) -> tuple[dict[str, Any], bytes, str]:
     """The JSON, the image file, and a name for errors."""
     name = f"{member['__url__']}: sample {member['__key__']}"
-    kinds = [kind for kind in _IMAGES if kind in member]
+    found = [kind for kind in member if not kind.startswith("__")]
+    kinds = [kind for kind in found if f".{kind}" in SUFFIXES]
     if len(kinds) != 1 or "json" not in member:
-        found = [key for key in member if not key.startswith("__")]
-        raise ValueError(f"{name}: wanted json and one of {', '.join(_IMAGES)}, got {found}")
+        raise ValueError(f"{name}: wanted json and one image, got {found}")
     try:
         return msgspec.json.decode(member["json"], type=dict), member[kinds[0]], name
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
