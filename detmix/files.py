@@ -39,6 +39,15 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text, in UTF-8 whatever the locale, as ``write_whole`` does.
+
+    Raises:
+        NotWritten: as there.
+    """
+    write_whole(path, lambda temporary: temporary.write_text(text, "utf-8"))
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Where what writes a file, or to a folder, fails: say which it is, and the space left there.

@@ -1,5 +1,10 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
+from detmix import files
 from detmix.files import NotWritten, whole_folder, write_whole
 
 
@@ -15,6 +20,13 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         write_whole(file, fail)
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_text_is_utf_8_whatever_the_locale(tmp_path):
+    call = "import pathlib, runpy, sys; runpy.run_path(sys.argv[1])['write_text'](pathlib.Path('out'), '\\xf6')"
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", call, files.__file__], cwd=tmp_path, env=ascii_only, check=True)
+    assert (tmp_path / "out").read_bytes() == "ö".encode()
 
 
 def test_hosts_with_the_same_pid_write_a_file_at_the_same_time(tmp_path):

@@ -28,6 +28,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from rich.console import Console
 
 from detmix import benchmark
+from detmix.files import write_text
 from detmix.machine import machine
 
 PARTS: dict[str, Callable[..., benchmark.BenchmarkReport]] = {
@@ -69,7 +70,7 @@ def main() -> None:
     console.print(report.table())
     if json_file is not None:
         content = {"machine": machine(), "threads": threads, **asdict(report)}
-        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_text(json_file, json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

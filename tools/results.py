@@ -17,11 +17,10 @@ import re
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detmix.files import write_whole
+from detmix.files import write_text
 from detmix.sweep.markdown import arms_compared, fill, has_ended, summary_table, sweep_section
 from detmix.sweep.results import draw_comparison
 from detmix.sweep.statistics import MEASURES
@@ -49,7 +48,7 @@ def main() -> None:
     for name, content in new.items():
         keep(name, content)
     for name in stale:
-        write_whole(ROOT / name, partial(Path.write_text, data=written[name], encoding="utf-8"))
+        write_text(ROOT / name, written[name])
         print(f"{name} written")
 
 
@@ -90,7 +89,7 @@ def pages(sweeps: Mapping[str, Any]) -> dict[str, str]:
 def keep(name: str, content: Mapping[str, Any]) -> None:
     """Write a sweep's numbers and draw its plot."""
     kept = ROOT / KEPT / f"{name}.json"
-    write_whole(kept, lambda path: path.write_text(json.dumps(content, indent=1) + "\n", "utf-8"))
+    write_text(kept, json.dumps(content, indent=1) + "\n")
     draw_comparison(arms_compared(content, "AP50")).savefig(kept.with_suffix(".png"), dpi=110)
 
 

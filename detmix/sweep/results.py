@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ..figures.encode import data_url
 from ..figures.sweep import sweep_figure
-from ..files import write_whole
+from ..files import write_text, write_whole
 from ..machine import machine
 from ..page import page_of
 from .markdown import picture_alt
@@ -40,7 +40,7 @@ def write_results(folder: Path, plan: Plan, states: States, command: str) -> lis
     comparisons = compare_arms(plan, states)
     content = json.dumps(_content(plan, states, comparisons, command), indent=2) + "\n"
     write_whole(folder / "sweep.csv", lambda path: _write_rows(path, plan, states))
-    write_whole(folder / "sweep.json", lambda path: path.write_text(content))
+    write_text(folder / "sweep.json", content)
     page = page_of(__package__, "sweep.html.jinja", _shown(plan, states, comparisons, command))
     write_whole(folder / "sweep.html", lambda path: path.write_bytes(page))
     return comparisons

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console, Group
 from rich.live import Live
 
-from ..files import write_whole
+from ..files import write_text
 from ..training.signals import StopRequests
 from .outcome import Outcome
 from .plan import CONFIG, Plan
@@ -53,7 +53,7 @@ def run_sweep(
     if jobs < 1:
         raise ValueError(f"jobs must be 1 or more, got {jobs}")
     queue = Queue(folder, plan, retry=retry)
-    write_whole(folder / CONFIG, lambda path: path.write_text(plan.text, "utf-8"))
+    write_text(folder / CONFIG, plan.text)
     requests = StopRequests()
     requests.listen()
     try:

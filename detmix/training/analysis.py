@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..analysis import DetectionRates, Entanglement, detection_rates, entanglement
 from ..figures.analysis import entanglement_figure, visibility_figure
-from ..files import write_whole
+from ..files import write_text, write_whole
 from ..terminal import as_text, bar_of, progress_bars, table_of
 from .checkpoints import require_same_classes
 from .data import DetectionData
@@ -135,7 +135,7 @@ def _check_plot(plot: Path | None) -> None:
 
 def _write_json(path: Path | None, content: dict[str, Any]) -> None:
     if path is not None:
-        write_whole(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
+        write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def _write_plot(path: Path, figure: Figure) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..data.paths import plain_name
 from ..evaluation.numbering import CLASSES_FILE, IMAGES_FILE, PREDICTIONS_FILE, categories, stated_ids
 from ..figures import draw_boxes, image_grid
-from ..files import write_whole
+from ..files import write_text, write_whole
 from ..machine import machine
 from ..targets import Target
 from ..terminal import tell
@@ -78,8 +78,8 @@ class RunFiles(L.Callback):
         self._first_start = not (self.run_dir / SAMPLES).exists()
         if trainer.is_global_zero:
             classes = json.dumps(categories(data_of(trainer).class_names, data_of(trainer).category_ids), indent=2)
-            write_whole(self.run_dir / "config.yaml", lambda path: path.write_text(self.config_text, "utf-8"))
-            write_whole(self.run_dir / CLASSES_FILE, lambda path: path.write_text(classes + "\n"))
+            write_text(self.run_dir / "config.yaml", self.config_text)
+            write_text(self.run_dir / CLASSES_FILE, classes + "\n")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """There is something to train: a run that is finished already keeps its files."""
@@ -139,9 +139,9 @@ class RunFiles(L.Callback):
         evaluation = module.evaluation
         progress = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         metrics = evaluation.metrics() | evaluation.losses | progress
-        write_whole(folder / "metrics.json", lambda path: path.write_text(json.dumps(metrics, indent=2) + "\n"))
+        write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         _write_ids(folder / IMAGES_FILE, data_of(trainer), stage)
-        write_whole(folder / PREDICTIONS_FILE, lambda path: path.write_text(json.dumps(evaluation.predictions)))
+        write_text(folder / PREDICTIONS_FILE, json.dumps(evaluation.predictions))
         grid = image_grid(self._detections(trainer, module, stage))
         write_whole(folder / "detections.jpg", lambda path: grid.save(path, format="JPEG", quality=90))
         self._show(trainer, "detections", grid)
@@ -204,7 +204,6 @@ def _write_ids(file: Path, data: DetectionData, stage: Evaluated) -> None:
     images = data.ground_truth(stage)["images"]
     names = [plain_name(image.get("file_name", "")) for image in images]
     if all(names) and len(set(names)) == len(names):
-        content = json.dumps(stated_ids(images, data.class_names, data.category_ids))
-        write_whole(file, lambda path: path.write_text(content))
+        write_text(file, json.dumps(stated_ids(images, data.class_names, data.category_ids)))
     else:
         file.unlink(missing_ok=True)  # of other data that was evaluated before

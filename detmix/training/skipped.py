@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from ..files import write_whole
+from ..files import write_text
 from ..terminal import tell
 from .data import data_of
 
@@ -44,8 +44,8 @@ class SkippedImages(L.Callback):
         self.files = self._all_files()
         text = "".join(f"{file}\n" for file in self.files)
         # what is listed may be less than the checkpoint knew from which the run goes on
-        if trainer.is_global_zero and text and not (self.path.exists() and self.path.read_text() == text):
-            write_whole(self.path, lambda path: path.write_text(text))
+        if trainer.is_global_zero and text and not (self.path.exists() and self.path.read_text("utf-8") == text):
+            write_text(self.path, text)
             images = len(data_of(trainer).train_set)
             tell(f"{len(self.files)} of {images} training images skipped: see {self.path}")
 
