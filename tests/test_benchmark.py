@@ -2,11 +2,14 @@ import json
 import logging
 import sys
 import tempfile
+import weakref
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from detmix.benchmark import (
     measure_blend,
@@ -19,6 +22,7 @@ from detmix.benchmark import (
 from detmix.benchmark.comparison import BenchmarkReport, compare, comparison, time_in_turn
 from detmix.benchmark.made_up import coco_file, coco_results, voc_folder
 from detmix.benchmark.photographs import jpeg
+from detmix.benchmark.train import Run, Speeds, _measure
 from detmix.data import read_coco, read_voc
 from detmix.evaluation import evaluate_coco
 from detmix.machine import machine
@@ -59,23 +63,45 @@ def test_work_of_four_times_the_time_has_the_ratio_four(monkeypatch):
 def test_table_shows_rows_notes_and_machine():
     report = BenchmarkReport("title", [comparison("ours", 6.0, "theirs", 3.0, unit="MiB")], ["a note"])
     table = report.table()
-    assert [list(column.cells) for column in table.columns][4] == ["2"]
+    assert [next(column.cells) for column in table.columns][4:] == ["2", "", "1"]  # one pair has no quartiles
     assert "a note" in str(table.caption)
     assert machine()["torch"] in str(table.caption)
 
 
 def test_training_loops_are_compared_and_profiled():
     level = logging.getLogger("lightning.pytorch").level
-    report = measure_train("ssdlite320_mobilenet_v3_large", size=48, steps=1, rounds=2, profile=True)
+    report = measure_train("ssdlite320_mobilenet_v3_large", size=48, steps=1, rounds=2, compile="eager", profile=True)
     assert [(row.what, row.against, row.repeats) for row in report.rows] == [
         ("trainer, mixup", "trainer, no mixing", 2),
         ("trainer, mixup", "torchvision's loop, fp32", 2),
+        ("trainer, mixup, compiled", "trainer, mixup", 2),
     ]
     assert all(row.value > 0 and row.reference > 0 for row in report.rows)
     shares = [float(line.partition("%")[0]) for line in report.notes[-1].splitlines()]
     assert shares == sorted(shares, reverse=True)
     assert 50 < sum(shares) <= 100
     assert logging.getLogger("lightning.pytorch").level == level
+
+
+def test_a_training_begins_without_what_is_left_of_the_last_one():
+    run, left = Run(Path(), "", "cpu", 1, 1, 0, 1), []
+
+    def loop(clock):
+        assert not any(reference() for reference in left)
+        module = torch.nn.Linear(1, 1)
+        module.holds_itself = [module]
+        left.append(weakref.ref(module))
+        for _ in range(run.warm_up + run.steps):
+            clock.tick()
+
+    for _ in range(2):
+        _measure(run, loop, Speeds())
+    assert len(left) == 2
+
+
+def test_batches_that_wait_for_a_slow_first_step_do_not_count():
+    run = Run(Path(), "", "cpu", 1, 1, workers=4, steps=10)
+    assert run.warm_up >= 1 + 4 * 2  # torch's loader has two batches of each worker ahead
 
 
 def test_loaders_are_compared_with_and_without_mixing():
@@ -160,6 +186,7 @@ def test_samples_are_compared_with_and_without_mixing():
         *((f"{size}, {what}", against) for size in sizes for what, against in kinds),
         ("wrapper, 118,000 records", "1,000 records"),
         ("wrapper, cache, 118,000 records", "1,000 records"),
+        ("draw alone, 118,000 records", "1,000 records"),
         *((f"{size}, decoded", name) for size in ("320x240", *sizes) for name in ("Pillow", "OpenCV", "torchvision")),
         ("1333x800, reduce_to=400", "the whole"),
     ]

@@ -27,8 +27,9 @@ _POOL = 48  # MiB of images that are taken in turn, so that none is still in a c
 def measure_blend(objects: int = 8, repeats: int = 300) -> BenchmarkReport:
     """Mix two images with their targets, against a copy of the canvas and other ways to blend.
 
-    The images are uint8, pixel by pixel as decoders write them. "Fresh" ones come from memory, and their canvas and its
-    copy go to memory that is new; the others stay in the processor's cache, and the copy goes where the last one went.
+    The images are uint8, pixel by pixel as decoders write them. "Fresh" ones come from memory, as does what is copied,
+    and both go to what the allocator hands out; the others stay in the processor's cache, and the copy goes where the
+    last one went.
     The other ways blend the pixels alone. Peak memory is what the process takes beside the images, the canvas
     included; on Linux.
 

@@ -60,14 +60,13 @@ class BenchmarkReport:
         """The rows for a terminal, the notes and the machine below them."""
         caption = "\n".join([*self.notes, describe(machine())])
         table = Table(title=self.title, caption=caption, caption_justify="left")
-        for heading in ("measured", "", "against", "", "ratio", "quartiles"):
+        for heading in ("measured", "", "against", "", "ratio", "quartiles", "pairs"):
             table.add_column(heading, justify="left" if heading in ("measured", "against") else "right")
         for row in self.rows:
             low, middle, high = row.ratio
-            figures = (f"{figure:.4g} {row.unit}" for figure in (row.value, row.reference))
-            table.add_row(
-                row.what, next(figures), row.against, next(figures), f"{middle:.3g}", f"{low:.3g} to {high:.3g}"
-            )
+            value, reference = (f"{figure:.4g} {row.unit}" for figure in (row.value, row.reference))
+            quartiles = f"{low:.3g} to {high:.3g}" if row.repeats > 1 else ""
+            table.add_row(row.what, value, row.against, reference, f"{middle:.3g}", quartiles, str(row.repeats))
         return table
 
 

@@ -47,7 +47,7 @@ def measure_sample(images: int = 64, batch_size: int = 8, objects: int = 8, repe
     report = BenchmarkReport(f"Training samples from JPEG files, {objects} objects in each")
     for size in _SIZES:
         report.rows += _of_size(size, images, batch_size, objects, repeats)
-    report.rows += [_wrapper(objects, repeats), _wrapper(objects, repeats, cache=64)]
+    report.rows += [_wrapper(objects, repeats), _wrapper(objects, repeats, cache=64), _draw(repeats)]
     report.rows += compare_decoders(repeats)
     return report
 
@@ -117,13 +117,24 @@ class _Records:
 
 
 def _wrapper(objects: int, repeats: int, cache: int = 0) -> Comparison:
+    what = "wrapper, cache" if cache else "wrapper"
+    return _for_each(what, MixupDataset.__getitem__, objects, repeats, cache)
+
+
+def _draw(repeats: int) -> Comparison:
+    return _for_each("draw alone", MixupDataset.draw, 1, repeats)
+
+
+def _for_each(
+    what: str, get: Callable[[MixupDataset, int], Any], objects: int, repeats: int, cache: int = 0
+) -> Comparison:
+    """What one call takes, in a large data set and in a small one."""
     many, few = (MixupDataset(_Records(count, objects), cache=cache) for count in _RECORDS)
     rng = random.Random(0)
 
     def visit(data: MixupDataset) -> None:
-        _visit(data.__getitem__, [rng.randrange(len(data)) for _ in range(_VISITS)], 1)
+        _visit(partial(get, data), [rng.randrange(len(data)) for _ in range(_VISITS)], 1)
 
     seconds = time_in_turn({"many": partial(visit, many), "few": partial(visit, few)}, repeats)
     µs = {name: values / _VISITS * 1e6 for name, values in seconds.items()}
-    what = f"wrapper{', cache' if cache else ''}, {len(many):,} records"
-    return comparison(what, µs["many"], f"{len(few):,} records", µs["few"], unit="µs")
+    return comparison(f"{what}, {len(many):,} records", µs["many"], f"{len(few):,} records", µs["few"], unit="µs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import tempfile
 import time
@@ -27,7 +28,7 @@ from ..training import DetectionData, DetectionModule, MixupOptions, Throughput
 from .comparison import BenchmarkReport, comparison
 from .photographs import write_coco
 
-_WARM_UP = 3  # steps that do not count
+_TRAINER, _COMPILED = "trainer, mixup", "trainer, mixup, compiled"
 _ROWS_OF_PROFILE = 15
 
 
@@ -43,7 +44,6 @@ class Run:
         size: their shorter side, in pixels.
         workers: processes that load data.
         steps: those that count.
-        compile: backend of ``torch.compile`` in the trainer, or None.
     """
 
     folder: Path
@@ -53,7 +53,16 @@ class Run:
     size: int
     workers: int
     steps: int
-    compile: str | None
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it trains on a GPU."""
+        return self.device.startswith("cuda")
+
+    @property
+    def warm_up(self) -> int:
+        """Steps that do not count: three, and as many as workers load batches for while a slow first one lasts."""
+        return 3 + 2 * self.workers
 
     @property
     def options(self) -> dict[str, int]:
@@ -83,7 +92,8 @@ def measure_train(
     """Train by the trainer, with and without mixing, against torchvision's reference loop.
 
     Each loop reads, decodes, flips and trains on JPEG files, from random weights. The loops run in turn, each from
-    its start, and three steps of each round do not count. A GPU as they are meant for:
+    its start. Three steps of each round do not count, and two more for each worker, since that many batches may be
+    waiting when a slow first step ends. A GPU as they are meant for:
     ``train --device cuda --batch_size 16 --size 800 --workers 8 --steps 20 --rounds 5``.
 
     Args:
@@ -94,13 +104,13 @@ def measure_train(
         workers: processes that load data.
         steps: timed steps of each round.
         rounds: how often each loop runs.
-        compile: backend of torch.compile for the trainer's backbone, such as inductor.
+        compile: backend of torch.compile, such as inductor: the trainer also runs with its backbone compiled.
         profile: list where the trainer's time goes, by operation, below the table.
     """
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        write_coco(Path(folder), batch_size * (_WARM_UP + steps), (size, size * 4 // 3))
-        run = Run(Path(folder), detector, device, batch_size, size, workers, steps, compile)
-        loops = _loops(run)
+        run = Run(Path(folder), detector, device, batch_size, size, workers, steps)
+        write_coco(run.folder, batch_size * (run.warm_up + steps), (size, size * 4 // 3))
+        loops = _loops(run, compile)
         speeds = {name: Speeds() for name in loops}
         for _ in range(rounds):
             for name, loop in loops.items():
@@ -140,36 +150,40 @@ class Clock:
     def tick(self) -> None:
         """A step has ended."""
         self.done += 1
-        if self.done in (_WARM_UP, _WARM_UP + self.run.steps):
-            if self.run.device.startswith("cuda"):
+        if self.done in (self.run.warm_up, self.run.warm_up + self.run.steps):
+            if self.run.on_gpu:
                 torch.cuda.synchronize()
             now = time.perf_counter()
-            if self.done == _WARM_UP:
+            if self.done == self.run.warm_up:
                 self.around.__enter__()
             else:
                 self.around.__exit__(None, None, None)
             self.seconds = now - self.seconds
 
 
-def _loops(run: Run) -> dict[str, Loop]:
-    on_gpu = run.device.startswith("cuda")
+def _loops(run: Run, compile: str | None) -> dict[str, Loop]:
     loops: dict[str, Loop] = {
-        "trainer, mixup": lambda clock: _trainer(run, clock, MixupOptions()),
+        _TRAINER: lambda clock: _trainer(run, clock, MixupOptions()),
         "trainer, no mixing": lambda clock: _trainer(run, clock, None),
         "torchvision's loop, fp32": lambda clock: _reference(run, clock, half=False),
     }
-    return loops | ({"torchvision's loop, bf16": lambda clock: _reference(run, clock, half=True)} if on_gpu else {})
+    if run.on_gpu:
+        loops["torchvision's loop, bf16"] = lambda clock: _reference(run, clock, half=True)
+    if compile is not None:
+        loops[_COMPILED] = lambda clock: _trainer(run, clock, MixupOptions(), compile)
+    return loops
 
 
 def _measure(run: Run, loop: Loop, speeds: Speeds) -> None:
-    on_gpu = run.device.startswith("cuda")
-    if on_gpu:
+    gc.collect()  # a trainer and its model hold each other, and would count in the next loop's memory
+    if run.on_gpu:
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     clock = Clock(run)
     torch.manual_seed(0)
     loop(clock)
     speeds.images_per_s.append(run.steps * run.batch_size / clock.seconds)
-    if on_gpu:
+    if run.on_gpu:
         speeds.peak.append(torch.cuda.max_memory_allocated() / 2**20)
 
 
@@ -177,9 +191,10 @@ def _report(run: Run, speeds: dict[str, Speeds]) -> BenchmarkReport:
     size = f"{run.size * 4 // 3}x{run.size}"
     report = BenchmarkReport(
         f"Training of {run.detector}, batches of {run.batch_size} JPEG files of {size}, {run.device}, "
-        f"{run.workers} workers, {run.compile or 'no'} compilation"
+        f"{run.workers} workers"
     )
-    pairs = [("trainer, mixup", other) for other in speeds if other != "trainer, mixup"]
+    pairs = [(_TRAINER, other) for other in speeds if other not in (_TRAINER, _COMPILED)]
+    pairs += [(_COMPILED, _TRAINER)] if _COMPILED in speeds else []
     for what, against in pairs:
         values, references = (np.array(speeds[name].images_per_s) for name in (what, against))
         report.rows.append(comparison(what, values, against, references, unit="images/s"))
@@ -201,8 +216,7 @@ class _Ticks(L.Callback):
         self.clock.tick()
 
 
-def _trainer(run: Run, clock: Clock, mixup: MixupOptions | None) -> None:
-    on_gpu = run.device.startswith("cuda")
+def _trainer(run: Run, clock: Clock, mixup: MixupOptions | None, compile: str | None = None) -> None:
     data = DetectionData(
         "coco",
         root=str(run.folder),
@@ -212,12 +226,12 @@ def _trainer(run: Run, clock: Clock, mixup: MixupOptions | None) -> None:
         batch_size=run.batch_size,
         num_workers=run.workers,
     )
-    module = DetectionModule(run.detector, weights=None, options=run.options, warmup_steps=10, compile=run.compile)
+    module = DetectionModule(run.detector, weights=None, options=run.options, warmup_steps=10, compile=compile)
     trainer = L.Trainer(
         max_epochs=1,
-        accelerator="gpu" if on_gpu else "cpu",
+        accelerator="gpu" if run.on_gpu else "cpu",
         devices=1,
-        precision="bf16-mixed" if on_gpu else "32-true",
+        precision="bf16-mixed" if run.on_gpu else "32-true",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -261,10 +275,15 @@ def _reference(run: Run, clock: Clock, *, half: bool) -> None:
 
 
 def _profile(run: Run) -> str:
-    """The operations that take most of the trainer's time, with their shares of it."""
-    recorded = torch_profile()
-    _trainer(run, Clock(run, recorded), MixupOptions())
-    clock = "self_device_time_total" if run.device.startswith("cuda") else "self_cpu_time_total"
-    times = {event.key: getattr(event, clock) for event in recorded.key_averages()}
+    """The operations that take most of the trainer's time, with their shares of it, and how long the GPU works."""
+    recorded, kind = torch_profile(), "self_device_time_total" if run.on_gpu else "self_cpu_time_total"
+    clock = Clock(run, recorded)
+    _trainer(run, clock, MixupOptions())
+    # of the CPU's: an operation has the time of the kernels that it starts, which have rows of their own beside it
+    events = [event for event in recorded.key_averages() if event.device_type.name == "CPU"]
+    times = {event.key: getattr(event, kind) for event in events}
+    total = sum(times.values())
     largest = sorted(times, key=times.__getitem__, reverse=True)[:_ROWS_OF_PROFILE]
-    return "\n".join(f"{times[name] / sum(times.values()):6.1%} {name}" for name in largest)
+    lines = [f"{times[name] / total:6.1%} {name}" for name in largest]
+    busy = [f"{total / 1e6 / clock.seconds:6.1%} of the time, while recorded, the GPU works"] if run.on_gpu else []
+    return "\n".join([*lines, *busy])
