@@ -38,6 +38,7 @@ import math
 import sys
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
@@ -76,7 +77,7 @@ def check_target(target: Target, *, size: tuple[int, int] | None = None, num_cla
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"{_name(target)}: boxes must have shape (N, 4), got {tuple(boxes.shape)}")
     if not boxes.is_floating_point():
-        raise TypeError(f"{_name(target)}: boxes must be of a floating dtype, got {boxes.dtype}")
+        raise TypeError(f"{_name(target)}: boxes must be of a floating dtype, got {boxes.dtype}: {_to_float(boxes)}")
     require_xyxy(boxes)
     if labels.dtype != torch.int64:
         raise TypeError(f"{_name(target)}: labels must be int64, got {labels.dtype}")
@@ -265,11 +266,30 @@ def _name(target: Target) -> str:
 
 def _tensor(target: Target, key: str) -> Tensor:
     if key not in target:
-        raise ValueError(f"{_name(target)}: the key {key!r} is missing; it has {sorted(target)}")
+        raise ValueError(f"{_name(target)}: the key {key!r} is missing; it has {sorted(target)}{_way_to_keys(target)}")
     value = target[key]
     if not isinstance(value, Tensor):
-        raise TypeError(f"{_name(target)}: {key} must be a torch.Tensor, got {type(value).__name__}")
+        way = ": torch.as_tensor makes one" if isinstance(value, (list, np.ndarray)) else ""
+        raise TypeError(f"{_name(target)}: {key} must be a torch.Tensor, got {type(value).__name__}{way}")
     return value
+
+
+def _way_to_keys(target: Target) -> str:
+    """What to do about a target of torchvision's data sets that lacks keys."""
+    if target.keys() == {"annotation"}:  # as VOCDetection gives
+        return ": for VOC's files take DetectionDataset(read_voc(...)) of detmix.data"
+    if target.keys() == {"image_id"}:  # as the wrapped CocoDetection gives where an image has no annotations
+        return ": an image without objects needs boxes of shape (0, 4) and labels of shape (0,), or leave it out"
+    return ""
+
+
+def _to_float(boxes: Tensor) -> str:
+    """How boxes of integers, as torchvision's wrapped data sets give, become floats."""
+    if isinstance(boxes, tv_tensors.BoundingBoxes):
+        return (
+            "v2.ToDtype({tv_tensors.BoundingBoxes: torch.float32, 'others': None}) among the transforms converts them"
+        )
+    return "boxes.float() converts them"
 
 
 def _check_lengths(target: Target, count: int) -> None:

@@ -1,16 +1,19 @@
 import math
+import re
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torchvision import tv_tensors
-from torchvision.datasets import CocoDetection
+from torchvision.datasets import CocoDetection, VOCDetection, wrap_dataset_for_transforms_v2
+from torchvision.transforms import v2
 
 from detmix import MixupDataset, check_target, object_keys
-from detmix.targets import concatenate, select_objects
+from detmix.targets import concatenate, plain, select_objects
 
 from .factories import make_target, write_coco_folder
+from .test_configs import write_voc
 
 
 def test_good_targets_pass():
@@ -93,6 +96,36 @@ def test_the_rows_of_torchvisions_data_set_of_coco_are_refused_with_the_way(tmp_
     rows = CocoDetection(str(tmp_path / "coco" / "images"), str(tmp_path / "coco" / "set.json"))
     with pytest.raises(RuntimeError, match=r"got list: .* take DetectionDataset\(read_coco\(\.{3}\)\) of detmix\.data"):
         MixupDataset(rows, alpha=1.5)[0]
+
+
+def test_the_annotation_of_torchvisions_data_set_of_voc_is_refused_with_the_way(tmp_path):
+    write_voc(tmp_path / "VOCdevkit" / "VOC2012", ("train",))
+    rows = VOCDetection(str(tmp_path), image_set="train")
+    with pytest.raises(ValueError, match=r"\['annotation'\]: .* take DetectionDataset\(read_voc\(\.{3}\)\) of detmix"):
+        check_target(rows[0][1])
+
+
+def test_boxes_of_integers_are_refused_with_a_way_that_works(tmp_path):
+    write_voc(tmp_path / "VOCdevkit" / "VOC2012", ("train",))
+    whole = wrap_dataset_for_transforms_v2(VOCDetection(str(tmp_path), image_set="train"))
+    with pytest.raises(TypeError, match=r"got torch.int64: v2.ToDtype\(.*\) among the transforms") as error:
+        check_target(whole[0][1])
+    [way] = re.findall(r"v2.ToDtype\(.*\)", str(error.value))
+    converts = eval(way, {"v2": v2, "tv_tensors": tv_tensors, "torch": torch})
+    wrapped = wrap_dataset_for_transforms_v2(VOCDetection(str(tmp_path), image_set="train", transforms=converts))
+    check_target(wrapped[0][1], size=(48, 64))
+    with pytest.raises(TypeError, match=r"got torch.int64: boxes.float\(\) converts them"):
+        check_target({**whole[0][1], "boxes": plain(whole[0][1]["boxes"])})
+
+
+def test_lists_and_missing_objects_of_a_wrapped_data_set_of_coco_are_refused_with_the_way(tmp_path):
+    write_coco_folder(tmp_path / "coco", 2)
+    rows = CocoDetection(str(tmp_path / "coco" / "images"), str(tmp_path / "coco" / "set.json"))
+    wrapped = wrap_dataset_for_transforms_v2(rows, target_keys=("image_id", "boxes", "labels", "iscrowd"))
+    with pytest.raises(TypeError, match=r"image 100: iscrowd must be a torch.Tensor, got list: torch.as_tensor makes"):
+        check_target(wrapped[0][1])
+    with pytest.raises(ValueError, match=r"image 101: .* has \['image_id'\]: an image without .* shape \(0, 4\) and"):
+        check_target(wrapped[1][1])
 
 
 def test_boxes_of_another_format_are_refused():
