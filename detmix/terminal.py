@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO, cast
@@ -14,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .captions import one_line
+from .captions import as_utf8, one_line
 
 
 @contextmanager
@@ -28,6 +29,18 @@ def progress_bars() -> Iterator[Progress]:
 def tell(text: str, style: str | None = None) -> None:
     """Print a line as it is: what looks like rich's markup in a path is none, and no path is broken in two."""
     Console().print(text, style=style, soft_wrap=True, markup=False, emoji=False)
+
+
+def require_text(parser: ArgumentParser, arguments: Sequence[str] | None = None) -> None:
+    """End the program with an error if an argument has bytes that are no text in UTF-8, and so could not be printed.
+
+    Args:
+        parser: of the arguments.
+        arguments: those of the process unless given.
+    """
+    for argument in sys.argv[1:] if arguments is None else arguments:
+        if as_utf8(argument) != argument:
+            parser.error(f"arguments must be text in UTF-8, got {argument!r}")
 
 
 @contextmanager

@@ -1,3 +1,4 @@
+import locale
 import multiprocessing
 import os
 import tempfile
@@ -52,6 +53,15 @@ def in_repository(monkeypatch):
     """Run a test where the README's commands are typed, whose paths are relative."""
     monkeypatch.chdir(ROOT)
     return ROOT
+
+
+@pytest.fixture
+def ascii_locale():
+    """Files are opened in ASCII unless told otherwise."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    yield
+    locale.setlocale(locale.LC_CTYPE, before)
 
 
 @pytest.fixture(scope="session")

@@ -119,7 +119,7 @@ def test_captions_tell_class_weight_and_score():
     assert [_captions(make_target(**n), ["RBC"]) for n in numbers] == [["RBC 0.37"], ["RBC 93%"]]
 
 
-@pytest.mark.parametrize("sign", ["\n", "\t", "\0", "\x1b", "\x85", "\u2028"])
+@pytest.mark.parametrize("sign", ["\n", "\t", "\0", "\x1b", "\x85", "\u2028", "\udcff"])
 def test_a_name_with_a_line_break_is_drawn_in_one_line(sign):
     target = make_target()
     assert np.array_equal(drawn(target, class_names=[f"a{sign}b"]), drawn(target, class_names=["a\ufffdb"]))

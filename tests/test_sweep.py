@@ -6,11 +6,12 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from detmix.sweep import look_into, make_plan, plan_table, run, run_sweep, workers
+from detmix.sweep import look_into, make_plan, plan_table, results, run, run_sweep, workers
 from detmix.sweep.markdown import arms_compared, sweep_section
 from detmix.sweep.outcome import Outcome, outcome_of
 from detmix.sweep.tables import seconds_left
@@ -40,6 +41,12 @@ def test_every_arm_is_trained_with_every_seed_and_the_results_are_written(sweep)
     assert pair["gain"]["mean"] == pytest.approx(-0.041)
     assert {"processor", "torch"} <= content["machine"].keys()
     assert not list((folder / "running").iterdir())
+
+
+def test_the_rows_are_in_utf8_under_any_locale(tmp_path, ascii_locale):
+    file = tmp_path / "sweep.csv"
+    results._write_rows(file, SimpleNamespace(arms={"é": {}}), {("é", 0): "waiting"})
+    assert "é,0,waiting" in file.read_text("utf-8")
 
 
 def test_the_page_is_whole_and_needs_nothing_beside_it(sweep):

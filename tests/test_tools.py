@@ -75,6 +75,13 @@ def test_help_teaches(command, wanted, call):
     assert wanted in result.stdout or wanted in " ".join(result.stdout.split())
 
 
+@pytest.mark.parametrize("tool", ["analyze", "evaluate", "predict", "preview", "report", "results", "sweep", "train"])
+def test_an_argument_that_is_no_text_is_refused(tool, call):
+    result = call(f"tools/{tool}.py", "d\udcff")
+    assert result.returncode == 2
+    assert "error: arguments must be text in UTF-8, got 'd\\udcff'" in result.stderr
+
+
 def test_preview_writes_the_samples_the_ratios_and_the_kinds_of_mixing_of_a_config(call, tmp_path):
     result = call("tools/preview.py", "--config", "configs/shapes_manifold.yaml", f"--output={tmp_path}", *TINY)
     assert result.returncode == 0, result.stderr

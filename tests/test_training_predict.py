@@ -1,7 +1,9 @@
 import io
 import json
+import os
 import shutil
 
+import msgspec
 import pytest
 import torch
 from PIL import Image
@@ -189,6 +191,18 @@ def test_images_that_cannot_be_read_can_be_left_out(finder, photos, tmp_path):
     with pytest.raises(ValueError, match=r"none of the images could be read; the first: .*broken\.jpg"):
         predict_images([str(photos / "b/broken.jpg")], finder, tmp_path / "none", on_error="skip")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_name_that_is_no_text_can_be_read_in_the_files(finder, photos, tmp_path):
+    os.rename(photos / "a.png", photos / "a\udcff.png")
+    (photos / "b/\udcff.jpg").write_bytes(b"\xff\xd8 cut short")
+    lines = shown(predict_images([str(photos)], finder, tmp_path / "out", on_error="skip"))
+    content = msgspec.json.decode((tmp_path / "out/images.json").read_bytes())  # no lone surrogates
+    assert content["images"][0]["file_name"] == "a\ufffd.png"
+    assert content["skipped"][0]["file_name"] == "b/\ufffd.jpg"
+    assert "\ufffd.jpg: corrupt" in content["skipped"][0]["error"]
+    assert (tmp_path / "out/pictures/a\udcff.jpg").exists()
+    assert "a\ufffd.png -" in lines
 
 
 def test_an_earlier_folder_is_kept(finder, photos, tmp_path):

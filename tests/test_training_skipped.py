@@ -86,6 +86,16 @@ def test_an_image_skipped_before_a_checkpoint_within_an_epoch_is_listed_after_it
     assert resumed.files == ["a.jpg"]
 
 
+def test_the_list_is_in_utf8_under_any_locale(tmp_path, ascii_locale):
+    data = SimpleNamespace(on_error="skip", skipped_images=lambda: ["é.jpg"], train_set=range(9))
+    run = SimpleNamespace(datamodule=data, world_size=1, is_global_zero=True)
+    skipped = SkippedImages(tmp_path)
+    skipped.setup(run, None, "fit")
+    for _ in range(2):
+        skipped.on_train_epoch_end(run, None)
+    assert (tmp_path / "skipped_images.txt").read_bytes() == "é.jpg\n".encode()
+
+
 def test_a_validation_image_is_never_skipped(tmp_path, photographs):
     root, data = photographs
     (root / "val2017" / "1.jpg").write_bytes(b"no image")

@@ -20,6 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from detmix.analysis.visibility import VISIBILITIES
+from detmix.terminal import require_text
 from detmix.training.analysis import analyze_entanglement, analyze_visibility
 
 
@@ -29,6 +30,7 @@ def main() -> None:
     parts = parser.add_subparsers(metavar="visibility | entanglement", required=True)
     add_visibility(parts)
     add_entanglement(parts)
+    require_text(parser)
     options, overrides = parser.parse_known_args()
     settings = vars(options)
     analyze = settings.pop("analyze")

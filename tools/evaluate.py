@@ -23,11 +23,13 @@ from typing import Any
 from rich.console import Console
 
 from detmix.reporting import CocoFile, Options, VocFolder, evaluate_files
+from detmix.terminal import require_text
 
 
 def main() -> None:
     """Parse the command line, and print the tables."""
     parser = make_parser()
+    require_text(parser)
     settings = vars(parser.parse_args())
     open_source = settings.pop("source")
     options = Options(**{field.name: settings.pop(field.name) for field in fields(Options) if field.name in settings})

@@ -21,7 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
-from detmix.terminal import tell
+from detmix.terminal import require_text, tell
 from detmix.training.predict import predict_images
 from detmix.training.trained import open_trained
 
@@ -29,6 +29,7 @@ from detmix.training.trained import open_trained
 def main() -> None:
     """Parse the command line, and print the tables."""
     parser = make_parser()
+    require_text(parser)
     settings = vars(parser.parse_args())
     model = {name: settings.pop(name) for name in ("weights", "config", "detector", "classes", "options")}
     try:

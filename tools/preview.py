@@ -17,6 +17,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from lightning import seed_everything
 
+from detmix.terminal import require_text
 from detmix.training import DetectionData, DetectionModule
 from detmix.training.configs import CONFIG_MODE, RUN_OPTIONS
 from detmix.training.preview import batch_mixer, write_preview
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--trainer", type=Any, help="Of tools/train.py; only its callbacks matter here.")
     for option in RUN_OPTIONS:
         parser.add_argument(f"--{option}", type=Any, help="Read by tools/train.py; no matter here.")
+    require_text(parser)
     settings = parser.parse_args()
     try:
         seed_everything(settings.seed_everything, verbose=False)

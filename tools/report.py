@@ -12,7 +12,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from detmix.terminal import tell
+from detmix.terminal import require_text, tell
 from detmix.training.run_report import report_run
 
 
@@ -20,6 +20,7 @@ def main() -> None:
     """Parse the command line, and name the page."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run of tools/train.py")
+    require_text(parser)
     try:
         page = report_run(parser.parse_args().run)
     except (ValueError, TypeError, OSError, RuntimeError) as error:

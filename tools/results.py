@@ -24,6 +24,7 @@ from detmix.files import write_text
 from detmix.sweep.markdown import arms_compared, fill, has_ended, summary_table, sweep_section
 from detmix.sweep.results import draw_comparison
 from detmix.sweep.statistics import MEASURES
+from detmix.terminal import require_text
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = Path("docs/experiments")
@@ -35,6 +36,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("sweeps", nargs="*", type=Path, metavar="DIR", help="folders of finished sweeps")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
+    require_text(parser)
     options = parser.parse_args()
     try:
         new = {folder.name: finished_sweep(folder) for folder in options.sweeps}

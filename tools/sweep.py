@@ -40,6 +40,7 @@ from detmix.sweep import (
     run_sweep,
     seconds_left,
 )
+from detmix.terminal import require_text
 
 TRAIN = [sys.executable, str(Path(__file__).with_name("train.py"))]
 
@@ -47,6 +48,7 @@ TRAIN = [sys.executable, str(Path(__file__).with_name("train.py"))]
 def main() -> None:
     """Parse the command line, run the sweep, and print what came out."""
     parser = make_parser()
+    require_text(parser)
     options, common = parser.parse_known_args()
     names = [options.config.stem, options.arms.stem] if options.arms else [options.config.stem, *options.grid]
     folder = options.output or Path("sweeps") / "_".join(name.partition("=")[0] for name in names)

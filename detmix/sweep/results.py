@@ -84,7 +84,7 @@ def _write_rows(path: Path, plan: Plan, states: States) -> None:
     """Arm, seed, settings, state and all numbers of each run."""
     keys = dict.fromkeys(key for settings in plan.arms.values() for key in settings)
     names = dict.fromkeys(name for state in states.values() if isinstance(state, Outcome) for name in state.metrics)
-    with path.open("w", newline="") as lines:
+    with path.open("w", newline="", encoding="utf-8") as lines:
         writer = csv.DictWriter(lines, ["arm", "seed", *keys, "state", "seconds", "host", *names])
         writer.writeheader()
         for (arm, seed), state in states.items():

@@ -21,7 +21,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from ..files import remove_temporary
-from ..terminal import outliving_readers, tell
+from ..terminal import outliving_readers, require_text, tell
 from .artifacts import RunFiles
 from .callbacks import MixupSchedule, ProgressBar, Throughput, ValidateAtTheEnd, mixing_of
 from .checkpoints import CheckpointFiles, read_checkpoint
@@ -83,6 +83,7 @@ class DetmixCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Keep the command, for the report; what torchrun was told is not known here."""
+        require_text(parser, args)
         launcher = "torchrun ..." if TorchElasticEnvironment.detect() else "python"
         self.command = f"{launcher} {shlex.join(sys.argv if args is None else ['tools/train.py', *args])}"
         try:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..analysis.inference import as_input, device_of
+from ..captions import as_utf8
 from ..data.find import find_images, names_below_common_folder, stated_images
 from ..data.images import read_image
 from ..evaluation import coco_results
@@ -151,7 +152,7 @@ class _Images(Dataset[tuple[_File, Tensor | str]]):
         try:
             return file, read_image(file.path, file.size)
         except (ValueError, OSError) as error:
-            return file, str(error)
+            return file, as_utf8(str(error))
 
 
 def _detections(
@@ -179,7 +180,7 @@ def _files(paths: Sequence[Path], annotations: Path | None) -> list[_File]:
     # files that differ in their suffix alone keep it
     pictures = [name if alike[name.with_suffix("")] > 1 else name.with_suffix("") for name in names]
     rows = zip(paths, known, names, pictures, strict=True)
-    return [_File(path, *image, name.as_posix(), picture.as_posix()) for path, image, name, picture in rows]
+    return [_File(path, *image, as_utf8(name.as_posix()), picture.as_posix()) for path, image, name, picture in rows]
 
 
 def _of_score(detection: Target, least: float) -> Target:
