@@ -14,6 +14,7 @@ from detmix import weight_losses
 from detmix.manifold import ManifoldMixup
 from detmix.training import DetectionData, DetectionModule, ShapesOptions, Throughput, build_detector
 from detmix.training.artifacts import _seed
+from detmix.training.mixing import ManifoldOptions
 
 from .factories import make_assembled, make_batch
 from .test_training_mixing import make_data
@@ -124,6 +125,16 @@ def test_a_detector_of_other_classes_is_not_trained_on():
             ValueError, match=f"built for the classes cat, dog, owl, and this data has {', '.join(names)}"
         ):
             module.build("fit", names)
+
+
+def test_a_detector_that_could_not_be_built_is_of_no_classes():
+    module = DetectionModule("fasterrcnn_resnet18_small", weights=None, manifold=ManifoldOptions(layers=["nowhere"]))
+    with pytest.raises(ValueError, match="nowhere"):
+        module.build("fit", ["cat"])
+    module.manifold.layers = ["input"]
+    module.build("fit", ["dog", "owl"])
+    assert module.class_names == ("dog", "owl")
+    assert module.mixer is not None
 
 
 def test_the_report_states_the_seed_of_data_that_was_made_before_the_call(monkeypatch):

@@ -177,12 +177,12 @@ class DetectionModule(L.LightningModule):
                 f"{', '.join(names)}. Make another DetectionModule for it"
             )
         if self.detector is None:
-            self.class_names = tuple(names)
             started_from = weights_shape_the_model(self.detector_name, self.weights)
             weights = self.weights if stage == "fit" or started_from else None
             model = build_detector(self.detector_name, len(names) + 1, weights, **self.options)
-            self.detector = weight_losses(model, self.objective, self.normalizer)
-            self.mixer = None if self.manifold is None else mix_features(self.detector, self.manifold)
+            model = weight_losses(model, self.objective, self.normalizer)
+            self.mixer = None if self.manifold is None else mix_features(model, self.manifold)
+            self.detector, self.class_names = model, tuple(names)
 
     def on_fit_start(self) -> None:
         """Let the mixing of features draw from the seed of the mixing."""
