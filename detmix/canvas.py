@@ -65,7 +65,7 @@ def blend(image_a: Image, image_b: Image, lam: float) -> Any:
         The canvas, of the same kind and dtype; integers are rounded to nearest.
     """
     if isinstance(image_a, PILImage.Image):
-        return _to_pil(_blend_arrays(np.asarray(image_a), np.asarray(image_b), lam), image_a.mode)
+        return to_pil(_blend_arrays(np.asarray(image_a), np.asarray(image_b), lam), image_a.mode)
     if isinstance(image_a, np.ndarray):
         assert isinstance(image_b, np.ndarray)
         return _blend_arrays(image_a, image_b, lam)
@@ -86,7 +86,7 @@ def paste(image_a: Image, image_b: Image | None, region: Region) -> Any:
         The canvas, of the kind and dtype of image_a.
     """
     if isinstance(image_a, PILImage.Image):
-        return _to_pil(
+        return to_pil(
             _paste(np.asarray(image_a), None if image_b is None else np.asarray(image_b), region), image_a.mode
         )
     pasted = _paste(_plain(image_a), None if image_b is None else _plain(image_b), region)
@@ -119,7 +119,8 @@ def _plain(image: Any) -> Any:
     return image.as_subclass(Tensor) if isinstance(image, Tensor) and type(image) is not Tensor else image
 
 
-def _to_pil(pixels: np.ndarray, mode: str) -> PILImage.Image:
+def to_pil(pixels: np.ndarray, mode: str) -> PILImage.Image:
+    """The PIL image of a mode whose pixels are an (H, W, C) or (H, W) array of uint8."""
     return PILImage.frombytes(mode, (pixels.shape[1], pixels.shape[0]), pixels.tobytes())
 
 

@@ -286,9 +286,7 @@ def _way_to_keys(target: Target) -> str:
 def _to_float(boxes: Tensor) -> str:
     """How boxes of integers, as torchvision's wrapped data sets give, become floats."""
     if isinstance(boxes, tv_tensors.BoundingBoxes):
-        return (
-            "v2.ToDtype({tv_tensors.BoundingBoxes: torch.float32, 'others': None}) among the transforms converts them"
-        )
+        return "v2.ToDtype({tv_tensors.BoundingBoxes: torch.float32, 'others': None}) in transforms= converts them"
     return "boxes.float() converts them"
 
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from detmix import MixupBatch, cutmix_pair, cutout, object_keys
+from detmix import MixupBatch, MixupDataset, cutmix_pair, cutout, object_keys
 from detmix.data import Augment, MixupBatchTransform, to_tv_tensors
 from detmix.data.transforms import Albumentations
 
@@ -69,11 +70,33 @@ def test_no_object_is_too_small_to_stay(boxes):
     torch.testing.assert_close(flipped["boxes"][:, 2], 64 - boxes[:, 0])
 
 
-def test_what_is_no_tensor_is_refused():
+def test_arrays_are_refused():
     image, target = tied_sample(0)
-    for other in (image.permute(1, 2, 0).numpy(), v2.functional.to_pil_image(image)):
-        with pytest.raises(TypeError, match=r"images as \(C, H, W\) tensors, got (ndarray|Image)"):
-            Augment()(other, target)
+    with pytest.raises(TypeError, match=r"take \(C, H, W\) tensors and PIL images, got ndarray"):
+        Augment()(image.permute(1, 2, 0).numpy(), target)
+
+
+def test_pil_images_stay_such_unless_a_transform_makes_tensors_of_them():
+    image, target = make_sample(6, seed=0)
+    picture = v2.functional.to_pil_image(image)
+    flipped, result = Augment([v2.RandomHorizontalFlip(p=1)])(picture, target)
+    expected, labelled = Augment([v2.RandomHorizontalFlip(p=1)])(image, target)
+    assert isinstance(flipped, Image.Image)
+    assert torch.equal(v2.functional.pil_to_tensor(flipped), expected)
+    assert type(result["boxes"]) is torch.Tensor
+    assert torch.equal(result["boxes"], labelled["boxes"])
+    converted, _ = Augment([v2.ToImage()])(picture, target)
+    assert type(converted) is torch.Tensor
+    assert torch.equal(converted, image)
+
+
+@pytest.mark.parametrize("transform", [Augment(), Albumentations([A.HorizontalFlip()])])
+def test_what_is_blended_of_pil_images_is_transformed_too(transform):
+    samples = [make_sample(2, seed=n) for n in range(3)]
+    pictures = [(v2.functional.to_pil_image(image), target) for image, target in samples]
+    image, target = MixupDataset(pictures, transform=transform)[0]
+    assert isinstance(image, Image.Image)
+    assert [len(target[key]) for key in ("boxes", "labels", "weights", "sources")] == [4] * 4
 
 
 def test_boxes_in_another_format_are_refused():

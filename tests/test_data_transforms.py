@@ -200,6 +200,25 @@ def test_images_come_back_as_the_kind_that_they_were():
     assert wrapped["boxes"].tolist() == [[85, 0, 90, 5]]
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_pil_images_come_back_in_their_mode(mode):
+    image, target = make_sample([[0, 0, 5, 5]])
+    picture = v2.functional.to_pil_image(image).convert(mode)
+    flipped, result = Albumentations([A.HorizontalFlip(p=1)])(picture, target)
+    assert flipped.mode == mode
+    assert np.array_equal(np.asarray(flipped), np.asarray(picture)[:, ::-1])
+    assert result["boxes"].tolist() == [[85, 0, 90, 5]]
+
+
+def test_pil_images_that_cannot_come_back_are_refused():
+    image, target = make_sample([[0, 0, 5, 5]])
+    picture = v2.functional.to_pil_image(image)
+    with pytest.raises(TypeError, match="uint8 and of mode RGB, got float32 in 3 channels"):
+        Albumentations([A.Normalize()])(picture, target)
+    with pytest.raises(TypeError, match="of mode L, RGB, .* got P: convert it first"):
+        Albumentations([])(picture.convert("P"), target)
+
+
 def test_the_canvas_of_wrapped_boxes_follows_the_image():
     image, target = make_sample([[0, 0, 50, 50]])
     del target["keypoints"]
@@ -237,7 +256,7 @@ def test_inputs_are_left_untouched():
 
 def test_errors_say_what_was_wanted():
     image, target = make_sample([[0, 0, 5, 5]])
-    with pytest.raises(TypeError, match="tensor or an .* array, got str"):
+    with pytest.raises(TypeError, match="tensor, an .* array or a PIL image, got str"):
         Albumentations([])("image.jpg", target)
     with pytest.raises(TypeError, match="ToTensorV2"):
         Albumentations([A.ToTensorV2()])(image, target)

@@ -108,7 +108,7 @@ def test_the_annotation_of_torchvisions_data_set_of_voc_is_refused_with_the_way(
 def test_boxes_of_integers_are_refused_with_a_way_that_works(tmp_path):
     write_voc(tmp_path / "VOCdevkit" / "VOC2012", ("train",))
     whole = wrap_dataset_for_transforms_v2(VOCDetection(str(tmp_path), image_set="train"))
-    with pytest.raises(TypeError, match=r"got torch.int64: v2.ToDtype\(.*\) among the transforms") as error:
+    with pytest.raises(TypeError, match=r"got torch.int64: v2.ToDtype\(.*\) in transforms=") as error:
         check_target(whole[0][1])
     [way] = re.findall(r"v2.ToDtype\(.*\)", str(error.value))
     converts = eval(way, {"v2": v2, "tv_tensors": tv_tensors, "torch": torch})

@@ -5,44 +5,47 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from PIL import Image as PILImage
 from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ..batch import BatchMix, MixupBatch, Pairing
+from ..canvas import image_size
 from ..targets import SLIVER, Target, per_object_keys, plain, require_xyxy, select_objects, without_covers
 
 
-def to_tv_tensors(image: Tensor, target: Target) -> tuple[tv_tensors.Image, Target]:
+def to_tv_tensors(image: Tensor | PILImage.Image, target: Target) -> tuple[tv_tensors.Image | PILImage.Image, Target]:
     """Wrap a sample so that torchvision's v2 transforms know what is what.
 
     Args:
-        image: (C, H, W) tensor.
+        image: (C, H, W) tensor or PIL image.
         target: the dict described in :mod:`detmix.targets`.
 
     Returns:
-        The image as ``tv_tensors.Image`` and a target with ``boxes`` as ``tv_tensors.BoundingBoxes``, and
-        ``masks``, if any, as ``tv_tensors.Mask``; the other keys as they are. Memory is shared.
+        The image as ``tv_tensors.Image`` (a PIL image as it is) and a target with ``boxes`` as
+        ``tv_tensors.BoundingBoxes``, and ``masks``, if any, as ``tv_tensors.Mask``; the other keys as they are. Memory
+        is shared.
 
     Raises:
-        TypeError: the image is no tensor.
+        TypeError: the image is neither a tensor nor a PIL image.
         ValueError: the target has keypoints, which v2 would leave where they are, or boxes that are not in xyxy.
     """
     require_xyxy(target["boxes"])
-    if not isinstance(image, Tensor):
+    if not isinstance(image, (Tensor, PILImage.Image)):
         raise TypeError(
-            f"v2 transforms take images as (C, H, W) tensors, got {type(image).__name__}: convert it first, say by "
-            "torchvision.transforms.v2.functional.to_image, or use detmix.data.transforms.Albumentations for arrays"
+            f"v2 transforms take (C, H, W) tensors and PIL images, got {type(image).__name__}: convert it first, say "
+            "by torchvision.transforms.v2.functional.to_image, or use detmix.data.transforms.Albumentations for arrays"
         )
     if "keypoints" in target:
         raise ValueError(
             "v2 transforms do not move keypoints of shape (N, P, 3): use detmix.data.transforms.Albumentations instead"
         )
-    size = (image.shape[-2], image.shape[-1])
-    wrapped = {**target, "boxes": tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=size)}
+    boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=image_size(image))
+    wrapped = {**target, "boxes": boxes}
     if "masks" in target:
         wrapped["masks"] = tv_tensors.Mask(target["masks"])
-    return tv_tensors.Image(image), wrapped
+    return tv_tensors.Image(image) if isinstance(image, Tensor) else image, wrapped
 
 
 class Augment:
@@ -64,18 +67,19 @@ class Augment:
         chosen = [transforms] if isinstance(transforms, v2.Transform) else list(transforms)
         self.compose = v2.Compose([*chosen, v2.ClampBoundingBoxes()])
 
-    def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+    def __call__(self, image: Tensor | PILImage.Image, target: Target) -> tuple[Tensor | PILImage.Image, Target]:
         """Transform one sample.
 
         Args:
-            image: (C, H, W) tensor.
+            image: (C, H, W) tensor or PIL image.
             target: the dict described in :mod:`detmix.targets`.
 
         Returns:
-            The same kinds: plain tensors, or ``tv_tensors`` where those came. The target without ``covers``.
+            The same kinds: plain tensors, or ``tv_tensors`` where those came; a PIL image unless a transform, such as
+            ``v2.ToImage()``, makes a tensor of it. The target without ``covers``.
 
         Raises:
-            TypeError: the image is no tensor.
+            TypeError: the image is neither a tensor nor a PIL image.
             ValueError: the target has keypoints, which v2 would leave where they are; boxes are not in xyxy; or a
                 transform has left out boxes, and not what belongs to them.
         """

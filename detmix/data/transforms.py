@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image as PILImage
 from torch import Tensor
 from torchvision import tv_tensors
 
-from ..canvas import compiled_blend, image_size
+from ..canvas import compiled_blend, image_size, require_supported, to_pil
 from ..draws import AUGMENTATION, generator_at
 from ..mixing import check_alpha, check_share, mix_pair, sample_lambda
 from ..shared import Shared
@@ -87,14 +88,15 @@ class Albumentations:
         """Augment a sample; the inputs are left untouched.
 
         Args:
-            image: (C, H, W) tensor or (H, W, C) array, uint8, or float32 in [0, 1].
+            image: (C, H, W) tensor or (H, W, C) array, uint8, or float32 in [0, 1]; or PIL image.
             target: the dict described in :mod:`detmix.targets`; masks (N, H, W), keypoints (N, P, 3).
 
         Returns:
             An image of the kind given, and a new target, without ``covers``.
 
         Raises:
-            TypeError: the image is neither a tensor nor an array, or a transform makes it another kind.
+            TypeError: the image is neither a tensor nor an array nor a PIL image, or of a mode that ``mix_pair`` does
+                not take; or a transform makes it another kind.
             ValueError: there is a seed, and the target has no ``image_id``; boxes are not in xyxy.
         """
         require_xyxy(target["boxes"])
@@ -127,9 +129,12 @@ def _to_array(image: Any) -> NDArray[Any]:
     """The image as an (H, W, C) array of its own memory."""
     if isinstance(image, Tensor):
         return image.as_subclass(Tensor).permute(1, 2, 0).numpy().copy()
-    if isinstance(image, np.ndarray):
-        return image.copy()
-    raise TypeError(f"image must be a (C, H, W) tensor or an (H, W, C) array, got {type(image).__name__}")
+    if isinstance(image, PILImage.Image):
+        require_supported(image)
+    elif not isinstance(image, np.ndarray):
+        name = type(image).__name__
+        raise TypeError(f"image must be a (C, H, W) tensor, an (H, W, C) array or a PIL image, got {name}")
+    return np.array(image)
 
 
 def _from_array(pixels: Any, like: Any) -> Any:
@@ -140,6 +145,14 @@ def _from_array(pixels: Any, like: Any) -> Any:
         )
     if isinstance(like, np.ndarray):
         return pixels
+    if isinstance(like, PILImage.Image):
+        channels = pixels.shape[2] if pixels.ndim == 3 else 1
+        if pixels.dtype != np.uint8 or channels != len(like.getbands()):
+            raise TypeError(
+                f"the transforms must leave a PIL image uint8 and of mode {like.mode}, got {pixels.dtype} in "
+                f"{channels} channels: make the image a tensor before them"
+            )
+        return to_pil(pixels, like.mode)
     return _like(torch.from_numpy(pixels.transpose(2, 0, 1).copy()), like)
 
 
