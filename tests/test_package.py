@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import detmix
@@ -54,6 +55,12 @@ def named_in_the_design():
 def test_the_design_names_each_file_once_and_no_other():
     files = [path.relative_to(ROOT) for path in (ROOT / "detmix").rglob("*.*") if path.suffix in (".py", ".jinja")]
     assert sorted(named_in_the_design()) == sorted(path for path in files if path.name != "__init__.py")
+
+
+def test_every_template_is_installed():
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    installed = {file for kind in setup["package-data"]["detmix"] for file in (ROOT / "detmix").glob(kind)}
+    assert set((ROOT / "detmix").rglob("*.jinja")) <= installed
 
 
 def test_outside_of_the_trainer_lightning_is_imported_by_what_runs_it():

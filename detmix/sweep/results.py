@@ -41,7 +41,7 @@ def write_results(folder: Path, plan: Plan, states: States, command: str) -> lis
     content = json.dumps(_content(plan, states, comparisons, command), indent=2) + "\n"
     write_whole(folder / "sweep.csv", lambda path: _write_rows(path, plan, states))
     write_text(folder / "sweep.json", content)
-    page = page_of(__package__, "sweep.html.jinja", _shown(plan, states, comparisons, command))
+    page = page_of("sweep/sweep.html.jinja", _shown(plan, states, comparisons, command))
     write_whole(folder / "sweep.html", lambda path: path.write_bytes(page))
     return comparisons
 

@@ -99,6 +99,7 @@ def write_report(path: Path, report: Report) -> None:
     axis, series = history_series(report.history)
     content = {
         "report": report,
+        "title": report.title,
         "headline": [(name, report.metrics[key]) for key, name in _HEADLINE.items() if key in report.metrics],
         "meanings": _MEANINGS,
         "unmeasured": _UNMEASURED,
@@ -111,7 +112,7 @@ def write_report(path: Path, report: Report) -> None:
         "numbers": {name: _summed_up(points[:, 1]) for name, points in series.items()},
         "visibility": _visibility(report.visibility),
     }
-    page = page_of(__package__, "report.html.jinja", content, {"number": number_text, "picture": _source})
+    page = page_of("training/report.html.jinja", content, {"number": number_text, "picture": _source})
     write_whole(path, lambda temporary: temporary.write_bytes(page))
 
 
