@@ -129,6 +129,9 @@ def this_process(otherwise: Reader = ALONE) -> Reader:
 def this_reader(process: Reader = ALONE) -> Reader:
     """This data-loader worker among those of all ranks, or this rank where there are no workers.
 
+    The first workers of all ranks come before the second ones, so that every n-th sample for each of the n readers is
+    as many for each rank, but for one.
+
     Args:
         process: rank and world size where no process group is set up, as in a worker that was spawned.
     """
@@ -136,4 +139,4 @@ def this_reader(process: Reader = ALONE) -> Reader:
     worker = get_worker_info()
     if worker is None:
         return Reader(rank, processes)
-    return Reader(rank * worker.num_workers + worker.id, processes * worker.num_workers)
+    return Reader(worker.id * processes + rank, processes * worker.num_workers)

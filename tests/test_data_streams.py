@@ -22,6 +22,7 @@ from detmix.data import HuggingFaceStream, WebDatasetStream
 from detmix.switch import Reader
 
 from .processes import rank_of_group
+from .test_readme import code_blocks
 from .test_stream import process_group
 
 pytest.importorskip("webdataset")
@@ -168,31 +169,49 @@ def test_two_ranks_with_two_workers_give_every_sample_once(shards, used, shuffle
     assert all(given)
 
 
-def train_until_the_stream_ends(shards):
-    model = DistributedDataParallel(torch.nn.Linear(1, 1))
-    given = []
-    with model.join():
-        for image, target in MixupIterable(WebDatasetStream(shards, classes=CLASSES)):
-            model(image.float().mean().reshape(1, 1)).sum().backward()
-            given.append(target["image_id"])
-    return given
+class Brightness(torch.nn.Linear):
+    """In the place of a detector; notes the images that it sees."""
+
+    def __init__(self):
+        super().__init__(1, 1)
+        self.seen = []
+
+    def forward(self, images, targets):
+        self.seen += ids(zip(images, targets, strict=True))
+        return {"loss": super().forward(torch.stack([image.mean() for image in images])[:, None]).sum()}
 
 
-def train_on_one_rank(rank, shards, folder):
+def train_on_one_rank(rank, shards, share, steps, folder):
+    """Two epochs by the loop of the page."""
+    names = {}
+    exec(next(block for block in code_blocks("docs/data.md") if "def train_epoch" in block), names)
+    stream = WebDatasetStream(shards, classes=CLASSES, share=share)
+    loader = DataLoader(MixupIterable(stream), batch_size=1, collate_fn=collate)
+    model = Brightness()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     with rank_of_group(rank, 2, folder):
-        torch.save(train_until_the_stream_ends(shards), f"{folder}/{rank}.pt")
+        parallel = DistributedDataParallel(model)
+        weights = []
+        for _ in range(2):
+            names["train_epoch"](parallel, loader, optimizer, steps)
+            weights.append(model.weight.item())
+        torch.save((model.seen, weights), f"{folder}/{rank}.pt")
 
 
-def test_ranks_that_get_unequally_many_samples_can_train_together(shards, tmp_path):
-    arguments = shards, str(tmp_path)
+@pytest.mark.parametrize(
+    ("share", "wanted"), [("shards", ([0, 1, 2, 3, 5, 6, 7], [4] * 7)), ("samples", (range(0, 14, 2), range(1, 14, 2)))]
+)
+def test_ranks_that_get_unequally_many_batches_can_train_together(share, wanted, shards, tmp_path):
+    arguments = shards, share, COUNT // 2, str(tmp_path)
     torch.multiprocessing.start_processes(train_on_one_rank, arguments, nprocs=2, start_method="forkserver")
-    given = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    assert_all_once(given)
-    assert [len(part) for part in given] == [14, 1]
+    (seen, weights), (others, same) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert (seen, others) == tuple([*each] * 2 for each in wanted)
+    assert weights == same
 
 
-def test_samples_can_be_shared_out_evenly(shards):
-    given = read_by_all(lambda: WebDatasetStream(shards, classes=CLASSES, share="samples"), 2, 2)
+@pytest.mark.parametrize("workers", [0, 2, 3])
+def test_samples_can_be_shared_out_evenly(workers, shards):
+    given = read_by_all(lambda: WebDatasetStream(shards, classes=CLASSES, share="samples"), 2, workers)
     assert_all_once(given)
     assert [len(part) for part in given] == [8, 7]
 

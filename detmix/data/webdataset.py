@@ -43,7 +43,8 @@ class WebDatasetStream(SampleStream):
 
     Of n readers and S shards each gets every n-th shard. If there are fewer shards than readers, n / S readers read the
     same shard and give every (n / S)-th sample of it. So readers, and ranks, differ in the number of their samples as
-    shards do: under DDP wrap the loop in ``with model.join():``, or pass ``share="samples"``.
+    shards do, and by one with ``share="samples"``. Either may be a batch more for one rank than for another, for which
+    it waits under DDP: docs/data.md has a loop of as many steps for all.
 
     With ``shuffle`` the order is a function of (seed, epoch) and the reader.
     """
@@ -74,7 +75,7 @@ class WebDatasetStream(SampleStream):
             boxes: key of their boxes.
             labels: key of their classes.
             share: ``"shards"`` gives each reader shards of its own; with ``"samples"`` all read all shards, and of n
-                readers each gives every n-th sample, so that parts differ in length by one.
+                readers each gives every n-th sample, so that the parts of readers, and of ranks, differ by one.
             shuffle: how many samples, not yet decoded, each reader holds to give one of them at random; the order of
                 shards is then random too. 0 leaves the order of the files.
             on_invalid: ``"drop"`` drops a box without width or height and clips one past the edge, with a warning in
