@@ -15,7 +15,7 @@ from .cache import Loaded, PartnerCache
 from .canvas import canvas_size, compiled_blend, image_size, require_same_kind
 from .cutmix import cutmix_pair, cutout, region_around
 from .draws import MIXING, generator_at
-from .mixing import Sample, check_alpha, check_share, mix_pair, require_sample, sample_lambda
+from .mixing import Sample, check_alpha, check_share, mix_pair, require_sample, sample_lambda, transformed
 from .partners import PartnerPolicy, Partners, index_partners
 from .switch import Switched
 from .targets import Target, check_target
@@ -113,7 +113,8 @@ class MixupDataset(Switched, Dataset[Sample]):
                 The defaults of mix, partner and cache have not been compared with others by us.
             transform: ``image, target -> image, target``, applied to every sample after mixing. For
                 torchvision's v2 transforms pass ``detmix.data.Augment([...])``: on plain tensors they
-                would move the pixels and leave the boxes.
+                would move the pixels and leave the boxes. One that leaves out boxes, and not the rows of ``weights``
+                and the other keys of :mod:`detmix.targets` that belong to them, is a ValueError.
             seed: of the draws; an integer.
 
         Raises:
@@ -186,7 +187,7 @@ class MixupDataset(Switched, Dataset[Sample]):
         generator = self._generator(index, setting)
         draw = self._draw(index, setting, generator)
         image, target = self._plain(index, setting) if draw is None else self._mix(index, draw, setting, generator)
-        return (image, target) if self.transform is None else self.transform(image, target)
+        return transformed(self.transform, image, target)
 
     def _load(self, index: int) -> Sample:
         return require_sample(self.dataset[index], partial(self._describe, index))

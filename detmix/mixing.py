@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any, overload
 
 import numpy as np
+from torch import Tensor
 
 from .canvas import Image, blend, canvas_size, image_size, require_same_kind
-from .targets import Target, check_target, concatenate, select_objects
+from .targets import Target, check_target, concatenate, require_aligned, select_objects
 
 Sample = tuple[Any, Target]
 
@@ -62,6 +63,17 @@ def require_sample(given: Any, describe: Callable[[], str]) -> Sample:
         raise TypeError(f"a data set must give (image, target), got {kind} for {describe()}")
     image, target = given
     return image, target
+
+
+def transformed(transform: Callable[[Any, Target], Sample] | None, image: Any, target: Target) -> Sample:
+    """A mixed sample after the transform of its data set; ValueError if per-object keys fell out of step with boxes."""
+    if transform is None:
+        return image, target
+    sample = transform(image, target)
+    result = sample[-1] if isinstance(sample, tuple) else None
+    if isinstance(result, dict) and isinstance(result.get("boxes"), Tensor):
+        require_aligned(result)
+    return sample
 
 
 def mix_pair(

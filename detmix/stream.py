@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from .canvas import compiled_blend, image_size
 from .draws import STREAMS, generator_at
-from .mixing import Sample, check_alpha, check_share, mix_pair, require_sample, sample_lambda
+from .mixing import Sample, check_alpha, check_share, mix_pair, require_sample, sample_lambda, transformed
 from .shared import Shared
 from .switch import (
     Reader,
@@ -81,7 +81,7 @@ class MixupIterable(Switched, IterableDataset[Sample]):
             buffer_size: how many samples before its own a sample may be mixed with. Each reader holds
                 ``buffer_size + 1`` samples in memory.
             min_weight: objects fainter than this are left out of a blended sample.
-            transform: ``image, target -> image, target``, applied to every sample after mixing.
+            transform: ``image, target -> image, target``, applied to every sample after mixing; see ``MixupDataset``.
             shard: give each reader its own part: of n readers, every n-th sample. All of them read the whole
                 stream, so a data set that shares itself out among workers and ranks does it at less cost:
                 pass False for it, or only an n-th of its samples come out. What a ``MixupIterable`` within or a
@@ -214,7 +214,7 @@ class MixupIterable(Switched, IterableDataset[Sample]):
             partner = int(generator.integers(len(window) - 1))
             image, target = self._mix(window, own, partner + (partner >= own), lam, position)
         reading["position"] = position + 1
-        return (image, target) if self.transform is None else self.transform(image, target)
+        return transformed(self.transform, image, target)
 
     def _plain(self, window: deque[Sample], own: int) -> Sample:
         image, target = window[own]

@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import numpy as np
@@ -121,6 +122,19 @@ def per_object_keys(target: Target) -> list[str]:
     """Names of the keys whose rows belong to the objects, in the target's order."""
     count = target["boxes"].shape[0]  # len() of a tensor takes far longer
     return [k for k, v in target.items() if k in OBJECT_KEYS or _has_rows(k, v, count)]
+
+
+def require_aligned(target: Target, keys: Iterable[str] = OBJECT_KEYS) -> None:
+    """Raise ValueError if transforms left out boxes, and not the rows of these keys that belong to them."""
+    count = target["boxes"].shape[0]
+    for key in keys:
+        rows = target.get(key)
+        if isinstance(rows, Tensor) and rows.shape[0] != count:
+            raise ValueError(
+                f"{_name(target)}: the transforms left {count} boxes and {rows.shape[0]} rows of {key!r}: give "
+                "SanitizeBoundingBoxes labels_getter=detmix.object_keys, or leave it out and put the others into "
+                "detmix.data.Augment, which clears what was cut away"
+            )
 
 
 def select_objects(target: Target, rows: Tensor) -> Target:

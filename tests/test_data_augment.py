@@ -1,5 +1,6 @@
 import copy
 import pickle
+from contextlib import nullcontext
 
 import albumentations as A
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from detmix import MixupBatch, MixupDataset, cutmix_pair, cutout, object_keys
+from detmix import MixupBatch, MixupDataset, MixupIterable, cutmix_pair, cutout, object_keys
 from detmix.data import Augment, MixupBatchTransform, to_tv_tensors
 from detmix.data.transforms import Albumentations
 
@@ -127,10 +128,26 @@ def test_what_came_as_tv_tensors_leaves_as_such_and_can_be_flipped_after():
 def test_a_transform_that_leaves_out_boxes_alone_is_named():
     image, target = tied_sample(0)
     target["boxes"][2, 2:] = target["boxes"][2, :2] + 0.5  # below a pixel
-    with pytest.raises(ValueError, match=r"left 5 boxes and 6 rows of 'weights': leave SanitizeBoundingBoxes out"):
+    with pytest.raises(ValueError, match=r"left 5 boxes and 6 rows of 'weights': give SanitizeBoundingBoxes labels_g"):
         Augment([v2.SanitizeBoundingBoxes()])(image, target)
     _, result = Augment([v2.SanitizeBoundingBoxes(labels_getter=object_keys)])(image, target)
     assert result["mine"].tolist() == [0, 1, 3, 4, 5]
+
+
+@pytest.mark.parametrize("mixing", [MixupDataset, MixupIterable])
+def test_a_transform_behind_mixing_that_leaves_out_boxes_alone_is_named(mixing):
+    samples = [to_tv_tensors(*make_sample(3, seed=n)) for n in range(2)]
+    samples[0][1]["boxes"][0, 2:] = samples[0][1]["boxes"][0, :2] + 0.5
+    for getter, refusal in (
+        ("default", pytest.raises(ValueError, match="0: .* 5 boxes and 6 ")),
+        (object_keys, nullcontext()),
+    ):
+        clean = v2.SanitizeBoundingBoxes(labels_getter=getter)
+        with refusal:
+            _, target = next(iter(mixing(samples, transform=clean)))
+            assert [len(target[key]) for key in ("boxes", "labels", "weights", "sources")] == [5] * 4
+    _, target = next(iter(mixing(samples, transform=lambda image, target: (image, len(target["boxes"])))))
+    assert target == 6
 
 
 def test_keypoints_are_refused_since_v2_would_leave_them_behind():

@@ -12,7 +12,16 @@ from torchvision.transforms import v2
 
 from ..batch import BatchMix, MixupBatch, Pairing
 from ..canvas import image_size
-from ..targets import SLIVER, Target, per_object_keys, plain, require_xyxy, select_objects, without_covers
+from ..targets import (
+    SLIVER,
+    Target,
+    per_object_keys,
+    plain,
+    require_aligned,
+    require_xyxy,
+    select_objects,
+    without_covers,
+)
 
 
 def to_tv_tensors(image: Tensor | PILImage.Image, target: Target) -> tuple[tv_tensors.Image | PILImage.Image, Target]:
@@ -86,20 +95,10 @@ class Augment:
         given = without_covers(target)
         moved, result = self.compose(*to_tv_tensors(image, given))
         require_xyxy(result["boxes"])
-        _require_aligned(result, per_object_keys(given))
+        require_aligned(result, per_object_keys(given))
         sides = plain(result["boxes"])[:, 2:] - plain(result["boxes"])[:, :2]
         kept = select_objects(result, (sides >= SLIVER).all(dim=1))
         return _as(moved, image), {key: _as(value, given.get(key)) for key, value in kept.items()}
-
-
-def _require_aligned(target: Target, keys: Sequence[str]) -> None:
-    count = len(target["boxes"])
-    astray = [key for key in keys if key in target and len(target[key]) != count]
-    if astray:
-        raise ValueError(
-            f"the transforms left {count} boxes and {len(target[astray[0]])} rows of {astray[0]!r}: leave "
-            "SanitizeBoundingBoxes out, Augment clears what was cut away, or give it labels_getter=detmix.object_keys"
-        )
 
 
 def _as(value: Any, like: Any) -> Any:
