@@ -11,6 +11,7 @@ from detmix.evaluation.numbering import categories
 from detmix.training.models import coco_classes, untrained_detector
 from detmix.training.module import DetectionModule
 from detmix.training.trained import device_named, open_trained
+from detmix.training.weights import read_state
 
 from .conftest import ROOT
 from .test_training_weights import Hostile
@@ -151,6 +152,27 @@ def test_a_file_of_weights_trained_elsewhere_needs_the_detector_and_the_names_of
         open_trained(file, detector=SMALL, classes=["circle", "square"])
     with pytest.raises(ValueError, match=f"wanted weights of fcos_resnet50_fpn, got those of {SMALL}"):
         open_trained(file, detector="fcos_resnet50_fpn", classes=CLASSES)
+
+
+def test_a_file_is_read_once_and_one_detector_is_made_for_it(run, monkeypatch):
+    read, built = [], []
+
+    def watched_read(path):
+        read.append(path)
+        return read_state(path)
+
+    def watched_build(*arguments, **options):
+        built.append(torch.empty(0).device.type)
+        return untrained_detector(*arguments, **options)
+
+    monkeypatch.setattr("detmix.training.trained.read_state", watched_read)
+    monkeypatch.setattr("detmix.training.trained.untrained_detector", watched_build)
+    torch.save(untrained_detector(SMALL, 91).state_dict(), run / "coco.pt")
+    assert open_trained(str(run / "coco.pt"), detector=SMALL).class_names == coco_classes()
+    assert (len(read), built) == (1, ["meta", "cpu"])
+    with pytest.raises(ValueError, match="has 4 classes"):
+        open_trained(str(run / "model.pt"), detector=SMALL)
+    assert (len(read), built) == (2, ["meta", "cpu", "meta"])
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from .configs import CONFIG_MODE, RUN_OPTIONS, load_config
 from .data import DetectionData
 from .models import Weights, coco_classes, every_detector_name, pretrained_detector, untrained_detector
 from .module import DetectionModule
-from .weights import count_classes, lasting_shapes, read_state, read_weights, require_file
+from .weights import count_classes, lasting_shapes, read_state, read_weights, require_file, require_weights_of
 
 _OTHER_SECTIONS = ("seed_everything", "trainer", *RUN_OPTIONS)
 
@@ -246,18 +246,14 @@ def _classes_of_run(
 
 
 def _of_file(weights: Path, detector: str, classes: Sequence[str] | None, options: Mapping[str, Any]) -> Trained:
-    names = _coco_names(weights, detector) if classes is None else tuple(classes)
-    model = untrained_detector(detector, len(names) + 1, **options)
-    model.load_state_dict(read_weights(weights, model, len(names) + 1))
-    return Trained(model, names, tuple(range(1, len(names) + 1)))
-
-
-def _coco_names(weights: Path, detector: str) -> tuple[str, ...]:
-    """The names of COCO's classes, if a file has as many."""
-    names = coco_classes()
-    count = count_classes(
-        lasting_shapes(read_state(weights)), lasting_shapes(untrained_detector(detector, 2).state_dict()), 2
-    )
-    if count not in (None, len(names) + 1):
+    names = coco_classes() if classes is None else tuple(classes)
+    with torch.device("meta"):  # shapes alone
+        shapes = untrained_detector(detector, len(names) + 1, **options)
+    state = read_state(weights)
+    count = count_classes(lasting_shapes(state), lasting_shapes(shapes.state_dict()), len(names) + 1)
+    if classes is None and count not in (None, len(names) + 1):
         raise ValueError(f"{weights}: has {count} classes, background included: pass --classes with {count - 1} names")
-    return names
+    require_weights_of(shapes, len(names) + 1, state, weights)
+    model = untrained_detector(detector, len(names) + 1, **options)
+    model.load_state_dict(state)
+    return Trained(model, names, tuple(range(1, len(names) + 1)))

@@ -38,10 +38,25 @@ def read_weights(path: Path, detector: nn.Module, num_classes: int) -> dict[str,
         ValueError: it is no such file, or one of other classes or of another detector.
     """
     state = read_state(path)
+    require_weights_of(detector, num_classes, state, path)
+    return state
+
+
+def require_weights_of(detector: nn.Module, num_classes: int, state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights of other classes or of another detector.
+
+    Args:
+        detector: what the weights are for, on any device.
+        num_classes: K of the detector.
+        state: the weights.
+        path: where they come from, for the message.
+
+    Raises:
+        ValueError: they are not for this detector.
+    """
     wanted, given = lasting_shapes(detector.state_dict()), lasting_shapes(state)
     if wanted != given:
         raise ValueError(f"{path}: {_difference(wanted, given, num_classes)}")
-    return state
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
