@@ -1,9 +1,9 @@
 """Sweeps: one training config, several settings, several seeds; the only importer of optuna."""
 
 from .estimate import estimate_run as estimate_run
+from .outcome import States as States
 from .plan import Plan as Plan
 from .plan import make_plan as make_plan
-from .queue import States as States
 from .queue import look_into as look_into
 from .run import Interrupted as Interrupted
 from .run import run_sweep as run_sweep

@@ -7,6 +7,9 @@ import math
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
+
+from .plan import Pair
 
 FINISHED = "finished"
 
@@ -48,6 +51,9 @@ class Outcome:
     def finished(self) -> bool:
         """Whether there are numbers of it."""
         return self.kind == FINISHED
+
+
+States: TypeAlias = dict[Pair, str | Outcome]  # of each run: "waiting", "running" or what came of it
 
 
 def outcome_of(code: int, runs: Path, name: str, lines: list[str], seconds: float, host: str) -> Outcome:

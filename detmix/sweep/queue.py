@@ -16,17 +16,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any
 
 import optuna
 from optuna.storages.journal import JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from .journal import look_at_study, mend, open_study
-from .outcome import Outcome
+from .outcome import Outcome, States
 from .plan import Pair, Plan
-
-States: TypeAlias = dict[Pair, str | Outcome]
 
 _JOURNAL = "sweep.journal"
 _GRACE = 600  # seconds after which a run of another host is given up

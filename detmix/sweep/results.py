@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,10 @@ from ..files import write_text, write_whole
 from ..machine import machine
 from ..page import page_of
 from .markdown import picture_alt
-from .outcome import Outcome
-from .plan import Pair, Plan
+from .outcome import Outcome, States
+from .plan import Plan
 from .statistics import LevelComparison, compare_arms, luck
 from .tables import columns, duration, level_rows, pair_table
-
-States = Mapping[Pair, str | Outcome]
 
 
 def write_results(folder: Path, plan: Plan, states: States, command: str) -> list[LevelComparison]:

@@ -11,9 +11,9 @@ from rich.live import Live
 
 from ..files import write_text
 from ..training.signals import StopRequests
-from .outcome import Outcome
+from .outcome import Outcome, States
 from .plan import CONFIG, Plan
-from .queue import Queue, States
+from .queue import Queue
 from .results import write_results
 from .tables import in_a_line, progress_table, result_tables
 from .workers import Workers

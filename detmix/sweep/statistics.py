@@ -14,7 +14,7 @@ import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
 
-from .outcome import Outcome
+from .outcome import Outcome, States
 from .plan import Plan, short_names
 
 Interval: TypeAlias = tuple[float, float]
@@ -152,7 +152,7 @@ class LevelComparison:
         return text + rest
 
 
-def compare_arms(plan: Plan, states: Mapping[tuple[str, int], str | Outcome]) -> list[LevelComparison]:
+def compare_arms(plan: Plan, states: States) -> list[LevelComparison]:
     """All arms against the baseline, and for a grid of several factors the values of each, by each measure."""
     comparisons = []
     for measure in MEASURES:

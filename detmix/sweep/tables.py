@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from statistics import median
 
@@ -11,14 +11,14 @@ from rich.table import Table
 
 from ..terminal import table_of
 from .estimate import Estimate
-from .outcome import FINISHED, Outcome
-from .plan import Pair, Plan
+from .outcome import FINISHED, Outcome, States
+from .plan import Plan
 from .statistics import MEASURES, Gain, Interval, Level, LevelComparison, compare_arms, luck
 
 _COUNTED = ("waiting", "running", FINISHED, "failed")
 
 
-def plan_table(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int, estimate: Estimate | None = None) -> Table:
+def plan_table(plan: Plan, states: States, jobs: int, estimate: Estimate | None = None) -> Table:
     """What would be run: the settings of each arm, its runs by state, and the time that is left.
 
     Args:
@@ -35,7 +35,7 @@ def plan_table(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int, esti
     return table
 
 
-def progress_table(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int) -> Table:
+def progress_table(plan: Plan, states: States, jobs: int) -> Table:
     """How far each arm is, and its numbers so far."""
     table = table_of(str(plan.config), ["arm"], [*_COUNTED, *MEASURES, f"{MEASURES[0]} gain"])
     comparisons = [comparison for comparison in compare_arms(plan, states) if comparison.factor == "arm"]
@@ -104,7 +104,7 @@ def in_a_line(arm: str, seed: int, outcome: Outcome) -> str:
     return f"{arm}, seed {seed}: {outcome.kind} after {duration(outcome.seconds)}: {last}"
 
 
-def seconds_left(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int) -> float | None:
+def seconds_left(plan: Plan, states: States, jobs: int) -> float | None:
     """How long the runs will take that have not finished, from those that have; None where none has."""
     known: dict[str, list[float]] = {arm: [] for arm in plan.arms}
     for (arm, _), state in states.items():
@@ -117,7 +117,7 @@ def seconds_left(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int) ->
     return max(sum(left) / jobs, max(left, default=0.0))
 
 
-def _time_left(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int, estimate: Estimate | None = None) -> str:
+def _time_left(plan: Plan, states: States, jobs: int, estimate: Estimate | None = None) -> str:
     left = sum(isinstance(state, str) for state in states.values())
     if not left:
         return "All runs are done."
@@ -133,7 +133,7 @@ def _time_left(plan: Plan, states: Mapping[Pair, str | Outcome], jobs: int, esti
     )
 
 
-def _counts(states: Mapping[Pair, str | Outcome], arm: str) -> dict[str, int]:
+def _counts(states: States, arm: str) -> dict[str, int]:
     counts = dict.fromkeys(_COUNTED, 0)
     for (name, _), state in states.items():
         if name == arm:
