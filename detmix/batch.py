@@ -271,24 +271,17 @@ def _blend_rows(images: Iterable[Any], pairs: Sequence[Pair | None]) -> list[Any
 def _blend_stack(images: Tensor, pairs: Sequence[Pair | None]) -> Tensor:
     """(B, C, H, W) in, new (B, C, H, W) out."""
     plain = images.as_subclass(Tensor)
-    if plain.dtype == torch.uint8:  # row by row: floats of the whole batch would take several times its memory
+    if plain.dtype == torch.uint8:
         return _stacked(torch.stack(_blend_rows(plain, pairs)), images)
-    return _stacked(_lerp(plain, pairs), images)
+    stack = plain.clone()
+    for row, pair in enumerate(pairs):
+        if pair is not None:
+            stack[row].lerp_(plain[pair.partner], 1.0 - pair.lam)  # as ``blend`` does, without a copy of the row
+    return _stacked(stack, images)
 
 
 def _stacked(images: Tensor, like: Tensor) -> Tensor:
     return tv_tensors.Image(images) if isinstance(like, tv_tensors.Image) else images
-
-
-def _lerp(images: Tensor, pairs: Sequence[Pair | None]) -> Tensor:
-    """The blend of all images of a floating stack at once."""
-    pixels = images.to(torch.promote_types(images.dtype, torch.float32))
-    partners = torch.stack([pixels[row if pair is None else pair.partner] for row, pair in enumerate(pairs)])
-    shares = torch.tensor([0.0 if pair is None else 1.0 - pair.lam for pair in pairs], dtype=pixels.dtype)
-    if pixels.device.type == "cuda":
-        shares = shares.pin_memory()  # the one kind of memory that is copied without waiting for the GPU
-    blended = torch.lerp(pixels, partners, shares.to(pixels.device, non_blocking=True)[:, None, None, None])
-    return blended.to(images.dtype)
 
 
 def _fingerprint(targets: Sequence[Target]) -> int:

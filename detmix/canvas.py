@@ -176,10 +176,21 @@ def _has_whole_pixels(image: np.ndarray) -> bool:
 def _blend_floats(image_a: Tensor, image_b: Tensor, lam: float) -> Tensor:
     """Blend (C, H, W) tensors on any device, uint8 by way of float32."""
     dtype = image_a.dtype if image_a.is_floating_point() else torch.float32
-    canvas = image_a.new_zeros((len(image_a), *canvas_size(image_a, image_b)), dtype=dtype)
-    for image, share in ((image_a, lam), (image_b, 1.0 - lam)):
-        canvas[:, : image.shape[1], : image.shape[2]].add_(image.to(dtype), alpha=share)
+    canvas = image_a.new_empty((len(image_a), *canvas_size(image_a, image_b)), dtype=dtype)
+    _window(canvas, 0, 0, *image_size(image_a)).copy_(image_a)
+    for gap in _around(canvas, image_a):
+        gap.zero_()
+    for rest in _around(canvas, image_b):
+        rest.mul_(lam)
+    # lerp sums in float32 or wider and rounds once, whatever the dtype
+    _window(canvas, 0, 0, *image_size(image_b)).lerp_(image_b.to(dtype), 1.0 - lam)
     return canvas if image_a.is_floating_point() else canvas.round_().to(image_a.dtype)
+
+
+def _around(canvas: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Views of what lies below an image at the top left of a canvas, and of what lies to its right."""
+    height, width = image_size(image)
+    return canvas[:, height:], canvas[:, :height, width:]
 
 
 def require_supported(image: Image) -> None:

@@ -101,7 +101,8 @@ def mix_pair(
     Returns:
         The canvas, max(Ha, Hb) by max(Wa, Wb), of the kind and dtype given, and a new target: A's
         objects, then B's, their weights times lam, then 1 - lam; ``sources`` says which image each
-        came from, and ``lam``, a float, repeats the ratio. uint8 is rounded to nearest.
+        came from, and ``lam``, a float, repeats the ratio. uint8 is rounded to nearest, and so are half
+        precisions, from float32.
         Keys that belong to the image, such as image_id, are A's. Inputs are left untouched.
 
     Raises:

@@ -80,6 +80,18 @@ def test_uint8_is_rounded_to_nearest_on_an_accelerator_too(size_a, size_b, lam):
     assert np.abs(blended.numpy() - naive_blend(a, b, lam)).max() <= 0.5 + 1e-4
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@given(SIZES, SIZES, st.floats(0, 1), st.sampled_from([1, 255]))
+def test_floats_are_the_float64_blend_rounded_once(dtype, size_a, size_b, lam, scale):
+    a, b = ((noise(size, seed=seed).double() * scale / 255).to(dtype) for seed, size in enumerate((size_a, size_b)))
+    blended = blend(a, b, lam)
+    assert blended.dtype == dtype
+    exact = torch.from_numpy(naive_blend(a.double(), b.double(), lam))
+    spacing = torch.finfo(dtype).eps * exact.clamp(torch.finfo(dtype).tiny)  # at most, of numbers of that size
+    rounding = 2 * torch.finfo(torch.float32).eps * scale  # of the sum, in float32
+    assert ((blended.double() - exact).abs() <= spacing / 2 + rounding).all()
+
+
 @pytest.mark.parametrize("shape", [(0, 8, 8), (3, 0, 8), (3, 8, 0)])
 @pytest.mark.parametrize("kind", [torch.zeros, np.zeros])
 def test_an_image_without_pixels_or_channels_is_refused(kind, shape):
