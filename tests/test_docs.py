@@ -56,6 +56,7 @@ def test_data(run_page, tmp_path, monkeypatch):
 
     write_coco(tmp_path / "data" / "coco")
     write_voc(tmp_path / "data" / "voc" / "VOC2007", ("trainval",))
+    write_voc(tmp_path / "data" / "voc" / "VOCdevkit" / "VOC2007", ("trainval",))
     write_voc(tmp_path / "data" / "own_voc", ("all", "more"))
     write_export(tmp_path / "data" / "own" / "result.json", tmp_path / "data" / "own", "")
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: hub())
@@ -70,6 +71,9 @@ def test_data(run_page, tmp_path, monkeypatch):
     assert sorted(target["image_id"] for target in found) == list(range(100, 107))
     assert all("lam" in target for target in found)
     assert names["stream"].class_names == ("cat", "dog")
+    mixed = [target for name in ("coco_set", "voc_set") for _, target in names[name]]
+    assert (len(names["coco_set"]), len(names["voc_set"]), names["num_classes"]) == (6, 4, 4)
+    assert all(target["boxes"].dtype == torch.float32 and "lam" in target for target in mixed)
 
 
 EXPORTS = {  # where the file of a split or of all lies, and the images, and what comes before their names
