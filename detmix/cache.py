@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch.utils.data import get_worker_info
 
-from .memory import Held, available_memory
+from .memory import MB, Held, part_of_memory
 
 _TRIES = 32  # places that are looked at before all are
-_MB = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -102,13 +100,13 @@ class PartnerCache:
     def _check(self, index: int, size: int) -> None:
         """Measure what is available once: later on it lacks what the other workers hold."""
         if len(self._ring) == 2 and self._checked_by != os.getpid():
-            part = _part_of_memory(self.capacity, size)
+            part = part_of_memory("cache", self.capacity, size)
             self._limit = None if part is None else self.nbytes + part
             self._checked_by = os.getpid()
         elif self._checked_by == os.getpid() and self._limit is not None and self.nbytes > self._limit:
             raise ValueError(
-                f"cache={self.capacity}: with sample {index} of {size / _MB:.3g} MB the {len(self)} samples held take "
-                f"{self.nbytes / _MB:,.0f} MB, and this process's part of memory is {self._limit / _MB:,.0f} MB: "
+                f"cache={self.capacity}: with sample {index} of {size / MB:.3g} MB the {len(self)} samples held take "
+                f"{self.nbytes / MB:,.0f} MB, and this process's part of memory is {self._limit / MB:,.0f} MB: "
                 "lower cache or the number of workers"
             )
 
@@ -123,22 +121,3 @@ class PartnerCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.capacity,)
-
-
-def _part_of_memory(count: int, size: int) -> int | None:
-    """Bytes that this process may take beside the two samples that it holds; None if nobody knows.
-
-    Refuses a cache that cannot fit, before the system kills the process that fills it.
-    """
-    worker = get_worker_info()
-    processes = 1 if worker is None else worker.num_workers
-    available = available_memory()
-    more = (count - 2) * size * processes
-    if available is not None and more > available:
-        holders = "" if worker is None else f" in each of {processes} workers"
-        raise ValueError(
-            f"cache={count}: beside the first two, {count - 2} samples of {size / _MB:.3g} MB, as large as the second,"
-            f"{holders} take {more / _MB:,.0f} MB, and {available / _MB:,.0f} MB of memory are available: "
-            f"at most cache={2 + available // (size * processes)} fits"
-        )
-    return None if available is None else available // processes

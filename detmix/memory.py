@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
+MB = 1_000_000
 _UNLIMITED = 1 << 60  # version 1 of cgroups writes a number of this size for "no limit"
 
 
@@ -60,6 +62,33 @@ def _pieces(sample: Any) -> Iterator[tuple[int, int]]:
     elif isinstance(sample, (dict, tuple, list)):
         for part in sample.values() if isinstance(sample, dict) else sample:
             yield from _pieces(part)
+
+
+def part_of_memory(option: str, count: int, size: int) -> int | None:
+    """Bytes that this process may take beside what it holds; None if nobody knows.
+
+    Refuses samples that cannot fit, before the system kills the process that holds them.
+
+    Args:
+        option: by which a user says how many samples each process holds.
+        count: what it says; two of the samples are held.
+        size: bytes that the last one read takes.
+
+    Raises:
+        ValueError: ``count - 2`` samples of that size do not fit, in all workers of this loader together.
+    """
+    worker = get_worker_info()
+    processes = 1 if worker is None else worker.num_workers
+    available = available_memory()
+    more = (count - 2) * size * processes
+    if available is not None and more > available:
+        holders = "" if worker is None else f" in each of {processes} workers"
+        raise ValueError(
+            f"{option}={count}: {count - 2} more samples of {size / MB:.3g} MB, as large as the last one read,"
+            f"{holders} take {more / MB:,.0f} MB, and {available / MB:,.0f} MB of memory are available: "
+            f"at most {option}={2 + available // (size * processes)} fits"
+        )
+    return None if available is None else available // processes
 
 
 def available_memory(root: Path = Path("/")) -> int | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -18,6 +19,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from .canvas import compiled_blend, image_size
 from .draws import STREAMS, generator_at
+from .memory import Held, part_of_memory
 from .mixing import Sample, check_alpha, check_share, mix_pair, require_sample, sample_lambda, transformed
 from .shared import Shared
 from .switch import (
@@ -79,7 +81,7 @@ class MixupIterable(Switched, IterableDataset[Sample]):
                 ``MixupDataset``, for one rule in all; here they have not been measured.
             p: probability that a sample is mixed at all.
             buffer_size: how many samples before its own a sample may be mixed with. Each reader holds
-                ``buffer_size + 1`` samples in memory.
+                ``buffer_size + 1`` samples in memory, all of which it reads before it gives the first.
             min_weight: objects fainter than this are left out of a blended sample.
             transform: ``image, target -> image, target``, applied to every sample after mixing; see ``MixupDataset``.
             shard: give each reader its own part: of n readers, every n-th sample. All of them read the whole
@@ -92,7 +94,9 @@ class MixupIterable(Switched, IterableDataset[Sample]):
         Raises:
             TypeError: the data set is no iterable, or one that can be read once only; the seed or
                 buffer_size is not an integer.
-            ValueError: alpha is negative, p or min_weight outside [0, 1], or buffer_size below 1.
+            ValueError: alpha is negative, p or min_weight outside [0, 1], or buffer_size below 1. Reading raises it,
+                too, where samples as large as the third do not fit in memory, all workers of this loader on this host
+                together, other loaders, ranks and levels of mixing not.
         """
         super().__init__()
         check_alpha(alpha)
@@ -113,6 +117,7 @@ class MixupIterable(Switched, IterableDataset[Sample]):
         self._process = this_process()
         self._read_by_workers = Shared(torch.tensor([False]))
         self._state = {"epoch": 0, "position": 0, "readers": 1}
+        self._measured_by: int | None = None
         self._to_resume = Shared(torch.tensor([False]))  # which readers are still to go on from the state
         if alpha > 0 and p > 0:
             compiled_blend()
@@ -167,12 +172,22 @@ class MixupIterable(Switched, IterableDataset[Sample]):
         reach = self.buffer_size if self.alpha > 0 and self.p > 0 else 0
         first = max(0, start - reach)  # the window's first sample
         samples = self._samples_from(first, reading["epoch"], reader)
-        window = deque(islice(samples, reach + 1), maxlen=reach + 1)
+        window = deque(islice(samples, min(3, reach + 1)), maxlen=reach + 1)
+        self._require_memory(window)
+        window.extend(islice(samples, reach + 1 - len(window)))
         for own in range(start - first, len(window)):
             yield self._give(window, own, first + own, reader, reading)
         for position, sample in enumerate(samples, start=first + reach + 1):
             window.append(sample)
             yield self._give(window, reach, position, reader, reading)
+
+    def _require_memory(self, window: deque[Sample]) -> None:
+        """Measure what is available once in a process: later on it lacks what the other workers hold."""
+        if len(window) == 3 and self._measured_by != os.getpid():
+            held = Held()
+            *_, size = (held.add(place, sample) for place, sample in enumerate(window))
+            part_of_memory("buffer_size", self.buffer_size, size)
+            self._measured_by = os.getpid()
 
     def _begin(self, reader: Reader) -> dict[str, int]:
         """The state that a new reading counts in."""

@@ -223,7 +223,7 @@ def test_memory_is_bounded_and_told():
 
 
 def test_no_more_is_held_than_there_is(monkeypatch):
-    monkeypatch.setattr("detmix.cache.available_memory", lambda: 10**6)
+    monkeypatch.setattr("detmix.memory.available_memory", lambda: 10**6)
     dataset = MixupDataset(make_counting(), cache=10**12)
     assert len({dataset[index][1]["lam"] for index in range(COUNT)}) == COUNT
 
@@ -236,15 +236,15 @@ def test_no_more_is_held_than_there_is(monkeypatch):
     ],
 )
 def test_a_cache_larger_than_memory_is_refused_with_both_figures(worker, wanted, monkeypatch):
-    monkeypatch.setattr("detmix.cache.available_memory", lambda: 2_000_000)
-    monkeypatch.setattr("detmix.cache.get_worker_info", lambda: worker)
+    monkeypatch.setattr("detmix.memory.available_memory", lambda: 2_000_000)
+    monkeypatch.setattr("detmix.memory.get_worker_info", lambda: worker)
     dataset = MixupDataset(ListDataset([make_sample(1, seed=i, size=(500, 800)) for i in range(4)]), cache=4)
-    with pytest.raises(ValueError, match=f"2 samples of 1.2 MB, as large as the second,{wanted} fits"):
+    with pytest.raises(ValueError, match=f"2 more samples of 1.2 MB, as large as the last one read,{wanted} fits"):
         dataset[0]
 
 
 def test_larger_samples_that_come_later_are_bounded(monkeypatch):
-    monkeypatch.setattr("detmix.cache.available_memory", lambda: 4_000_000)
+    monkeypatch.setattr("detmix.memory.available_memory", lambda: 4_000_000)
     cache = PartnerCache(8)
     cache.add([0], *(Loaded(i, (torch.zeros(250), {})) for i in range(8)))
     cache.add([0], *(Loaded(8 + i, (torch.zeros(250_000), {})) for i in range(3)))
@@ -253,7 +253,7 @@ def test_larger_samples_that_come_later_are_bounded(monkeypatch):
 
 
 def test_images_of_one_tensor_take_no_memory_of_their_own(monkeypatch):
-    monkeypatch.setattr("detmix.cache.available_memory", lambda: 10_000)
+    monkeypatch.setattr("detmix.memory.available_memory", lambda: 10_000)
     images = torch.zeros(20, 1000)
     cache = PartnerCache(10)
     cache.add([0], *(Loaded(i, (images[i], {})) for i in range(20)))
@@ -262,8 +262,8 @@ def test_images_of_one_tensor_take_no_memory_of_their_own(monkeypatch):
 
 def test_what_the_workers_of_a_loader_hold_is_not_asked_for_again_in_the_next_epoch(monkeypatch):
     caches, samples = [PartnerCache(4) for _ in range(2)], [Loaded(i, (torch.zeros(1000), {})) for i in range(4)]
-    monkeypatch.setattr("detmix.cache.get_worker_info", lambda: SimpleNamespace(num_workers=2))
-    monkeypatch.setattr("detmix.cache.available_memory", lambda: 40_000 - sum(cache.nbytes for cache in caches))
+    monkeypatch.setattr("detmix.memory.get_worker_info", lambda: SimpleNamespace(num_workers=2))
+    monkeypatch.setattr("detmix.memory.available_memory", lambda: 40_000 - sum(cache.nbytes for cache in caches))
     for epoch, loaded, cache in product(range(3), samples, caches):
         cache.add([epoch], loaded)
     assert [cache.nbytes for cache in caches] == [16_000, 16_000]

@@ -312,6 +312,26 @@ def test_a_pair_that_cannot_be_mixed_is_named():
         list(MixupIterable(samples))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_window_larger_than_memory_is_refused_before_it_is_read(workers, monkeypatch):
+    monkeypatch.setattr("detmix.memory.available_memory", lambda: 100_000)
+    stream = Stream([make_sample(1, seed=seed, size=(50, 80)) for seed in range(10)])
+    list(MixupIterable(stream, buffer_size=4))
+    stream.read = 0
+    fits = 2 + 100_000 // (3 * 50 * 80 + 24) // max(workers, 1)
+    wanted = rf"buffer_size=1000000000: .* as large as the last one read.* at most buffer_size={fits} fits"
+    with pytest.raises(ValueError, match=wanted):
+        loaded(MixupIterable(stream, buffer_size=10**9), workers)
+    assert stream.read == (0 if workers else 3)
+
+
+def test_what_windows_take_is_not_asked_for_again_in_the_next_epoch(monkeypatch):
+    stream = MixupIterable(make_samples(), buffer_size=8)
+    first = list(stream)
+    monkeypatch.setattr("detmix.memory.available_memory", lambda: 0)
+    assert_same(list(stream), first)
+
+
 @pytest.mark.parametrize(
     ("dataset", "options", "error", "wanted"),
     [
