@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torchvision.models import detection
 from torchvision.models.detection import roi_heads
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder
@@ -276,7 +277,12 @@ def test_overrides_that_have_nothing_to_do_with_losses_are_kept():
     ("model", "wanted"),
     [
         (nn.Linear(1, 1), r"supports the detectors of torchvision, got torch\.nn\.modules\.linear\.Linear$"),
-        (nn.Sequential(make_assembled("FCOS")), r"got torch.*Sequential, which wraps one: pass the detector itself"),
+        (nn.Sequential(make_assembled("FCOS")), r"got torch.*Sequential, which wraps one: .* itself, model\[0\]$"),
+        (
+            AveragedModel(nn.DataParallel(make_assembled("FCOS"))),
+            r"AveragedModel, which .* itself, model.module.module$",
+        ),
+        (torch.compile(make_assembled("SSD")), r"OptimizedModule, which wraps one: .* itself, model._orig_mod$"),
         (RetinaNetHead(8, 1, 2), r"got torchvision.*RetinaNetHead"),
         ("fasterrcnn_resnet50_fpn", "got builtins.str"),
     ],

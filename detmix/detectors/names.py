@@ -12,10 +12,12 @@ from torchvision.models.detection.ssd import SSD
 
 
 def full_name(module: Any) -> str:
-    """Module and name of an object's class; for a wrapper around a detector, that it has to come off first."""
+    """Module and name of an object's class; for a wrapper around a detector, which part of it is the detector."""
     name = f"{type(module).__module__}.{type(module).__qualname__}"
     kinds = (GeneralizedRCNN, RetinaNet, FCOS, SSD)
     if isinstance(module, nn.Module) and not isinstance(module, kinds):
-        if any(isinstance(part, kinds) for part in module.modules()):
-            return f"{name}, which wraps one: pass the detector itself"
+        for path, part in module.named_modules():
+            if isinstance(part, kinds):
+                where = "".join(f"[{step}]" if step.isdecimal() else f".{step}" for step in path.split("."))
+                return f"{name}, which wraps one: pass the detector itself, model{where}"
     return name
