@@ -292,7 +292,10 @@ def _fingerprint(targets: Sequence[Target]) -> int:
         try:
             ids.append(operator.index(image_id))
         except TypeError as error:
-            raise TypeError(f"collate draws from integer image ids: row {row} of the batch has {image_id!r}") from error
+            raise TypeError(
+                f"collate draws from integer image ids: row {row} of the batch has {image_id!r}. Give each target its "
+                "index as image_id, or mix in the training step by mixer(images, targets)"
+            ) from error
     return int.from_bytes(hashlib.blake2b(repr(ids).encode(), digest_size=8).digest(), "little")
 
 
