@@ -27,16 +27,16 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     Raises:
         NotWritten: it could not be written, as on a full disk; what was at the path before is there still.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    try:
-        with naming(path):
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
             write(temporary)
             with temporary.open("rb") as content:
                 os.fsync(content.fileno())
             os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

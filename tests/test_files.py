@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from detmix import files
-from detmix.files import NotWritten, whole_folder, write_whole
+from detmix.files import NotWritten, whole_folder, write_text, write_whole
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -20,6 +20,12 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         write_whole(file, fail)
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_file_whose_folder_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(NotWritten, match=r"runs/plots/confusion\.png: could not be written: \[Errno \d+\] Not a dir"):
+        write_text(tmp_path / "runs" / "plots" / "confusion.png", "")
 
 
 def test_text_is_utf_8_whatever_the_locale(tmp_path):

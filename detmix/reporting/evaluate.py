@@ -128,14 +128,12 @@ def _write(
     """Everything is made before the first file is written."""
     files: dict[Path, bytes] = {}
     if json_file is not None:
-        files[json_file] = (json.dumps(_content(evaluation, source, options), indent=2) + "\n").encode()
+        text = json.dumps(_content(evaluation, source, options), indent=2, default=os.fspath)
+        files[json_file] = f"{text}\n".encode()
     if plots is not None:
         files |= {plots / f"{name}.png": _png(figure) for name, figure in _figures(evaluation)}
     for path, content in files.items():
-        try:
-            write_whole(path, partial(Path.write_bytes, data=content))
-        except OSError as error:
-            raise OSError(f"{path} cannot be written: {error}") from error
+        write_whole(path, partial(Path.write_bytes, data=content))
     if plots is not None:
         for name in _PLOTS:  # of an earlier evaluation, which would seem to be of this one
             if plots / f"{name}.png" not in files:
@@ -163,7 +161,7 @@ def _content(evaluation: _Evaluation, source: CocoFile | VocFolder, options: Opt
     """What the JSON file holds."""
     return {
         "versions": versions(),
-        "ground_truth": {key: _plain(value) for key, value in asdict(source).items()},
+        "ground_truth": asdict(source),
         "predictions": str(evaluation.paths[0]),
         "options": asdict(options),
         "metrics": evaluation.measured.metrics,
@@ -196,10 +194,6 @@ def _difference_content(of: Difference) -> dict[str, Any]:
     """JSON has no NaN: without an interval its ends are null."""
     ends = {key: None if math.isnan(end) else end for key, end in (("low", of.low), ("high", of.high))}
     return {**asdict(of), **ends, "difference": of.value, "clear": of.clear}
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
 
 
 def _tables(evaluation: _Evaluation, options: Options) -> Iterator[RenderableType]:
