@@ -31,10 +31,10 @@ class Ranking:
     counted: NDArray[np.bool_]
     objects: NDArray[np.int64]
 
-    def curve(self, threshold: int = 0) -> Curve:
-        """Precision against recall at one of the thresholds, a point for each detection that counts."""
-        counted = self.counted[threshold]
-        found = self.right[threshold, counted].cumsum()
+    def curve(self) -> Curve:
+        """Precision against recall at the first threshold, a point for each detection that counts."""
+        counted = self.counted[0]
+        found = self.right[0, counted].cumsum()
         recall = found / max(1, self.objects.sum())
         return Curve(recall, found / np.arange(1, len(found) + 1), self.scores[counted])
 
