@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
-from torchvision import tv_tensors
 
 from .canvas import blend, canvas_size, compiled_blend, image_size, require_same_kind
 from .cutmix import cutmix_pair, region_around
@@ -24,7 +23,7 @@ from .draws import BATCHES, generator_at
 from .mixing import check_alpha, check_share, sample_lambda
 from .sending import sent_together
 from .switch import Switched, this_process
-from .targets import OBJECT_KEYS, Target, check_target, concatenate, require_xyxy, select_objects
+from .targets import OBJECT_KEYS, Target, check_target, concatenate, plain, require_xyxy, select_objects, wrap_like
 
 BatchMix = Literal["mixup", "cutmix"]
 Pairing = Literal["roll", "shuffle"]
@@ -161,8 +160,8 @@ class MixupBatch(Switched):
 
         Returns:
             Images and targets, row by row those of ``mix_pair`` or ``cutmix_pair``: a list, or a stack if one
-            came. Rows that are not mixed are the given ones; if none is, the batch itself is returned.
-            Inputs are never written to.
+            came, in its memory format. Rows that are not mixed are the given ones; if none is, the batch itself is
+            returned. Inputs are never written to.
 
         Raises:
             ValueError: shapes, lengths, devices or values do not fit; the row of the batch is named.
@@ -238,7 +237,7 @@ class MixupBatch(Switched):
                 with _naming(f"rows {row} and {pair.partner}"):
                     target = self._join(target, targets[pair.partner], pair.lam, size)
             joined.append(target)
-        return _blend_stack(images, pairs) if isinstance(images, Tensor) else _blend_rows(images, pairs), joined
+        return _blend_stack(images, pairs) if isinstance(images, Tensor) else list(_blend_rows(images, pairs)), joined
 
     def _join(self, first: Target, second: Target, lam: float, size: tuple[int, int]) -> Target:
         target = concatenate(first, second, size=size, shares=(lam, 1.0 - lam))
@@ -257,31 +256,33 @@ class MixupBatch(Switched):
                     image, target = cutmix_pair(image, target, *other, region=region, min_weight=self.min_weight)
             samples.append((image, target))
         mixed, joined = collate(samples)
-        return (_stacked(torch.stack(mixed), images) if isinstance(images, Tensor) else mixed), joined
+        return (_stacked(mixed, images) if isinstance(images, Tensor) else mixed), joined
 
 
-def _blend_rows(images: Iterable[Any], pairs: Sequence[Pair | None]) -> list[Any]:
+def _blend_rows(images: Iterable[Any], pairs: Sequence[Pair | None]) -> Iterator[Any]:
     rows = list(images)
-    return [
-        image if pair is None else blend(image, rows[pair.partner], pair.lam)
-        for image, pair in zip(rows, pairs, strict=True)
-    ]
+    for image, pair in zip(rows, pairs, strict=True):
+        yield image if pair is None else blend(image, rows[pair.partner], pair.lam)
 
 
 def _blend_stack(images: Tensor, pairs: Sequence[Pair | None]) -> Tensor:
     """(B, C, H, W) in, new (B, C, H, W) out."""
-    plain = images.as_subclass(Tensor)
-    if plain.dtype == torch.uint8:
-        return _stacked(torch.stack(_blend_rows(plain, pairs)), images)
-    stack = plain.clone()
+    pixels = plain(images)
+    if pixels.dtype == torch.uint8:
+        return _stacked(_blend_rows(pixels, pairs), images)
+    stack = pixels.clone()
     for row, pair in enumerate(pairs):
         if pair is not None:
-            stack[row].lerp_(plain[pair.partner], 1.0 - pair.lam)  # as ``blend`` does, without a copy of the row
-    return _stacked(stack, images)
+            stack[row].lerp_(pixels[pair.partner], 1.0 - pair.lam)  # as ``blend`` does, without a copy of the row
+    return wrap_like(stack, images)
 
 
-def _stacked(images: Tensor, like: Tensor) -> Tensor:
-    return tv_tensors.Image(images) if isinstance(like, tv_tensors.Image) else images
+def _stacked(rows: Iterable[Tensor], like: Tensor) -> Tensor:
+    """Images in a stack of the kind and the layout in memory that another has."""
+    stack = torch.empty_like(plain(like))
+    for row, image in enumerate(rows):
+        stack[row] = image
+    return wrap_like(stack, like)
 
 
 def _fingerprint(targets: Sequence[Target]) -> int:

@@ -62,7 +62,8 @@ def blend(image_a: Image, image_b: Image, lam: float) -> Any:
         lam: weight of image A, in [0, 1].
 
     Returns:
-        The canvas, of the same kind and dtype; integers are rounded to nearest.
+        The canvas, of the same kind and dtype; integers are rounded to nearest. A tensor lies in memory as A does,
+        colour by colour or pixel by pixel.
     """
     if isinstance(image_a, PILImage.Image):
         return to_pil(_blend_arrays(np.asarray(image_a), np.asarray(image_b), lam), image_a.mode)
@@ -83,7 +84,7 @@ def paste(image_a: Image, image_b: Image | None, region: Region) -> Any:
         region: where B shows, on the canvas; zero where B has no pixels.
 
     Returns:
-        The canvas, of the kind and dtype of image_a.
+        The canvas, of the kind and dtype of image_a, in memory as by ``blend``.
     """
     if isinstance(image_a, PILImage.Image):
         return to_pil(
@@ -97,7 +98,7 @@ def _paste(image_a: Any, image_b: Any, region: Region) -> Any:
     """The same for a plain tensor or array."""
     height, width = image_size(image_a) if image_b is None else canvas_size(image_a, image_b)
     if isinstance(image_a, Tensor):
-        canvas: Any = image_a.new_zeros((len(image_a), height, width))
+        canvas: Any = _canvas_like(image_a, (height, width), image_a.dtype).zero_()
     else:
         canvas = np.zeros((height, width, *image_a.shape[2:]), image_a.dtype)
     x1, y1, x2, y2 = region
@@ -176,7 +177,7 @@ def _has_whole_pixels(image: np.ndarray) -> bool:
 def _blend_floats(image_a: Tensor, image_b: Tensor, lam: float) -> Tensor:
     """Blend (C, H, W) tensors on any device, uint8 by way of float32."""
     dtype = image_a.dtype if image_a.is_floating_point() else torch.float32
-    canvas = image_a.new_empty((len(image_a), *canvas_size(image_a, image_b)), dtype=dtype)
+    canvas = _canvas_like(image_a, canvas_size(image_a, image_b), dtype)
     _window(canvas, 0, 0, *image_size(image_a)).copy_(image_a)
     for gap in _around(canvas, image_a):
         gap.zero_()
@@ -185,6 +186,14 @@ def _blend_floats(image_a: Tensor, image_b: Tensor, lam: float) -> Tensor:
     # lerp sums in float32 or wider and rounds once, whatever the dtype
     _window(canvas, 0, 0, *image_size(image_b)).lerp_(image_b.to(dtype), 1.0 - lam)
     return canvas if image_a.is_floating_point() else canvas.round_().to(image_a.dtype)
+
+
+def _canvas_like(image: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """A canvas (C, H, W), not filled, that lies in memory as an image does, colour by colour or pixel by pixel."""
+    channels = image.shape[0]
+    if image.stride(0) < image.stride(2):
+        return image.new_empty((*size, channels), dtype=dtype).permute(2, 0, 1)
+    return image.new_empty((channels, *size), dtype=dtype)
 
 
 def _around(canvas: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -102,7 +102,7 @@ def mix_pair(
         The canvas, max(Ha, Hb) by max(Wa, Wb), of the kind and dtype given, and a new target: A's
         objects, then B's, their weights times lam, then 1 - lam; ``sources`` says which image each
         came from, and ``lam``, a float, repeats the ratio. uint8 is rounded to nearest, and so are half
-        precisions, from float32.
+        precisions, from float32. A tensor lies in memory as A does, pixel by pixel or colour by colour.
         Keys that belong to the image, such as image_id, are A's. Inputs are left untouched.
 
     Raises:

@@ -106,6 +106,17 @@ def test_a_stack_is_mixed_as_its_list_is(dtype, pairing, per_sample):
     assert_same(stack_targets, expected_targets)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32])
+def test_a_stack_keeps_its_memory_format(dtype, mix, memory_format):
+    images, targets = make_lists(4, dtype=dtype, size=(20, 24))
+    stack = torch.stack(images).to(memory_format=memory_format)
+    mixed, _ = MixupBatch(mix=mix)(stack, targets)
+    assert mixed.stride() == stack.stride()
+    assert torch.equal(mixed, MixupBatch(mix=mix)(torch.stack(images), targets)[0])
+
+
 def test_a_stack_of_tv_tensors_stays_one():
     images, targets = make_lists(3, size=(20, 24))
     for mix in ("mixup", "cutmix"):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detmix import MixupBatch, MixupDataset, MixupIterable, mix_pair
-from detmix.canvas import _blend_floats, blend, compiled_blend
+from detmix.canvas import _blend_floats, blend, compiled_blend, paste
 from detmix.data.transforms import Mixup
 
 from .factories import make_sample
@@ -44,11 +44,23 @@ def test_images_may_lie_in_memory_in_any_way(layout_a, layout_b, size_b):
     assert np.abs(blended.numpy() - naive_blend(a, b, 0.3)).max() <= 0.5 + 1e-4
 
 
+JOINED = {
+    "blend": lambda a, b: blend(a, b, 0.3),
+    "blend on an accelerator": lambda a, b: _blend_floats(a, b, 0.3),
+    "blend of floats": lambda a, b: blend(a.float(), b.float(), 0.3),
+    "blend of halves": lambda a, b: blend(a.half(), b.half(), 0.3),
+    "paste": lambda a, b: paste(a, b, (2, 3, 8, 9)),
+    "paste of floats": lambda a, b: paste(a.float(), b.float(), (2, 3, 8, 9)),
+    "cutout": lambda a, b: paste(a, None, (2, 3, 8, 9)),
+}
+
+
+@pytest.mark.parametrize("join", JOINED.values(), ids=JOINED)
 @pytest.mark.parametrize("size_b", [(20, 30), (30, 20)])
-def test_the_canvas_lies_in_memory_as_the_first_image_does(size_b):
+def test_the_canvas_lies_in_memory_as_the_first_image_does(size_b, join):
     a, b = noise((20, 30)), noise(size_b, seed=1)
-    assert blend(a, interleaved(b), 0.3).is_contiguous()
-    assert blend(interleaved(a), b, 0.3).permute(1, 2, 0).is_contiguous()
+    assert join(a, interleaved(b)).is_contiguous()
+    assert join(interleaved(a), b).permute(1, 2, 0).is_contiguous()
 
 
 @pytest.mark.parametrize(("layout_a", "layout_b"), PAIRS)
@@ -62,6 +74,13 @@ def test_a_blend_takes_no_memory_but_its_canvas(layout_a, layout_b, size_b):
     finally:
         tracemalloc.stop()
     assert blended.numel() <= peak <= 1.25 * blended.numel()
+
+
+@pytest.mark.parametrize(("layout_a", "layout_b"), PAIRS)
+def test_floats_may_lie_in_memory_in_any_way(layout_a, layout_b):
+    a, b = noise((20, 30)) / 255, noise((30, 20), seed=1) / 255
+    blended = blend(LAYOUTS[layout_a](a), LAYOUTS[layout_b](b), 0.3)
+    np.testing.assert_allclose(blended, naive_blend(a, b, 0.3), rtol=0, atol=1e-7)
 
 
 @given(SIZES, SIZES, st.floats(0, 1))
