@@ -49,10 +49,21 @@ def same(first, second):
         COLUMNS | {"bbox": np.array(COLUMNS["bbox"])},
         COLUMNS | {"bbox": torch.tensor(COLUMNS["bbox"]), "iscrowd": np.zeros(2, np.int64)},
         COLUMNS | {"difficult": [False, 0], "other": ["a"]},
+        COLUMNS | {"area": [9.5, float("nan")], "iscrowd": [None, 0.0], "difficult": [float("nan"), None]},
+        COLUMNS | {"category": ["dog", 7.0], "iscrowd": np.zeros(2), "difficult": torch.zeros(2)},
+        [{"bbox": [1, 2, 10.5, 20], "category": "dog", "area": 9.5}, {"bbox": [5, 5, 3, 3], "category": 7}],
     ],
 )
 def test_objects_may_be_rows_columns_arrays_or_tensors(objects):
     assert same(read(objects), read(COLUMNS))
+
+
+@pytest.mark.parametrize(
+    ("written", "image_id"), [(12.0, {"image_id": 12}), (float("nan"), {}), ("12", {}), (None, {})]
+)
+def test_an_image_id_that_is_no_integer_is_left_out(written, image_id):
+    target = read([], image_id=written)
+    assert {key: value for key, value in target.items() if key == "image_id"} == image_id
 
 
 def test_keys_and_formats_are_what_the_layout_says():
@@ -107,11 +118,14 @@ WRONG = {
     "no boxes": ({"category": []}, r"objects must have bbox and category, got \['category'\]"),
     "a word": ("x", "objects must have bbox and category, got str"),
     "nothing": (None, "objects must have bbox and category, got NoneType"),
-    "a number as object": ([3], "each of objects must be a dict with bbox, category"),
-    "a key in the first only": (
-        [{"bbox": [1, 1, 2, 2], "category": 7, "area": 3}, {"bbox": [1, 1, 2, 2], "category": 7}],
-        "each of objects must be a dict with bbox, category, area",
+    "a number as object": ([3], "each of objects must be a dict with bbox and category"),
+    "a class in the first only": (
+        [{"bbox": [1, 1, 2, 2], "category": 7}, {"bbox": [1, 1, 2, 2]}],
+        "each of objects must be a dict with bbox and category",
     ),
+    "a crowd of 2": (COLUMNS | {"iscrowd": [0, 2]}, r"iscrowd: Expected `int` <= 1 - at `\$\[1\]`"),
+    "a word for a flag": (COLUMNS | {"iscrowd": [0, "1"]}, r"iscrowd: Expected .* got `str` - at `\$\[1\]`"),
+    "a number for flags": (COLUMNS | {"iscrowd": 0}, "iscrowd: Expected `array`, got `int`"),
     "three numbers": ({"bbox": [[1, 2, 3]], "category": [7]}, r"bbox: Expected `array` of length 4.*\$\[0\]"),
     "a word in a box": ({"bbox": [[1, 2, 3, 4], [1, "2", 3, 4]], "category": [7, 7]}, r"bbox: Expected .*\$\[1\]\[1\]"),
     "null in a box": ({"bbox": [[1, None, 3, 4]], "category": [7]}, r"objects\[0\]: box coordinates must be finite"),

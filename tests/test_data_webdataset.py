@@ -26,6 +26,10 @@ BROKEN = {
     "not an image": ({"png": b"GIF8"}, "corrupt, truncated or not an image"),
     "half an image": ({"png": picture(1)[:45]}, "corrupt, truncated or not an image"),
     "another size": ({"json": json.dumps(row(1) | {"height": 13}).encode()}, "the annotations say 13 high"),
+    "another size in floats": (
+        {"json": json.dumps(row(1) | {"height": 13.0, "width": 16.0}).encode()},
+        "the annotations say 13 high",
+    ),
     "another class": (
         {"json": json.dumps(row(1) | {"objects": {"bbox": [[1, 1, 2, 2]], "category": ["yak"]}}).encode()},
         r"objects\[0\]: category must be one of \['cat', 'dog'\], got 'yak'",

@@ -5,6 +5,7 @@ Letters used below: N objects of one image, K classes including background.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -14,11 +15,13 @@ import numpy as np
 import torch
 
 from ..targets import Target
+from .bounds import Flag
 from .cleaning import Objects, OnInvalid, clip, dropped, report
+from .json_rows import whole_or_float
 
 BoxFormat = Literal["xywh", "xyxy"]
 
-_FLAGS = ("iscrowd", "difficult")
+_OPTIONAL: dict[str, Any] = {"area": float | None, "iscrowd": Flag, "difficult": bool | int | None}
 _Box = tuple[float | None, float | None, float | None, float | None]
 
 
@@ -28,7 +31,7 @@ class Layout:
 
     The objects of a row are a dict of columns, ``{"bbox": [...], "category": [...]}``, or a list of dicts. Columns
     ``area`` in square pixels, ``iscrowd`` and ``difficult`` are taken if they are there, and a crowd is left out, as by
-    ``DetectionDataset``.
+    ``DetectionDataset``. As in COCO files, null and NaN say nothing, and whole floats are integers.
 
     Attributes:
         classes: what the rows write for label 1, 2 ... K-1: names or ids.
@@ -90,21 +93,20 @@ def read_target(row: Mapping[str, Any], layout: Layout, size: tuple[int, int], n
         "iscrowd": torch.from_numpy(objects.iscrowd[kept].astype(np.int64)),
         "difficult": torch.from_numpy(objects.difficult[kept].astype(np.int64)),
     }
-    image_id = row.get("image_id")
+    image_id = plain_number(row.get("image_id"))
     return target | {"image_id": image_id} if isinstance(image_id, int) else target
 
 
 def _read_objects(row: Mapping[str, Any], layout: Layout, name: str) -> Objects:
     columns = _columns(row, layout, name)
-    boxes = np.array(_convert(columns, layout.boxes, list[_Box], name), np.float64).reshape(-1, 4)
+    boxes = np.array(_convert(columns, layout.boxes, _Box, name), np.float64).reshape(-1, 4)
     if layout.box_format == "xywh":
         boxes[:, 2:] += boxes[:, :2]
     count = len(boxes)
-    area = _convert(columns, "area", list[float | None], name) if "area" in columns else [None] * count
-    iscrowd, difficult = (
-        _convert(columns, key, list[int | bool], name) if key in columns else [False] * count for key in _FLAGS
+    area, iscrowd, difficult = (
+        _convert(columns, key, kind, name) if key in columns else [None] * count for key, kind in _OPTIONAL.items()
     )
-    labels = _labels(_convert(columns, layout.labels, list[int | str], name), layout, name)
+    labels = _labels(_convert(columns, layout.labels, int | str, name), layout, name)
     for key, column in ((layout.labels, labels), ("area", area), ("iscrowd", iscrowd), ("difficult", difficult)):
         if len(column) != count:
             raise ValueError(f"{name}: {layout.boxes} has {count} objects and {key} has {len(column)}")
@@ -127,11 +129,9 @@ def _columns(row: Mapping[str, Any], layout: Layout, name: str) -> Mapping[str, 
     wanted = (layout.boxes, layout.labels)
     if isinstance(objects, Sequence) and not isinstance(objects, str):
         rows = [each if isinstance(each, Mapping) else {} for each in objects]
-        keys = [*wanted, *(key for key in ("area", *_FLAGS) if any(key in each for each in rows))]
-        try:
-            return {key: [each[key] for each in rows] for key in keys}
-        except KeyError:
-            raise ValueError(f"{name}: each of {layout.objects} must be a dict with {', '.join(keys)}") from None
+        if not all(set(wanted) <= each.keys() for each in rows):
+            raise ValueError(f"{name}: each of {layout.objects} must be a dict with {' and '.join(wanted)}")
+        return {key: [each.get(key) for each in rows] for key in (*wanted, *_OPTIONAL)}
     if not isinstance(objects, Mapping) or not set(wanted) <= objects.keys():
         got = sorted(objects) if isinstance(objects, Mapping) else type(objects).__name__
         raise ValueError(f"{name}: {layout.objects} must have {' and '.join(wanted)}, got {got}")
@@ -139,13 +139,18 @@ def _columns(row: Mapping[str, Any], layout: Layout, name: str) -> Mapping[str, 
 
 
 def _convert(columns: Mapping[str, Any], key: str, kind: Any, name: str) -> list[Any]:
+    column = columns[key].tolist() if hasattr(columns[key], "tolist") else columns[key]  # arrays and tensors have it
     try:
-        column = columns[key]
-        return msgspec.convert(
-            column.tolist() if hasattr(column, "tolist") else column, kind
-        )  # arrays and tensors have it
+        return msgspec.convert([plain_number(v) for v in column] if isinstance(column, list) else column, list[kind])
     except msgspec.ValidationError as error:
         raise ValueError(f"{name}: {key}: {error}") from None
+
+
+def plain_number(value: Any) -> Any:
+    """The same, or None for NaN and an integer for a whole float, as tools write them."""
+    if not isinstance(value, float):
+        return value
+    return None if math.isnan(value) else whole_or_float(value)
 
 
 def _labels(values: list[int | str], layout: Layout, name: str) -> list[int]:

@@ -21,7 +21,7 @@ from ..switch import tell_transform, this_process
 from ..targets import Target
 from .images import content_size, convert_image, decode_image
 from .reduction import check_reduce_to, reduce_target
-from .samples import Layout, read_target
+from .samples import Layout, plain_number, read_target
 
 
 class SampleStream(IterableDataset[Sample]):
@@ -86,7 +86,7 @@ class SampleStream(IterableDataset[Sample]):
 
 
 def _stated_size(row: Mapping[str, Any]) -> tuple[int, int] | None:
-    height, width = row.get("height"), row.get("width")
+    height, width = (plain_number(row.get(key)) for key in ("height", "width"))
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
