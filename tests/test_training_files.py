@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from detmix.files import NotWritten, write_whole
 from detmix.training import log
-from detmix.training.files import forget_from, newest_version, read_history, set_aside
+from detmix.training.files import forget_from, read_history, set_aside
 
 from .processes import run_apart
 
@@ -24,13 +24,25 @@ def test_earlier_runs_are_numbered_and_none_is_lost(tmp_path):
     assert [(tmp_path / f"bccd-{n}" / "metrics.json").read_text() for n in (1, 2, 3)] == ["1", "2", "3"]
 
 
-def test_history_joins_the_parts_of_an_interrupted_run_in_order(tmp_path):
-    for version, step in ((10, 3), (0, 1), (2, 2)):
-        write_whole(
-            tmp_path / "csv" / f"version_{version}" / "metrics.csv", lambda p, s=step: p.write_text(f"step\n{s}\n")
-        )
-    assert read_history(tmp_path) == [{"step": "1"}, {"step": "2"}, {"step": "3"}]
-    assert read_history(tmp_path / "nothing") == []
+def test_a_part_of_the_log_beside_it_is_named(tmp_path):
+    assert read_history(tmp_path) == []
+    for name in ("version_old", "version_0", "version_0_old"):
+        write_whole(tmp_path / "csv" / name / "metrics.csv", lambda path: path.write_text("step\n1\n"))
+    assert read_history(tmp_path) == [{"step": "1"}]
+    (tmp_path / "csv" / "version_10").mkdir()
+    with pytest.raises(ValueError, match=r"csv/version_10: a part of the log, which is to be all in .*version_0/metr"):
+        read_history(tmp_path)
+
+
+def test_a_run_that_goes_on_adds_to_its_log(tmp_path):
+    for step, metrics in enumerate([{"loss": 0.5, "lr": 1.0}, {"loss": 0.4, "val/AP": 0.1}]):
+        logger = log.RowLogger(tmp_path, name="csv", version=0)
+        logger.log_metrics(metrics, step=step)
+        logger.save()
+    assert read_history(tmp_path) == [
+        {"loss": "0.5", "lr": "1.0", "step": "0", "val/AP": ""},
+        {"loss": "0.4", "lr": "", "step": "1", "val/AP": "0.1"},
+    ]
 
 
 def lose_the_process(folder):
@@ -100,10 +112,7 @@ def test_a_picture_is_logged_as_it_is_and_a_disk_that_is_full_for_it_is_named(tm
 
 
 def test_a_run_that_goes_on_forgets_the_rows_that_come_again_and_a_line_that_was_cut_off(tmp_path):
-    for version, text in ((0, "step,loss\n1,a\n2,a\n3,a\n"), (1, "step,loss\n3,b\n4,b\n5")):
-        write_whole(
-            tmp_path / "csv" / f"version_{version}" / "metrics.csv", lambda path, text=text: path.write_text(text)
-        )
+    write_log(tmp_path, b"step,loss\n1,a\n2,a\n3,a\n3,b\n4,b\n5")
     assert [row["step"] + row["loss"] for row in read_history(tmp_path)] == ["1a", "2a", "3a", "3b", "4b"]
     forget_from(tmp_path, 4)
     assert [row["step"] + row["loss"] for row in read_history(tmp_path)] == ["1a", "2a", "3a", "3b"]
@@ -158,18 +167,3 @@ def test_a_log_that_is_damaged_is_named_and_left_as_it_is(tmp_path, data, said):
         with pytest.raises(ValueError, match=rf"metrics.csv: the log is damaged: {said}\. Mend it, or move it"):
             read(tmp_path)
     assert file.read_bytes() == data
-
-
-def test_a_folder_that_is_no_version_counts_for_nothing(tmp_path):
-    write_log(tmp_path, b"step\n1\n")
-    for name in ("version_old", "version_0_old", "version_"):
-        write_whole(tmp_path / "csv" / name / "metrics.csv", lambda path: path.write_text("no log"))
-    assert newest_version(tmp_path / "csv") == 0
-    assert read_history(tmp_path) == [{"step": "1"}]
-
-
-def test_the_newest_version_counts_by_number(tmp_path):
-    assert newest_version(tmp_path) is None
-    for number in (0, 2, 10):
-        (tmp_path / f"version_{number}").mkdir()
-    assert newest_version(tmp_path) == 10

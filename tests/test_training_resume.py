@@ -259,6 +259,7 @@ def test_the_log_has_each_row_once_and_tensorboard_each_number(uninterrupted, tm
     shutil.copytree(copies / "end9", run)
     train(tmp_path, "--resume")
     assert outcome(run)["rows"] == wanted["rows"]
+    assert [file.name for file in (run / "csv").rglob("*")] == ["version_0", "metrics.csv"]
     [folder] = (run / "tensorboard").iterdir()
     events = EventAccumulator(str(folder)).Reload().Scalars("train/loss")
     assert [event.step for event in events] == list(range(2 * STEPS))

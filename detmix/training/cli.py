@@ -28,7 +28,7 @@ from .checkpoints import CheckpointFiles, read_checkpoint
 from .configs import CONFIG_MODE
 from .data import DetectionData
 from .faults import FiniteLoss
-from .files import forget_from, newest_version, read_history, set_aside
+from .files import forget_from, read_history, set_aside
 from .lock import hold, let_go
 from .log import EventLogger, RowLogger
 from .module import DetectionModule
@@ -257,11 +257,9 @@ class DetmixCLI(LightningCLI):
 
     def _loggers(self, run_dir: Path) -> list[Any]:
         """The rows for the report, and TensorBoard, which overlooks what it was told of steps that are done again."""
-        again: dict[str, Any] = {}
-        if self._goes_on:
-            version = newest_version(run_dir / "tensorboard")
-            again = {"version": version, "purge_step": self._checkpoint["global_step"]}
-        return [RowLogger(run_dir, name="csv"), EventLogger(run_dir, name="tensorboard", **again)]
+        again = self._checkpoint["global_step"] if self._goes_on else None
+        events = EventLogger(run_dir, name="tensorboard", version=0, purge_step=again)
+        return [RowLogger(run_dir, name="csv", version=0), events]
 
     def _config_text(self) -> str:
         """The resolved config, from which the run can be done again from its beginning."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from ..files import write_whole
 
+_LOG = "csv/version_0/metrics.csv"
 _MEND = "Mend it, or move it out of the run's folder; the plots of the report then lack its rows"
 
 
@@ -35,14 +35,15 @@ def forget_from(run_dir: Path, step: int) -> None:
     """Drop the logged rows of a step and later ones: a run that goes on from there will log them again.
 
     Args:
-        run_dir: the run's folder; the rows are in ``csv/version_*/metrics.csv``.
+        run_dir: the run's folder; the rows are in ``csv/version_0/metrics.csv``.
         step: first of the steps that are done again.
 
     Raises:
-        ValueError: a log is damaged; it is named, and all are as they were.
+        ValueError: the log is damaged; it is named, and as it was.
     """
-    logs = {file: read_rows(file) for file in _logs(run_dir)}
-    for file, (names, rows) in logs.items():
+    file = run_dir / _LOG
+    if file.exists():
+        names, rows = read_rows(file)
         kept = [row for row in rows if int(row["step"]) < step]
         write_whole(file, partial(write_rows, names=names, rows=kept))
 
@@ -51,20 +52,19 @@ def read_history(run_dir: Path) -> list[dict[str, str]]:
     """The logged rows of a run, in order, those from before an interruption included.
 
     Args:
-        run_dir: the run's folder; the rows are in ``csv/version_*/metrics.csv``.
+        run_dir: the run's folder; the rows are in ``csv/version_0/metrics.csv``.
 
     Returns:
         One dict for each row; a quantity that was not logged in it is an empty string.
 
     Raises:
-        ValueError: a log is damaged; it is named.
+        ValueError: the log is damaged, or another one is beside it; it is named.
     """
-    return [row for file in _logs(run_dir) for row in read_rows(file)[1]]
-
-
-def newest_version(folder: Path) -> int | None:
-    """Number of the newest of a logger's folders ``version_0``, ``version_1`` ...; None where there are none."""
-    return max(_versions(folder), default=None)
+    file = run_dir / _LOG
+    other = min(file.parents[1].glob("version_[1-9]*"), default=None)  # as of a run that went on, before there was one
+    if other is not None:
+        raise ValueError(f"{other}: a part of the log, which is to be all in {file}. {_MEND}")
+    return read_rows(file)[1] if file.exists() else []
 
 
 def read_rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -102,15 +102,3 @@ def write_rows(path: Path, names: Sequence[str], rows: Sequence[dict[str, str]])
 def _is_whole(names: Sequence[str], row: Sequence[str]) -> bool:
     """Whether a row has a value or an empty place for each name, and its step."""
     return len(row) == len(names) and "".join(row).isprintable() and row[names.index("step")].isdecimal()
-
-
-def _logs(run_dir: Path) -> list[Path]:
-    folders = _versions(run_dir / "csv")
-    files = [folders[number] / "metrics.csv" for number in sorted(folders)]
-    return [file for file in files if file.exists()]
-
-
-def _versions(folder: Path) -> dict[int, Path]:
-    """The folders of a logger by their numbers; others, such as a copy that somebody made, count for nothing."""
-    found = ((re.fullmatch(r"version_(\d+)", path.name), path) for path in folder.glob("version_*"))
-    return {int(name[1]): path for name, path in found if name}

@@ -77,6 +77,9 @@ def log_picture(logger: Logger, name: str, picture: Image, step: int) -> None:
 
 
 class _Rows(ExperimentWriter):
+    def _check_log_dir_exists(self) -> None:
+        """Keep the rows of a run that goes on, which Lightning would remove."""
+
     def save(self) -> None:
         """Write what is new, and wait until the disk has the rows; if that fails they wait for the next time."""
         if not self.metrics:
@@ -84,7 +87,8 @@ class _Rows(ExperimentWriter):
         file = Path(self.metrics_file_path)
         names = sorted({*self.metrics_keys, *(name for row in self.metrics for name in row)})
         if names != self.metrics_keys:
-            rows = read_rows(file)[1] if file.exists() else []
+            before, rows = read_rows(file) if file.exists() else ([], [])
+            names = sorted({*before, *names})
             write_whole(file, partial(write_rows, names=names, rows=rows))
             self.metrics_keys = names
         with naming(file):
