@@ -10,7 +10,7 @@ import hashlib
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -20,10 +20,10 @@ from torch.utils.data import get_worker_info
 from .canvas import blend, canvas_size, compiled_blend, image_size, require_same_kind
 from .cutmix import cutmix_pair, region_around
 from .draws import BATCHES, generator_at
-from .mixing import check_alpha, check_share, sample_lambda
+from .mixing import Draw, check_alpha, check_share, mix_targets, sample_lambda
 from .sending import sent_together
 from .switch import Switched, this_process
-from .targets import OBJECT_KEYS, Target, check_target, concatenate, plain, require_xyxy, select_objects, wrap_like
+from .targets import OBJECT_KEYS, Target, check_target, plain, require_xyxy, wrap_like
 
 BatchMix = Literal["mixup", "cutmix"]
 Pairing = Literal["roll", "shuffle"]
@@ -59,20 +59,6 @@ def draw_partners(count: int, pairing: Pairing, generator: np.random.Generator) 
     partners = np.empty(count, np.int64)
     partners[circle] = np.roll(circle, 1)
     return partners
-
-
-class Pair(NamedTuple):
-    """What is drawn for one image of a batch: the row of its partner, and how the two are mixed.
-
-    Attributes:
-        partner: row of the other image.
-        lam: weight of the image itself; for CutMix the share of it that is left, borders aside.
-        centre: (x, y) of the region that CutMix replaces, as fractions of the canvas.
-    """
-
-    partner: int
-    lam: float
-    centre: tuple[float, float]
 
 
 class MixupBatch(Switched):
@@ -217,7 +203,7 @@ class MixupBatch(Switched):
             return images, targets
         return self._cut(images, targets, pairs) if self.mix == "cutmix" else self._blend(images, targets, pairs)
 
-    def _draw(self, count: int, generator: np.random.Generator) -> list[Pair | None]:
+    def _draw(self, count: int, generator: np.random.Generator) -> list[Draw | None]:
         """What is drawn for each row; None for what stays as it is."""
         partners = draw_partners(count, self.pairing, generator)
         size = count if self.per_sample else 1
@@ -225,31 +211,27 @@ class MixupBatch(Switched):
         lams = np.broadcast_to(sample_lambda(self.alpha, generator, size), count).tolist()
         centres = np.broadcast_to(generator.random((size, 2)), (count, 2)).tolist()
         drawn = zip(mixed, partners.tolist(), lams, centres, strict=True)
-        return [Pair(partner, lam, (x, y)) if chosen else None for chosen, partner, lam, (x, y) in drawn]
+        return [Draw(partner, lam, (x, y)) if chosen else None for chosen, partner, lam, (x, y) in drawn]
 
     def _blend(
-        self, images: Any, targets: Sequence[Target], pairs: Sequence[Pair | None]
+        self, images: Any, targets: Sequence[Target], pairs: Sequence[Draw | None]
     ) -> tuple[Any, Sequence[Target]]:
         joined = []
         for row, (target, pair) in enumerate(zip(targets, pairs, strict=True)):
             if pair is not None:
                 size = canvas_size(images[row], images[pair.partner])
                 with _naming(f"rows {row} and {pair.partner}"):
-                    target = self._join(target, targets[pair.partner], pair.lam, size)
+                    target = mix_targets(target, targets[pair.partner], pair.lam, size, self.min_weight)
             joined.append(target)
         return _blend_stack(images, pairs) if isinstance(images, Tensor) else list(_blend_rows(images, pairs)), joined
 
-    def _join(self, first: Target, second: Target, lam: float, size: tuple[int, int]) -> Target:
-        target = concatenate(first, second, size=size, shares=(lam, 1.0 - lam))
-        target["lam"] = lam
-        return select_objects(target, target["weights"] >= self.min_weight) if self.min_weight > 0 else target
-
     def _cut(
-        self, images: Any, targets: Sequence[Target], pairs: Sequence[Pair | None]
+        self, images: Any, targets: Sequence[Target], pairs: Sequence[Draw | None]
     ) -> tuple[Any, Sequence[Target]]:
         samples = []
         for row, (image, target, pair) in enumerate(zip(images, targets, pairs, strict=True)):
             if pair is not None:
+                assert pair.centre is not None
                 other = images[pair.partner], targets[pair.partner]
                 region = region_around(pair.centre, pair.lam, canvas_size(image, other[0]))
                 with _naming(f"rows {row} and {pair.partner}"):
@@ -259,13 +241,13 @@ class MixupBatch(Switched):
         return (_stacked(mixed, images) if isinstance(images, Tensor) else mixed), joined
 
 
-def _blend_rows(images: Iterable[Any], pairs: Sequence[Pair | None]) -> Iterator[Any]:
+def _blend_rows(images: Iterable[Any], pairs: Sequence[Draw | None]) -> Iterator[Any]:
     rows = list(images)
     for image, pair in zip(rows, pairs, strict=True):
         yield image if pair is None else blend(image, rows[pair.partner], pair.lam)
 
 
-def _blend_stack(images: Tensor, pairs: Sequence[Pair | None]) -> Tensor:
+def _blend_stack(images: Tensor, pairs: Sequence[Draw | None]) -> Tensor:
     """(B, C, H, W) in, new (B, C, H, W) out."""
     pixels = plain(images)
     if pixels.dtype == torch.uint8:

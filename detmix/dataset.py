@@ -6,7 +6,7 @@ import copy
 import operator
 from collections.abc import Callable, Sized
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset
@@ -15,7 +15,7 @@ from .cache import Loaded, PartnerCache
 from .canvas import canvas_size, compiled_blend, image_size, require_same_kind
 from .cutmix import cutmix_pair, cutout, region_around
 from .draws import MIXING, generator_at
-from .mixing import Sample, check_alpha, check_share, mix_pair, require_sample, sample_lambda, transformed
+from .mixing import Draw, Sample, check_alpha, check_share, mix_pair, require_sample, sample_lambda, transformed
 from .partners import PartnerPolicy, Partners, index_partners
 from .switch import Switched
 from .targets import Target, check_target
@@ -29,21 +29,6 @@ class MapDataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Sample: ...
-
-
-class Draw(NamedTuple):
-    """What is drawn for one sample.
-
-    Attributes:
-        partner: index of the sample it is mixed with; its own under cutout, which takes no other.
-        lam: weight of its own image; under CutMix and cutout the share of the canvas that the region is
-            drawn to leave, before it is clipped.
-        centre: (x, y) of the region as fractions of the canvas; None under mixup, which has no region.
-    """
-
-    partner: int
-    lam: float
-    centre: tuple[float, float] | None = None
 
 
 class MixupDataset(Switched, Dataset[Sample]):

@@ -28,9 +28,9 @@ from .detectors.rows import RowTargets, mix_rows
 from .detectors.ssd import WeightedSSD
 from .draws import MANIFOLD, generator_at
 from .layers import INPUT, ROI, check_keys, check_module, map_tensors, split_layer
-from .mixing import check_alpha, check_share, sample_lambda
+from .mixing import check_alpha, check_share, mix_targets, sample_lambda
 from .switch import this_process
-from .targets import Target, concatenate, visible_shares
+from .targets import Target, visible_shares
 
 _PARTNERS = MANIFOLD + 1  # what the partners of a step are drawn from, apart from its layer and ratio
 
@@ -257,7 +257,7 @@ class ManifoldMixup:
         partners = self._partners(step, len(targets))
         sizes = [_larger(size, images.image_sizes[row]) for size, row in zip(images.image_sizes, partners, strict=True)]
         joined = [
-            _join(target, targets[row], step.lam, size)
+            mix_targets(target, targets[row], step.lam, size)
             for target, row, size in zip(targets, partners.tolist(), sizes, strict=True)
         ]
         pixels = images.tensors
@@ -327,10 +327,6 @@ def _on(device: torch.device, rows: np.ndarray) -> Tensor:
 
 def _mix(values: Tensor, partners: Tensor, lam: float) -> Tensor:
     return lam * values + (1.0 - lam) * values[partners]
-
-
-def _join(first: Target, second: Target, lam: float, size: tuple[int, int]) -> Target:
-    return {**concatenate(first, second, size=size, shares=(lam, 1.0 - lam)), "lam": lam}
 
 
 def _larger(first: tuple[int, int], second: tuple[int, int]) -> tuple[int, int]:

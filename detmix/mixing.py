@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +17,22 @@ from .canvas import Image, blend, canvas_size, image_size, require_same_kind
 from .targets import Target, check_target, concatenate, require_aligned, select_objects
 
 Sample = tuple[Any, Target]
+
+
+class Draw(NamedTuple):
+    """What is drawn for a sample of a data set, or for an image of a batch.
+
+    Attributes:
+        partner: index of the sample, or row of the image, that it is mixed with; its own under cutout, which takes
+            no other.
+        lam: weight of its own image; under CutMix and cutout the share of the canvas that the region is
+            drawn to leave, before it is clipped.
+        centre: (x, y) of the region as fractions of the canvas; None, or of no meaning, under mixup.
+    """
+
+    partner: int
+    lam: float
+    centre: tuple[float, float] | None = None
 
 
 @overload
@@ -116,11 +132,15 @@ def mix_pair(
     require_same_kind(image_a, image_b)
     check_target(target_a, size=image_size(image_a))
     check_target(target_b, size=image_size(image_b))
-    target = concatenate(target_a, target_b, size=canvas_size(image_a, image_b), shares=(lam, 1.0 - lam))
-    target["lam"] = float(lam)
-    if min_weight > 0:
-        target = select_objects(target, target["weights"] >= min_weight)
+    target = mix_targets(target_a, target_b, lam, canvas_size(image_a, image_b), min_weight)
     return blend(image_a, image_b, lam), target
+
+
+def mix_targets(first: Target, second: Target, lam: float, size: tuple[int, int], min_weight: float = 0.0) -> Target:
+    """The target of ``mix_pair``, on a canvas of (H, W) pixels; nothing is checked."""
+    target = concatenate(first, second, size=size, shares=(lam, 1.0 - lam))
+    target["lam"] = float(lam)
+    return select_objects(target, target["weights"] >= min_weight) if min_weight > 0 else target
 
 
 def check_share(name: str, value: float) -> None:
