@@ -23,7 +23,7 @@ from .draws import BATCHES, generator_at
 from .mixing import Draw, check_alpha, check_share, mix_targets, sample_lambda
 from .sending import sent_together
 from .switch import Switched, this_process
-from .targets import OBJECT_KEYS, Target, check_target, plain, require_xyxy, wrap_like
+from .targets import OBJECT_KEYS, Target, check_target, plain, wrap_like
 
 BatchMix = Literal["mixup", "cutmix"]
 Pairing = Literal["roll", "shuffle"]
@@ -305,25 +305,10 @@ def _check_target(target: Target, first: Target, size: tuple[int, int]) -> None:
     boxes = target.get("boxes") if isinstance(target, dict) else None
     if isinstance(boxes, Tensor):
         _check_devices(target, first["boxes"].device)
-    if isinstance(boxes, Tensor) and boxes.device.type != "cpu":
-        _check_layout(target, boxes)
-    else:
-        check_target(target, size=size)
+    check_target(target, size=size, values=not isinstance(boxes, Tensor) or boxes.device.type == "cpu")
 
 
 def _check_devices(target: Target, device: torch.device) -> None:
     for key in (k for k in OBJECT_KEYS if isinstance(target.get(k), Tensor)):
         if target[key].device != device:
             raise ValueError(f"targets must be on one device, got {key} on {target[key].device}, expected {device}")
-
-
-def _check_layout(target: Target, boxes: Tensor) -> None:
-    """Of ``check_target``, what can be told without reading values, for which the host waits on a GPU."""
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
-        raise ValueError(f"boxes must be floating and of shape (N, 4), got {boxes.dtype} and {tuple(boxes.shape)}")
-    require_xyxy(boxes)
-    if "labels" not in target:
-        raise ValueError(f"the key 'labels' is missing; the target has {sorted(target)}")
-    for key in (k for k in OBJECT_KEYS if k in target):
-        if not isinstance(target[key], Tensor) or target[key].shape[:1] != boxes.shape[:1]:
-            raise ValueError(f"{key} must be a tensor with a row for each of the {len(boxes)} boxes")

@@ -115,18 +115,22 @@ def test_rows_that_do_not_fit_each_other_are_named(mix):
 
 
 @pytest.mark.parametrize(
-    ("change", "wanted"),
+    ("change", "error", "wanted"),
     [
-        ({"boxes": torch.zeros(2, 5)}, r"shape \(N, 4\), got torch.float32 and \(2, 5\)"),
-        ({"boxes": torch.zeros(2, 4, dtype=torch.int64)}, "floating and of shape"),
-        ({"weights": torch.zeros(3)}, "weights must be a tensor with a row for each of the 2 boxes"),
-        ({"labels": None}, "'labels' is missing"),
+        ({"boxes": torch.zeros(2, 5)}, ValueError, r"boxes must have shape \(N, 4\), got \(2, 5\)"),
+        ({"boxes": torch.zeros(2, 4, dtype=torch.int64)}, TypeError, "boxes must be of a floating dtype"),
+        ({"labels": torch.ones(2)}, TypeError, "labels must be int64, got torch.float32"),
+        ({"labels": None}, ValueError, "'labels' is missing"),
+        ({"weights": torch.zeros(3)}, ValueError, "weights has 3 rows and boxes has 2"),
+        ({"weights": torch.ones(2, dtype=torch.int64)}, TypeError, "weights must be of a floating dtype"),
+        ({"masks": torch.zeros(2, 8, 9)}, ValueError, "masks must be of the image's 38x18 pixels, got 9x8"),
+        ({"area": [1.0, 2.0]}, TypeError, "area must be a torch.Tensor, got list"),
     ],
 )
-def test_off_the_cpu_keys_shapes_and_dtypes_are_still_checked(change, wanted):
+def test_off_the_cpu_keys_shapes_and_dtypes_are_still_checked(change, error, wanted):
     images, targets = make_lists(3)
     spoilt = {k: v for k, v in {**targets[2], **change}.items() if v is not None}
-    with pytest.raises(ValueError, match=f"row 2 of the batch: .*{wanted}"):
+    with pytest.raises(error, match=f"row 2 of the batch: .*{wanted}"):
         MixupBatch()(*on_meta((images, [*targets[:2], spoilt])))
 
 
