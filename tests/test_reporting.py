@@ -217,8 +217,7 @@ def test_a_runs_folder_is_its_predictions_with_the_classes_that_it_states(tmp_pa
     assert content["metrics"] == pytest.approx(wanted.metrics, abs=1e-12)
 
 
-def test_a_stated_class_gets_an_id_that_the_file_has_free(tmp_path, files):
-    """The file has ids 2 and 3, so the owl's is before theirs, and labels move up by one."""
+def test_a_stated_class_comes_after_those_of_the_file_whatever_ids_these_have(tmp_path, files):
     truth = json.loads((tmp_path / "truth.json").read_text())
     for rows, key in (("categories", "id"), ("annotations", "category_id")):
         for row in truth[rows]:
@@ -231,7 +230,18 @@ def test_a_stated_class_gets_an_id_that_the_file_has_free(tmp_path, files):
     (run / "classes.json").write_text(json.dumps([{"id": k, "name": n} for k, n in enumerate((*NAMES, "owl"), 1)]))
     content = content_of(tmp_path, files["coco"], run, Options())
     assert content["metrics"] == pytest.approx(wanted.metrics, abs=1e-12)
-    assert list(content["by_class"]) == ["owl", *NAMES]
+    assert list(content["by_class"]) == [*NAMES, "owl"]
+
+
+@pytest.mark.parametrize("layout", ["coco", "voc"])
+def test_a_stated_class_is_none_that_a_plain_list_can_mean(tmp_path, files, layout):
+    run = tmp_path / "run"
+    run.mkdir()
+    write_results(run / "predictions.json", draw_scene()[1])
+    (run / "classes.json").write_text(json.dumps([{"id": k, "name": n} for k, n in enumerate((*NAMES, "owl"), 1)]))
+    write_results(files["results"], [*draw_scene()[1], (0, 2, [1, 1, 9, 9], 0.9)])
+    with pytest.raises(ValueError, match=r"results\.json: unknown category_id 3 - at"):
+        evaluate_files(files[layout], files["results"], Options(layout), other=run)
 
 
 def test_stated_classes_in_another_spelling_are_no_classes_more(tmp_path, files):

@@ -72,7 +72,7 @@ class GroundTruth:
         image_ids: (I,) int64, rising.
         file_names: I names, empty where the file has none.
         sizes: (I, 2) int64, height and width in pixels, 0 where the file has none.
-        category_ids: (K,) int64, rising.
+        category_ids: (K,) int64, rising; or fewer, where the last classes go by their names alone.
         class_names: K names.
         objects: G of them, in the order given.
         source: the file, or what else messages call it.

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.categories import Category, with_names
 from ..evaluation.kit_files import VOC_CLASSES, is_kit_files, read_kit_files
 from ..evaluation.numbering import PREDICTIONS_FILE, stated_classes
 from ..evaluation.reading import read_ground_truth, read_predictions
@@ -126,13 +125,5 @@ def _counted(truth: GroundTruth) -> set[str]:
 
 
 def _with_classes(truth: GroundTruth, names: Sequence[str]) -> GroundTruth:
-    """The same with classes that have no objects."""
-    known = [Category(*pair) for pair in zip(truth.category_ids.tolist(), truth.class_names, strict=True)]
-    categories = with_names(known, names)
-    order = sorted(range(len(categories)), key=lambda place: categories[place].id)
-    return replace(
-        truth,
-        category_ids=np.array([categories[place].id for place in order], dtype=np.int64),
-        class_names=tuple(categories[place].name for place in order),
-        objects=replace(truth.objects, labels=np.argsort(order)[truth.objects.labels]),
-    )
+    """The same with classes that have no objects, nor ids by which a plain list of results could mean them."""
+    return replace(truth, class_names=tuple(dict.fromkeys([*truth.class_names, *names])))
