@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import lightning as L
 import torch
-from jsonargparse import ActionYesNo
+from jsonargparse import ActionYesNo, capture_parser
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -303,19 +303,6 @@ class DetmixCLI(LightningCLI):
         return self.config.get(str(self.subcommand), self.config)
 
 
-class _Parser(DetmixCLI):
-    """The command line with nothing behind it: arguments are read and checked, and nothing is built."""
-
-    def _set_seed(self) -> None:
-        """There is nothing to seed."""
-
-    def instantiate_classes(self) -> None:
-        """There is nothing to build."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """There is nothing to run."""
-
-
 def cli_main(args: Sequence[str] | None = None) -> DetmixCLI:
     """Run the command line.
 
@@ -323,7 +310,7 @@ def cli_main(args: Sequence[str] | None = None) -> DetmixCLI:
         args: the arguments, without the program's name; those of the process unless given.
     """
     with quiet(), outliving_readers():
-        return _make(DetmixCLI, None if args is None else list(args))
+        return _make(None if args is None else list(args))
 
 
 def check_fits(fits: Mapping[str, Sequence[str]]) -> None:
@@ -336,7 +323,8 @@ def check_fits(fits: Mapping[str, Sequence[str]]) -> None:
         ValueError: a key does not exist or a value is of the wrong type; the name and the key are told.
     """
     with quiet():
-        parser = _make(_Parser, ["fit"], parser_kwargs={"exit_on_error": False, "fit": {"exit_on_error": False}}).parser
+        raising = {"exit_on_error": False, "fit": {"exit_on_error": False}}
+        parser = capture_parser(_make, ["fit"], parser_kwargs=raising)
         for name, arguments in fits.items():
             try:
                 parser.parse_args(["fit", *arguments])
@@ -344,8 +332,8 @@ def check_fits(fits: Mapping[str, Sequence[str]]) -> None:
                 raise ValueError(f"{name}: {error}") from error
 
 
-def _make(kind: type[DetmixCLI], args: list[str] | None, **options: Any) -> DetmixCLI:
-    return kind(
+def _make(args: list[str] | None, **options: Any) -> DetmixCLI:
+    return DetmixCLI(
         DetectionModule,
         DetectionData,
         args=args,
