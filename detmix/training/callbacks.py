@@ -108,13 +108,11 @@ class MixupSchedule(L.Callback):
         if mixing_of(data, pl_module, callbacks_of(trainer)):
             data.check_schedule(trainer.max_epochs)
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Pass the epoch on; a run that goes on in the middle of one does not start it again."""
-        data_of(trainer).start_epoch(trainer.current_epoch, trainer.max_epochs)
-
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Pass the epoch on, also to data-loading workers that are already running."""
         data_of(trainer).start_epoch(trainer.current_epoch, trainer.max_epochs)
+
+    on_train_start = on_train_epoch_start  # a run that goes on in the middle of an epoch does not start it again
 
 
 class ValidateAtTheEnd(L.Callback):

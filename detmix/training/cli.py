@@ -161,9 +161,7 @@ class DetmixCLI(LightningCLI):
         """Look at everything before anything is written."""
         self._prepare()
 
-    def before_test(self) -> None:
-        """Look at everything before anything is written."""
-        self._prepare()
+    before_test = before_validate
 
     def _prepare(self) -> None:
         """Open the data, build the detector and compare it with the checkpoint before anything is written."""

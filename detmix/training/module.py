@@ -222,17 +222,14 @@ class DetectionModule(L.LightningModule):
         """Forget the pass before, whether it came to its end or was broken off."""
         self._visits = {}
 
-    def on_test_epoch_start(self) -> None:
-        """Forget the pass before, whether it came to its end or was broken off."""
-        self._visits = {}
+    on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect what was detected and lost on each image of a batch."""
-        self._visit(batch)
+        assert self.detector is not None
+        self._visits |= visit_images(self.detector, *batch, data_of(self.trainer).category_ids)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect what was detected and lost on each image of a batch."""
-        self._visit(batch)
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         """Evaluate what was detected, by the rules of COCO and of VOC, and log it with the losses."""
@@ -323,10 +320,6 @@ class DetectionModule(L.LightningModule):
 
     def _settings(self) -> dict[str, float]:
         return {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
-
-    def _visit(self, batch: Batch) -> None:
-        assert self.detector is not None
-        self._visits |= visit_images(self.detector, *batch, data_of(self.trainer).category_ids)
 
     def _evaluate(self, stage: Evaluated) -> None:
         visits = gather(self._visits)
