@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,11 +17,9 @@ from ..figures.analysis import entanglement_figure, visibility_figure
 from ..files import write_text, write_whole
 from ..terminal import as_text, bar_of, progress_bars, table_of
 from .checkpoints import require_same_classes
-from .data import DetectionData
+from .data import DetectionData, Evaluated
 from .trained import classes_of_weights, device_named, open_run
 from .weights import read_weights
-
-Split = Literal["val", "test"]
 
 _CLASSES_SHOWN = 6  # columns of a table that a terminal holds
 
@@ -30,7 +28,7 @@ def analyze_visibility(
     config: Path,
     models: Mapping[str, Path],
     *,
-    split: Split = "val",
+    split: Evaluated = "val",
     overrides: Sequence[str] = (),
     json_file: Path | None = None,
     plot: Path | None = None,
@@ -78,7 +76,7 @@ def analyze_entanglement(
     model: Path,
     layers: Sequence[str],
     *,
-    split: Split = "val",
+    split: Evaluated = "val",
     overrides: Sequence[str] = (),
     json_file: Path | None = None,
     plot: Path | None = None,

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..analysis.inference import as_input, device_of
 from ..captions import as_utf8
+from ..data.dataset import OnError
 from ..data.find import find_images, names_below_common_folder, stated_images
 from ..data.images import read_image
 from ..evaluation import coco_results
@@ -28,7 +29,6 @@ from ..terminal import as_text, bar_of, progress_bars, table_of
 from .files import set_aside
 from .trained import Trained, device_named
 
-OnError = Literal["raise", "skip"]
 Pictures = Literal["jpg", "png", "none"]
 
 _ROWS = 20  # of a table, at most
