@@ -25,8 +25,8 @@ def metrics_table(measured: Measured, options: Options) -> Group:
     table = table_of(_title(options), [], ["", "value"])
     table.add_column("meaning", overflow="fold")
     for name, value in measured.metrics.items():
-        table.add_row(name, _number(value), _meaning(name, options))
-    return _noted(table, _unmeasured(measured.metrics.values()))
+        table.add_row(name, number_text(value), _meaning(name, options))
+    return _noted(table, unmeasured(measured.metrics.values()))
 
 
 def class_table(measured: Measured) -> Group:
@@ -36,9 +36,9 @@ def class_table(measured: Measured) -> Group:
     columns = list(dict.fromkeys(key for row in measured.by_class.values() for key in row))
     table = table_of("By class", ["class"], columns)
     for name, row in counted.items():
-        table.add_row(as_text(name), *(str(v) if key == "objects" else _number(v) for key, v in row.items()))
-    unmeasured = _unmeasured(value for row in counted.values() for value in row.values())
-    return _noted(table, unmeasured, f"Classes without objects, which do not count: {without}." if without else "")
+        table.add_row(as_text(name), *map(number_text, row.values()))
+    dashes = unmeasured(value for row in counted.values() for value in row.values())
+    return _noted(table, dashes, f"Classes without objects, which do not count: {without}." if without else "")
 
 
 def confusion_table(mistakes: Mistakes) -> Group:
@@ -100,6 +100,20 @@ def verdict(difference: Difference) -> str:
     return "better" if difference.value > 0 else "worse"
 
 
+def number_text(value: float) -> str:
+    """A number as tables and pages show it: a dash for one that there is not."""
+    return _UNMEASURED if _is_unmeasured(value) else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def unmeasured(values: Iterable[float]) -> str:
+    """What the dash means, where one of these is shown so; else nothing."""
+    return f"{_UNMEASURED} means: no such objects." if any(map(_is_unmeasured, values)) else ""
+
+
+def _is_unmeasured(value: float) -> bool:
+    return math.isnan(value) or value == NO_OBJECTS
+
+
 def _narrow(few: Sequence[str]) -> str:
     """What intervals of few images are worth."""
     if not few:
@@ -133,14 +147,6 @@ def _coco_meaning(name: str, counts: Sequence[int], class_agnostic: bool) -> str
         return f"share of the objects found, mean over the IoUs, with {many}"
     words = METRICS[name].replace("AR100", f"AR{max(counts)}")
     return words.replace(" and classes", "") if class_agnostic else words
-
-
-def _number(value: float) -> str:
-    return _UNMEASURED if value == NO_OBJECTS else f"{value:.3f}"
-
-
-def _unmeasured(values: Iterable[float]) -> str:
-    return f"{_UNMEASURED} means: no such objects." if NO_OBJECTS in values else ""
 
 
 def _noted(table: Table | str, *notes: str) -> Group:

@@ -5,8 +5,7 @@ The page is the template ``report.html.jinja``, which escapes every text that co
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +15,13 @@ import numpy as np
 from ..analysis import DetectionRates
 from ..evaluation import Confusion, Curve, Mistakes
 from ..evaluation.coco import METRICS
-from ..evaluation.curves import NO_OBJECTS
 from ..figures import history_figures, history_series, precision_recall_figure, visibility_figure
 from ..figures.encode import Picture, data_url
 from ..figures.style import PALETTE
 from ..files import write_whole
 from ..page import page_of
+from ..reporting.tables import number_text as number_text  # for the command line, too
+from ..reporting.tables import unmeasured
 
 _HEADLINE = {"AP": "AP (COCO)", "AP50": "AP50 (COCO)", "voc/AP50": "AP50 (VOC)"}
 _MEANINGS = {
@@ -29,7 +29,6 @@ _MEANINGS = {
     "voc/AP50": "average precision at IoU 0.50 by the rules of VOC, area below the curve (2010 and later)",
     "voc/AP50_11point": "the same by the rules of VOC 2007, mean at eleven recalls",
 }
-_UNMEASURED = "–"
 _CLASSES_IN_TABLE = 12  # of the confusion; beyond, the largest confusions are listed
 _CLASSES_DRAWN = 80  # curves of precision and recall, at most
 _CONFUSIONS = 20
@@ -102,9 +101,8 @@ def write_report(path: Path, report: Report) -> None:
         "title": report.title,
         "headline": [(name, report.metrics[key]) for key, name in _HEADLINE.items() if key in report.metrics],
         "meanings": _MEANINGS,
-        "unmeasured": _UNMEASURED,
         "columns": list(dict.fromkeys(name for numbers in report.per_class.values() for name in numbers)),
-        "any_unmeasured": _any_unmeasured,
+        "unmeasured": unmeasured,
         "curves": _precision_recall(report.curves),
         "confusion": _confusion(report.mistakes),
         "confusions": _confusions(report.mistakes),
@@ -120,19 +118,6 @@ def _source(illustration: Illustration) -> str:
     if not illustration.alt.strip():
         raise ValueError(f"a picture needs a text for those who cannot see it, got {illustration.alt!r}")
     return data_url(illustration.picture)
-
-
-def number_text(value: float) -> str:
-    """A number as the report shows it: a dash for one that there is not."""
-    return _UNMEASURED if _is_unmeasured(value) else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
-
-
-def _is_unmeasured(value: float) -> bool:
-    return math.isnan(value) or value == NO_OBJECTS
-
-
-def _any_unmeasured(values: Iterable[float]) -> bool:
-    return any(map(_is_unmeasured, values))
 
 
 def _precision_recall(curves: Mapping[str, Curve]) -> list[Illustration]:
