@@ -237,9 +237,6 @@ def _cut_masks(masks: Tensor, region: Region, keep_inside: bool) -> Tensor:
 
 
 def _cut_keypoints(keypoints: Tensor, region: Region, keep_inside: bool) -> Tensor:
-    if keypoints.shape[-1] != 3:
-        shape = tuple(keypoints.shape)
-        raise ValueError(f"keypoints must have shape (N, P, 3), the last of which a cut sets to 0, got {shape}")
     points = keypoints.as_subclass(Tensor).clone()
     places = widened(points[..., :2])
     limits = places.new_tensor(region)

@@ -87,6 +87,11 @@ def check_target(
         raise TypeError(f"{_name(target)}: labels must be int64, got {labels.dtype}")
     _check_lengths(target, boxes.shape[0])
     _check_masks(target, size)
+    if "keypoints" in target and target["keypoints"].shape[2] != 3:
+        raise ValueError(
+            f"{_name(target)}: keypoints must have shape (N, P, 3), x, y and visibility, "
+            f"got {tuple(target['keypoints'].shape)}"
+        )
     if values:
         _check_boxes(target, size)
         _check_labels(target, num_classes)

@@ -298,11 +298,6 @@ def test_images_without_objects_are_cut_too(counts):
         ({"region": (0, 0, 5.5, 5)}, TypeError, r"made of integers, got \(0, 0, 5.5, 5\)"),
         ({"min_weight": 2}, ValueError, "min_weight must lie"),
         ({"image_a": "cat.jpg"}, TypeError, "got str"),
-        (
-            {"target_a": make_target(1, seed=0) | {"keypoints": torch.zeros(1, 4, 2)}},
-            ValueError,
-            r"keypoints must have shape \(N, P, 3\), .* got \(1, 4, 2\)",
-        ),
         ({"target_a": make_target(2, seed=0) | {"covers": torch.zeros(2, 1, 3)}}, ValueError, r"got \(2, 1, 3\)"),
     ],
 )

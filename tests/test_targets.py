@@ -54,6 +54,7 @@ def test_good_targets_pass():
         ({"weights": torch.tensor([1.0])}, ValueError, "weights has 1 rows"),
         ({"sources": torch.tensor([0.0, 1.0])}, TypeError, "sources must be int64"),
         ({"masks": torch.zeros(1, 48, 64)}, ValueError, "masks has 1 rows"),
+        ({"keypoints": torch.zeros(2, 4, 2)}, ValueError, r"keypoints must have shape \(N, P, 3\), .* got \(2, 4, 2\)"),
     ],
 )
 def test_what_is_wrong_is_named_with_image_key_and_row(change, error, wanted):
