@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 from torch import Tensor
-from torchvision import tv_tensors
+
+from .targets import plain, wrap_like
 
 Image: TypeAlias = Tensor | np.ndarray | PILImage.Image
 Region: TypeAlias = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, x2 and y2 exclusive
@@ -71,8 +72,7 @@ def blend(image_a: Image, image_b: Image, lam: float) -> Any:
         assert isinstance(image_b, np.ndarray)
         return _blend_arrays(image_a, image_b, lam)
     assert isinstance(image_b, Tensor)
-    blended = _blend_tensors(_plain(image_a), _plain(image_b), lam)
-    return tv_tensors.Image(blended) if isinstance(image_a, tv_tensors.Image) else blended
+    return wrap_like(_blend_tensors(plain(image_a), plain(image_b), lam), image_a)
 
 
 def paste(image_a: Image, image_b: Image | None, region: Region) -> Any:
@@ -90,8 +90,10 @@ def paste(image_a: Image, image_b: Image | None, region: Region) -> Any:
         return to_pil(
             _paste(np.asarray(image_a), None if image_b is None else np.asarray(image_b), region), image_a.mode
         )
-    pasted = _paste(_plain(image_a), None if image_b is None else _plain(image_b), region)
-    return tv_tensors.Image(pasted) if isinstance(image_a, tv_tensors.Image) else pasted
+    if isinstance(image_a, np.ndarray):
+        return _paste(image_a, image_b, region)
+    assert not isinstance(image_b, (np.ndarray, PILImage.Image))
+    return wrap_like(_paste(plain(image_a), None if image_b is None else plain(image_b), region), image_a)
 
 
 def _paste(image_a: Any, image_b: Any, region: Region) -> Any:
@@ -114,10 +116,6 @@ def _paste(image_a: Any, image_b: Any, region: Region) -> Any:
 def _window(image: Any, y1: int, x1: int, y2: int, x2: int) -> Any:
     """A view of a part of a plain tensor or array; what lies outside the image is left out."""
     return image[:, y1:y2, x1:x2] if isinstance(image, Tensor) else image[y1:y2, x1:x2]
-
-
-def _plain(image: Any) -> Any:
-    return image.as_subclass(Tensor) if isinstance(image, Tensor) and type(image) is not Tensor else image
 
 
 def to_pil(pixels: np.ndarray, mode: str) -> PILImage.Image:

@@ -253,12 +253,7 @@ def _join(key: str, first: Tensor, second: Tensor, size: tuple[int, int]) -> Ten
             f"{key} of the two targets differ in shape: rows of {tuple(first_rows.shape[1:])} "
             f"and of {tuple(second_rows.shape[1:])}"
         )
-    rows = torch.cat([first_rows, second_rows])  # of the wider dtype, if they differ
-    if type(first) is Tensor:
-        return rows
-    if hasattr(first, "canvas_size"):  # boxes and keypoints of tv_tensors
-        return tv_tensors.wrap(rows, like=first, canvas_size=size)
-    return wrap_like(rows, first)
+    return wrap_like(torch.cat([first_rows, second_rows]), first, size)  # of the wider dtype, if they differ
 
 
 def _extend(masks: Tensor, size: tuple[int, int]) -> Tensor:
@@ -271,9 +266,12 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
 
 
-def wrap_like(rows: Tensor, like: Tensor) -> Tensor:
-    """Rows as the kind of ``tv_tensors`` that another tensor is, if it is one."""
-    return tv_tensors.wrap(rows, like=like) if isinstance(like, tv_tensors.TVTensor) else rows
+def wrap_like(rows: Tensor, like: Any, size: tuple[int, int] | None = None) -> Tensor:
+    """Rows as the kind of ``tv_tensors`` that another value is, if it is one; on a canvas of (H, W), if it has one."""
+    if type(like) is Tensor or not isinstance(like, tv_tensors.TVTensor):
+        return rows
+    canvas = {} if size is None or not hasattr(like, "canvas_size") else {"canvas_size": size}
+    return tv_tensors.wrap(rows, like=like, **canvas)
 
 
 def _has_rows(key: str, value: Any, count: int) -> bool:

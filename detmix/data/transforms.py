@@ -25,13 +25,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 from torch import Tensor
-from torchvision import tv_tensors
 
 from ..canvas import compiled_blend, image_size, require_supported, to_pil
 from ..draws import AUGMENTATION, generator_at
 from ..mixing import check_alpha, check_share, mix_pair, sample_lambda
 from ..shared import Shared
-from ..targets import SLIVER, Target, require_xyxy, select_objects, without_covers
+from ..targets import SLIVER, Target, require_xyxy, select_objects, without_covers, wrap_like
 from .rows import check_columns, encode, to_rows, to_sample
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # a look-up on the network at every import
@@ -153,7 +152,7 @@ def _from_array(pixels: Any, like: Any) -> Any:
                 f"{channels} channels: make the image a tensor before them"
             )
         return to_pil(pixels, like.mode)
-    return _like(torch.from_numpy(pixels.transpose(2, 0, 1).copy()), like)
+    return wrap_like(torch.from_numpy(pixels.transpose(2, 0, 1).copy()), like)
 
 
 def _masks_and_points(target: Target) -> dict[str, NDArray[Any]]:
@@ -174,24 +173,14 @@ def _gather(target: Target, result: dict[str, Any]) -> Target:
     kept = (boxes[:, 2:] > boxes[:, :2]).all(1)  # a sliver may round to nothing
     rows = torch.as_tensor(result["rows"], dtype=torch.int64)[kept]
     gathered = select_objects(without_covers(target), rows)
-    gathered["boxes"] = _boxes_like(boxes[kept], target["boxes"], (height, width))
+    gathered["boxes"] = wrap_like(boxes[kept], target["boxes"], (height, width))
     if "masks" in target:
         masks = torch.from_numpy(result["masks"])[rows] if len(rows) else torch.zeros(0, height, width)
-        gathered["masks"] = _like(masks.to(target["masks"].dtype), target["masks"])
+        gathered["masks"] = wrap_like(masks.to(target["masks"].dtype), target["masks"])
     if "keypoints" in result:
         moved = torch.from_numpy(result["keypoints"]).reshape(len(target["boxes"]), -1, 2)[rows]
         gathered["keypoints"] = _move_points(gathered["keypoints"], moved, (height, width))
     return gathered
-
-
-def _boxes_like(boxes: Tensor, like: Tensor, size: tuple[int, int]) -> Tensor:
-    if isinstance(like, tv_tensors.BoundingBoxes):
-        return tv_tensors.BoundingBoxes(boxes, format=like.format, canvas_size=size)
-    return boxes
-
-
-def _like(tensor: Tensor, like: Any) -> Tensor:
-    return tv_tensors.wrap(tensor, like=like) if isinstance(like, tv_tensors.TVTensor) else tensor
 
 
 def _move_points(points: Tensor, moved: Tensor, size: tuple[int, int]) -> Tensor:
