@@ -1,4 +1,4 @@
-"""The folder of a run: an earlier one set aside, and the rows of its logs."""
+"""The folder of a run: an earlier one set aside, and the rows of its log."""
 
 from __future__ import annotations
 
