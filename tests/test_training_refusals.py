@@ -6,7 +6,9 @@ import pytest
 @pytest.mark.parametrize(
     ("argument", "wanted"),
     [
-        ("--data.mixup.alhpa=1", "alhpa"),
+        ("--data.mixup.alhpa=1", "error: data.mixup: Option 'alhpa' is not accepted; there are alpha, p, mix,"),
+        ("--data.mixup.partner=dog", "error: Parser key \"data.mixup.partner\":\n  Expected a typing.Literal['any', "),
+        ("--model.manifold={layers: [roi], alpha: x}", 'error: Parser key "model.manifold.alpha":\n  Expected a <cl'),
         ("--data.mixup.alpha=-1", "alpha must be a finite number of 0 or more, got -1"),
         ("--data.format=yolo", "yolo"),
         ("--model.objective=heavy", "heavy"),
@@ -20,7 +22,9 @@ import pytest
 def test_a_wrong_setting_is_named(run, capsys, argument, wanted):
     with pytest.raises(SystemExit):
         run("fit", argument)
-    assert wanted in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert wanted in told
+    assert "NoneType" not in told
 
 
 def test_a_misspelt_key_in_a_config_is_named(run, capsys, tmp_path):

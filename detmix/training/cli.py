@@ -6,6 +6,7 @@ import shlex
 import sys
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,12 +26,13 @@ from ..terminal import outliving_readers, require_text, tell
 from .artifacts import RunFiles
 from .callbacks import MixupSchedule, ProgressBar, Throughput, ValidateAtTheEnd, mixing_of
 from .checkpoints import CheckpointFiles, read_checkpoint
-from .configs import CONFIG_MODE
+from .configs import CONFIG_MODE, plain_error
 from .data import DetectionData
 from .faults import FiniteLoss
 from .files import forget_from, read_history, set_aside
 from .lock import hold, let_go
 from .log import EventLogger, RowLogger
+from .mixing import ManifoldOptions, MixupOptions
 from .module import DetectionModule
 from .quiet import quiet
 from .report import number_text
@@ -43,6 +45,16 @@ _CHECKPOINT = {
     True: f"Checkpoint file to go on from. {_OWN_CHECKPOINTS}",
     False: f"Checkpoint file whose weights are measured; by default the run's last one. {_OWN_CHECKPOINTS}",
 }
+
+
+class _Parser(LightningArgumentParser):
+    """A parser whose errors begin with the setting that is wrong."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        """End the program with the message, or raise it."""
+        groups = {"data.mixup": MixupOptions, "model.manifold": ManifoldOptions}
+        names = {key: [field.name for field in fields(options)] for key, options in groups.items()}
+        super().error(plain_error(message, names), ex)
 
 
 class DetmixCLI(LightningCLI):
@@ -336,6 +348,7 @@ def _make(args: list[str] | None, **options: Any) -> DetmixCLI:
         DetectionData,
         args=args,
         save_config_callback=None,
+        parser_class=_Parser,
         seed_everything_default=0,
         trainer_defaults={"log_every_n_steps": 10},
         auto_configure_optimizers=False,

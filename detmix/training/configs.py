@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+from textwrap import dedent
 from typing import Any
 
 import yaml
@@ -13,6 +16,33 @@ RUN_OPTIONS = ("name", "runs", "resume", "checkpoint_every", "ckpt_path", "weigh
 
 _MOST_TEXT = 1_000_000  # characters of a config, its aliases written out
 _DEEPEST = 50  # brackets and indentations around a value
+
+# what jsonargparse says of a wrong value in a group of settings that may be null
+_IN_A_GROUP = re.compile(
+    r"""Parser key "(?P<group>[\w.]+)":
+(?:\n  - Expected a path .*\n  - |  )Does not validate against any of the Union subtypes
+  Subtypes: \[<class '[\w.]+'>, <class 'NoneType'>\]
+  Errors:
+    - Problem with given class_path '[\w.]+':
+(?P<problem>(?:        .*\n)+)    - Expected a <class 'NoneType'>
+"""
+)
+
+
+def plain_error(message: str, groups: Mapping[str, Sequence[str]]) -> str:
+    """The error of jsonargparse for a setting in a group as it is for one outside, without what the group might also be.
+
+    Args:
+        message: of jsonargparse, which is left as it is if it is another one.
+        groups: names of the settings of each group, by its key.
+    """
+    found = _IN_A_GROUP.match(message)
+    if found is None:
+        return message
+    group, problem = found["group"], dedent(found["problem"]).rstrip()
+    if problem.startswith("Option") and group in groups:
+        return f"{group}: {problem}; there are {', '.join(groups[group])}"
+    return problem.replace('Parser key "', f'Parser key "{group}.', 1)
 
 
 def load_config(text: str, path: str | None = None) -> Any:
