@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO, cast
 
@@ -29,6 +29,21 @@ def progress_bars() -> Iterator[Progress]:
 def tell(text: str, style: str | None = None) -> None:
     """Print a line as it is: what looks like rich's markup in a path is none, and no path is broken in two."""
     Console().print(text, style=style, soft_wrap=True, markup=False, emoji=False)
+
+
+class Parser(ArgumentParser):
+    """Takes an option of several words with underscores too, as the trainer's are written."""
+
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        """What argparse makes of the arguments; see there."""
+        given = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._own(argument) for argument in given], namespace)
+
+    def _own(self, argument: str) -> str:
+        name, *value = argument.split("=", 1)
+        own = name.replace("_", "-")
+        known = name.startswith("--") and own in self._option_string_actions
+        return "=".join([own, *value]) if known else argument
 
 
 def require_text(parser: ArgumentParser, arguments: Sequence[str] | None = None) -> None:

@@ -291,7 +291,7 @@ VOC = "voc --root {0}/VOC --image-set val --predictions {0}/kit "
         (COCO, "COCO, boxes", "AP75"),
         (COCO + "--backend faster-coco-eval --class-agnostic --max-detections 100 20", "COCO, boxes", "AR20"),
         (COCO + "--rules voc --iou 0.6", "the VOC development kit", "at IoU 0.6, area below"),
-        (VOC + "--use-07-metric", "the VOC development kit", "eleven recalls (2007)"),
+        (VOC + "--use_07_metric", "the VOC development kit", "eleven recalls (2007)"),
         (VOC + "--classes cat dog --rules coco --min-score 0.8", "COCO, boxes", "score 0.8 or more"),
         (VOC + "--zero-based", "the VOC development kit", "at IoU 0.5, area below"),
         (VOC + "--compare {0}/results.json --resamples 40", "the VOC development kit", "40 draws of the 5 images"),

@@ -20,13 +20,13 @@ from typing import Any
 from rich.console import Console
 
 from detmix.analysis.visibility import VISIBILITIES
-from detmix.terminal import require_text
+from detmix.terminal import Parser, require_text
 from detmix.training.analysis import analyze_entanglement, analyze_visibility
 
 
 def main() -> None:
     """Parse the command line, and print the table of what was measured."""
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
     parts = parser.add_subparsers(metavar="visibility | entanglement", required=True)
     add_visibility(parts)
     add_entanglement(parts)

@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 
 from detmix.reporting import CocoFile, Options, VocFolder, evaluate_files
-from detmix.terminal import require_text
+from detmix.terminal import Parser, require_text
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
 
 def make_parser() -> ArgumentParser:
     """The two layouts, each with the options of both rules."""
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
     parts = parser.add_subparsers(metavar="coco | voc", required=True)
     coco = add_part(parts, "coco", "measure against a COCO annotation file", "FILE|DIR")
     coco.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO's annotations, JSON")

@@ -21,7 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
-from detmix.terminal import require_text, tell
+from detmix.terminal import Parser, require_text, tell
 from detmix.training.predict import predict_images
 from detmix.training.trained import open_trained
 
@@ -42,7 +42,7 @@ def main() -> None:
 
 def make_parser() -> ArgumentParser:
     """The options, in the order in which one comes to them."""
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
     add("sources", nargs="+", metavar="IMAGES", help="image files, folders with all below them, or quoted patterns")
     add("--weights", required=True, metavar="FILE|NAME", help="checkpoint, model.pt, or torchvision's name of weights")

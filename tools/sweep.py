@@ -40,7 +40,7 @@ from detmix.sweep import (
     run_sweep,
     seconds_left,
 )
-from detmix.terminal import require_text
+from detmix.terminal import Parser, require_text
 
 TRAIN = [sys.executable, str(Path(__file__).with_name("train.py"))]
 
@@ -93,7 +93,7 @@ def show_plan(plan: Plan, states: States, jobs: int) -> None:
 
 def make_parser() -> ArgumentParser:
     """The options, in the order in which one comes to them."""
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
     add("--config", type=Path, required=True, metavar="FILE", help="config file of tools/train.py")
     add(

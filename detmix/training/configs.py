@@ -30,7 +30,7 @@ _IN_A_GROUP = re.compile(
 
 
 def plain_error(message: str, groups: Mapping[str, Sequence[str]]) -> str:
-    """The error of jsonargparse for a setting in a group as it is for one outside, without what the group might also be.
+    """The error of jsonargparse for a setting in a group as it is for one outside: without what else the group may be.
 
     Args:
         message: of jsonargparse, which is left as it is if it is another one.
