@@ -103,8 +103,8 @@ class MixupDataset(Switched, Dataset[Sample]):
             seed: of the draws; an integer.
 
         Raises:
-            TypeError: the data set is a stream; the seed is not an integer; or the choice of partners needs labels that
-                the data set cannot tell; one that mixes cannot, since its labels depend on the epoch.
+            TypeError: the data set is a stream; the seed or cache is not an integer; or the choice of partners needs
+                labels that the data set cannot tell; one that mixes cannot, since its labels depend on the epoch.
             ValueError: alpha is negative, p or min_weight outside [0, 1], mix or partner unknown, a choice of
                 partners or a cache given for cutout, cache negative, the data set is empty, or no sample of it has a
                 partner. A sample raises it, too, where the cache does not fit in memory, all workers of this loader
@@ -116,6 +116,7 @@ class MixupDataset(Switched, Dataset[Sample]):
         check_alpha(alpha)
         check_share("p", p)
         check_share("min_weight", min_weight)
+        cache = _checked_cache(cache)
         _check_choices(mix, partner, cache)
         pairing = alpha > 0 and p > 0 and mix != "cutout"
         _check_length(dataset, pairing=pairing)
@@ -125,7 +126,7 @@ class MixupDataset(Switched, Dataset[Sample]):
         self.p = p
         self.mix: Mix = mix
         self.partner: PartnerPolicy = partner
-        self.cache = operator.index(cache)
+        self.cache = cache
         self.min_weight = min_weight
         self.transform = transform
         self.seed = operator.index(seed)
@@ -237,10 +238,18 @@ def _check_choices(mix: str, partner: str, cache: int) -> None:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     if mix == "cutout" and partner != "any":
         raise ValueError(f"cutout takes no partner, got partner={partner!r}")
-    if cache < 0:
-        raise ValueError(f"cache must be 0 or more, got {cache}")
     if mix == "cutout" and cache:
         raise ValueError(f"cutout takes no partner that could be held, got cache={cache}")
+
+
+def _checked_cache(cache: Any) -> int:
+    try:
+        cache = operator.index(cache)
+    except TypeError:
+        raise TypeError(f"cache must be an integer, got {cache!r}") from None
+    if cache < 0:
+        raise ValueError(f"cache must be 0 or more, got {cache}")
+    return cache
 
 
 def _index(dataset: Sized, partner: PartnerPolicy) -> Partners:

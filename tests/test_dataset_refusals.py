@@ -102,6 +102,12 @@ def test_a_seed_that_is_no_integer_is_refused():
         MixupDataset(make_dataset(), seed=None)
 
 
+@pytest.mark.parametrize("cache", ["3", None, 2.0])
+def test_a_cache_that_is_no_integer_is_refused(cache):
+    with pytest.raises(TypeError, match=f"cache must be an integer, got {cache!r}"):
+        MixupDataset(make_dataset(), cache=cache)
+
+
 def test_a_single_image_may_train_without_mixing():
     assert len(MixupDataset(make_dataset(1), alpha=0)) == 1
 
