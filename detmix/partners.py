@@ -22,11 +22,6 @@ _TRIES = 32  # candidates that are looked at before all sets of classes are
 class Partners(Protocol):
     """Draws partners for the samples of one data set."""
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the index takes."""
-        ...
-
     def draw(self, index: int, generator: np.random.Generator) -> int | None:
         """A partner of a sample, each eligible one equally likely, never itself; None if there is none."""
         ...
@@ -61,8 +56,6 @@ def index_partners(policy: PartnerPolicy, dataset: Sized) -> Partners:
 
 class AnyOther:
     """Every other sample."""
-
-    nbytes = 0
 
     def __init__(self, count: int) -> None:
         """Describe the samples.
@@ -100,11 +93,6 @@ class OneOf:
         if not len(self._samples):
             lacking = "no image has an object" if policy == "with_boxes" else "every image has an object"
             raise ValueError(f"partner={policy!r} finds no partner for any of {len(eligible)} samples: {lacking}")
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the index takes."""
-        return self._eligible.nbytes + self._samples.nbytes
 
     def draw(self, index: int, generator: np.random.Generator) -> int | None:
         """One of the kind; None if the sample is itself the only one."""
@@ -146,11 +134,6 @@ class OtherClass:
                 f"partner='other_class' finds no partner for any of {len(counts)} samples: "
                 "any two images have a class in common, and none is without objects"
             )
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the index takes."""
-        return sum(a.nbytes for a in (self._sets, self._set_of, self._samples, self._offsets))
 
     def draw(self, index: int, generator: np.random.Generator) -> int | None:
         """A sample without a class of this one; None if there is none."""

@@ -196,7 +196,7 @@ def test_the_index_of_118000_images_is_small_and_takes_little_to_build():
     finally:
         tracemalloc.stop()
     assert len(partners._sets) > 50_000
-    assert partners.nbytes < peak < 50e6
+    assert peak < 50e6
     for index in range(0, 118_000, 1000):
         partner = partners.draw(index, generator_at(0, 0, index, MIXING))
         assert not set(dataset.labels[index]) & set(dataset.labels[partner])
