@@ -60,7 +60,9 @@ def objectness_rows(logits: Tensor, shares: Tensor, background: Tensor) -> Tenso
     """
     _check_layers(logits, shares, background)
     logits = _full_precision(logits)
-    return shares.sum(0) * F.softplus(-logits) + background * F.softplus(logits)
+    share = shares.sum(0)
+    yes, no = F.softplus(-logits).where(share != 0, 0.0), F.softplus(logits).where(background != 0, 0.0)
+    return share * yes + background * no
 
 
 def focal_rows(

@@ -118,6 +118,15 @@ def test_objectness_is_a_plain_loop(count, layers, seed):
     assert_rows(objectness_rows(r.logits[:, 0], r.shares, r.background), expected)
 
 
+def test_an_infinite_logit_costs_nothing_where_its_share_is_0():
+    logits = torch.tensor([-torch.inf, torch.inf, -torch.inf], requires_grad=True)
+    shares, background = torch.tensor([[0.0, 0.5, 0.5], [0.0, 0.5, 0.0]]), torch.tensor([1.0, 0.0, 0.0])
+    found = objectness_rows(logits, shares, background)
+    assert found.tolist() == [0, 0, torch.inf]
+    found[:2].sum().backward()
+    assert logits.grad[:2].tolist() == [0, 0]
+
+
 @loops
 @given(COUNTS, LAYERS, SEEDS, st.floats(0, 1), st.floats(0.5, 3))
 def test_the_focal_loss_is_a_plain_loop(count, layers, seed, alpha, gamma):
