@@ -22,6 +22,9 @@ covers     (N, 1 + M, 4) float  what hides the object; see below, absent means n
 Any other tensor whose first dimension is N is taken to belong to the objects too, so that a key of
 your own stays aligned. What belongs to the image (``IMAGE_KEYS``, scalars, strings) is left alone.
 
+The x and y of ``keypoints`` are indices of pixels, as in COCO, and not edges as those of boxes: a flip takes x to
+W - 1 - x. Albumentations and torchvision's v2 transforms do so.
+
 ``covers`` comes with ``cutmix_pair`` and ``cutout``, and lets what is cut be cut again: row 0 is the
 object's box, the M rows after it are the regions cut out of its image so far, xyxy, zeros where there
 is none. Its dtype is float32 or wider, whatever that of the boxes. It is not moved by geometric
