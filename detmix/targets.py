@@ -25,6 +25,9 @@ your own stays aligned. What belongs to the image (``IMAGE_KEYS``, scalars, stri
 The x and y of ``keypoints`` are indices of pixels, as in COCO, and not edges as those of boxes: a flip takes x to
 W - 1 - x. Albumentations and torchvision's v2 transforms do so.
 
+``area`` is scaled by the cuts of this package and by ``reduce_to`` alone: ``Augment`` and ``Albumentations`` of
+:mod:`detmix.data` carry it as it was, also where they resize or crop.
+
 ``covers`` comes with ``cutmix_pair`` and ``cutout``, and lets what is cut be cut again: row 0 is the
 object's box, the M rows after it are the regions cut out of its image so far, xyxy, zeros where there
 is none. Its dtype is float32 or wider, whatever that of the boxes. It is not moved by geometric
