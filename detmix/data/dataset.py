@@ -44,7 +44,6 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
             warning of the logger ``detmix.data``, once, and listed in :attr:`skipped`. For training only: of an
             evaluation it would make nonsense. Mixing knows nothing of it, so partners are chosen by the labels of the
             image that was skipped, and a sample whose partner was can be mixed with itself.
-
         reduce_to: given, JPEG files are decoded at a half, a quarter or an eighth of their size, as far as the shorter
             side keeps so many pixels, and the sample's boxes, areas and masks are scaled to match. For training only:
             ``target_of`` and ``ground_truth`` stay as annotated.
