@@ -168,6 +168,15 @@ def test_blends_are_compared_with_a_copy_and_with_other_ways():
     assert 0.9 <= report.rows[-1].ratio[1] <= 1.25  # the process may give back some pages of its own meanwhile
 
 
+@pytest.mark.parametrize(
+    ("ms", "shown"),
+    [((0.5, 2.0), ["500 µs", "2000 µs"]), ((1.0, 2.0), ["1 ms", "2 ms"])],
+)
+def test_figures_below_a_millisecond_are_shown_in_microseconds(ms, shown):
+    table = BenchmarkReport("title", [comparison("ours", ms[0], "theirs", ms[1], unit="ms")]).table()
+    assert [next(table.columns[place].cells) for place in (1, 3)] == shown
+
+
 def test_a_photograph_has_as_many_bytes_as_one_of_coco():
     sizes = [len(jpeg(480, 640, np.random.default_rng(seed))) for seed in range(3)]
     assert sizes == pytest.approx([19.3e9 / 118_287] * 3, rel=0.05)  # of train2017

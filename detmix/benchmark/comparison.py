@@ -64,10 +64,17 @@ class BenchmarkReport:
             table.add_column(heading, justify="left" if heading in ("measured", "against") else "right")
         for row in self.rows:
             low, middle, high = row.ratio
-            value, reference = (f"{figure:.4g} {row.unit}" for figure in (row.value, row.reference))
+            value, reference = _shown(row)
             quartiles = f"{low:.3g} to {high:.3g}" if row.repeats > 1 else ""
             table.add_row(row.what, value, row.against, reference, f"{middle:.3g}", quartiles, str(row.repeats))
         return table
+
+
+def _shown(row: Comparison) -> tuple[str, str]:
+    """Both figures with their unit, which is µs where milliseconds are too long for one of them."""
+    short = row.unit == "ms" and min(row.value, row.reference) < 1
+    factor, unit = (1000, "µs") if short else (1, row.unit)
+    return f"{factor * row.value:.4g} {unit}", f"{factor * row.reference:.4g} {unit}"
 
 
 def compare(
