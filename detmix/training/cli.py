@@ -22,6 +22,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from ..files import remove_temporary
+from ..reporting.tables import number_text
 from ..terminal import outliving_readers, require_text, tell
 from .artifacts import RunFiles
 from .callbacks import MixupSchedule, ProgressBar, Throughput, ValidateAtTheEnd, mixing_of
@@ -35,7 +36,6 @@ from .log import EventLogger, RowLogger
 from .mixing import ManifoldOptions, MixupOptions
 from .module import DetectionModule
 from .quiet import quiet
-from .report import number_text
 from .resume import BestCheckpoint, LastCheckpoint
 from .signals import StopRequests
 from .skipped import SkippedImages

@@ -20,8 +20,7 @@ from ..figures.encode import Picture, data_url
 from ..figures.style import PALETTE
 from ..files import write_whole
 from ..page import page_of
-from ..reporting.tables import number_text as number_text  # for the command line, too
-from ..reporting.tables import unmeasured
+from ..reporting.tables import number_text, unmeasured
 
 _HEADLINE = {"AP": "AP (COCO)", "AP50": "AP50 (COCO)", "voc/AP50": "AP50 (VOC)"}
 _MEANINGS = {
