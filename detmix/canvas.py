@@ -155,7 +155,7 @@ def _blend_arrays(image_a: np.ndarray, image_b: np.ndarray, lam: float) -> np.nd
 def _blend_bytes(image_a: np.ndarray, image_b: np.ndarray, lam: float) -> np.ndarray:
     """Blend (C, H, W) arrays of uint8; the canvas lies in memory as A does, colour by colour or pixel by pixel."""
     channels, height, width = map(max, image_a.shape, image_b.shape)
-    if abs(image_a.strides[0]) < abs(image_a.strides[2]):
+    if 0 < abs(image_a.strides[0]) < abs(image_a.strides[2]):
         canvas = np.empty((height, width, channels), np.uint8).transpose(2, 0, 1)
     else:
         canvas = np.empty((channels, height, width), np.uint8)
@@ -189,7 +189,7 @@ def _blend_floats(image_a: Tensor, image_b: Tensor, lam: float) -> Tensor:
 def _canvas_like(image: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
     """A canvas (C, H, W), not filled, that lies in memory as an image does, colour by colour or pixel by pixel."""
     channels = image.shape[0]
-    if image.stride(0) < image.stride(2):
+    if 0 < image.stride(0) < image.stride(2):  # 0 where one channel stands for all
         return image.new_empty((*size, channels), dtype=dtype).permute(2, 0, 1)
     return image.new_empty((channels, *size), dtype=dtype)
 

@@ -98,8 +98,8 @@ class MixupDataset(Switched, Dataset[Sample]):
                 The defaults of mix, partner and cache have not been compared with others by us.
             transform: ``image, target -> image, target``, applied to every sample after mixing. For
                 torchvision's v2 transforms pass ``detmix.data.Augment([...])``: on plain tensors they
-                would move the pixels and leave the boxes. One that leaves out boxes, and not the rows of ``weights``
-                and the other keys of :mod:`detmix.targets` that belong to them, is a ValueError.
+                would move the pixels and leave the boxes. It is a ValueError if the keys of :mod:`detmix.targets`
+                that belong to the objects do not have a row for each box afterwards.
             seed: of the draws; an integer.
 
         Raises:

@@ -86,7 +86,7 @@ def transformed(transform: Callable[[Any, Target], Sample] | None, image: Any, t
     if transform is None:
         return image, target
     sample = transform(image, target)
-    result = sample[-1] if isinstance(sample, tuple) else None
+    result = sample[-1] if isinstance(sample, (tuple, list)) else None
     if isinstance(result, dict) and isinstance(result.get("boxes"), Tensor):
         require_aligned(result)
     return sample

@@ -81,7 +81,8 @@ class MixupIterable(Switched, IterableDataset[Sample]):
                 ``MixupDataset``, for one rule in all; here they have not been measured.
             p: probability that a sample is mixed at all.
             buffer_size: how many samples before its own a sample may be mixed with. Each reader holds
-                ``buffer_size + 1`` samples in memory, all of which it reads before it gives the first.
+                ``buffer_size + 1`` samples in memory, all of which it reads before it gives the first. As many
+                must fit, however few the stream has.
             min_weight: objects fainter than this are left out of a blended sample.
             transform: ``image, target -> image, target``, applied to every sample after mixing; see ``MixupDataset``.
             shard: give each reader its own part: of n readers, every n-th sample. All of them read the whole

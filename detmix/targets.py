@@ -144,9 +144,9 @@ def require_aligned(target: Target, keys: Iterable[str] = OBJECT_KEYS) -> None:
     count = target["boxes"].shape[0]
     for key in keys:
         rows = target.get(key)
-        if isinstance(rows, Tensor) and rows.shape[0] != count:
+        if isinstance(rows, Tensor) and rows.shape[:1] != (count,):
             raise ValueError(
-                f"{_name(target)}: the transforms left {count} boxes and {rows.shape[0]} rows of {key!r}: give "
+                f"{_name(target)}: the transforms left {count} boxes, and {key!r} of shape {tuple(rows.shape)}: give "
                 "SanitizeBoundingBoxes labels_getter=detmix.object_keys, or leave it out and put the others into "
                 "detmix.data.Augment, which clears what was cut away"
             )

@@ -4,6 +4,7 @@ import sys
 import tempfile
 import weakref
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from detmix.benchmark import (
 from detmix.benchmark.comparison import BenchmarkReport, compare, comparison, time_in_turn
 from detmix.benchmark.made_up import coco_file, coco_results, voc_folder
 from detmix.benchmark.photographs import jpeg
-from detmix.benchmark.train import Run, Speeds, _measure
+from detmix.benchmark.train import Clock, Run, Speeds, _measure
 from detmix.data import read_coco, read_voc
 from detmix.evaluation import evaluate_coco
 from detmix.machine import machine
@@ -97,6 +98,24 @@ def test_a_training_begins_without_what_is_left_of_the_last_one():
     for _ in range(2):
         _measure(run, loop, Speeds())
     assert len(left) == 2
+
+
+def test_what_is_around_the_steps_that_count_takes_none_of_their_time(monkeypatch):
+    now = [0.0]
+
+    @contextmanager
+    def slow():
+        now[0] += 100
+        yield
+        now[0] += 100
+
+    monkeypatch.setattr("detmix.benchmark.train.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    run = Run(Path(), "", "cpu", 1, 1, workers=0, steps=2)
+    clock = Clock(run, slow())
+    for _ in range(run.warm_up + run.steps):
+        now[0] += 1
+        clock.tick()
+    assert clock.seconds == 2
 
 
 def test_batches_that_wait_for_a_slow_first_step_do_not_count():

@@ -63,6 +63,14 @@ def test_the_canvas_lies_in_memory_as_the_first_image_does(size_b, join):
     assert join(interleaved(a), b).permute(1, 2, 0).is_contiguous()
 
 
+@pytest.mark.parametrize("join", JOINED.values(), ids=JOINED)
+def test_a_canvas_is_planar_where_one_channel_stands_for_all(join):
+    a = noise((20, 30))[:1].expand(3, 20, 30)
+    joined = join(a, a)
+    assert joined.is_contiguous()
+    assert torch.equal(joined, join(a.contiguous(), a))
+
+
 @pytest.mark.parametrize(("layout_a", "layout_b"), PAIRS)
 @pytest.mark.parametrize("size_b", [(400, 600), (600, 400)])
 def test_a_blend_takes_no_memory_but_its_canvas(layout_a, layout_b, size_b):

@@ -128,7 +128,7 @@ def test_what_came_as_tv_tensors_leaves_as_such_and_can_be_flipped_after():
 def test_a_transform_that_leaves_out_boxes_alone_is_named():
     image, target = tied_sample(0)
     target["boxes"][2, 2:] = target["boxes"][2, :2] + 0.5  # below a pixel
-    with pytest.raises(ValueError, match=r"left 5 boxes and 6 rows of 'weights': give SanitizeBoundingBoxes labels_g"):
+    with pytest.raises(ValueError, match=r"left 5 boxes, and 'weights' of shape .6,.: give SanitizeBounding"):
         Augment([v2.SanitizeBoundingBoxes()])(image, target)
     _, result = Augment([v2.SanitizeBoundingBoxes(labels_getter=object_keys)])(image, target)
     assert result["mine"].tolist() == [0, 1, 3, 4, 5]
@@ -139,13 +139,16 @@ def test_a_transform_behind_mixing_that_leaves_out_boxes_alone_is_named(mixing):
     samples = [to_tv_tensors(*make_sample(3, seed=n)) for n in range(2)]
     samples[0][1]["boxes"][0, 2:] = samples[0][1]["boxes"][0, :2] + 0.5
     for getter, refusal in (
-        ("default", pytest.raises(ValueError, match="0: .* 5 boxes and 6 ")),
+        ("default", pytest.raises(ValueError, match="0: .* 5 boxes, and .* shape .6")),
         (object_keys, nullcontext()),
     ):
         clean = v2.SanitizeBoundingBoxes(labels_getter=getter)
-        with refusal:
-            _, target = next(iter(mixing(samples, transform=clean)))
-            assert [len(target[key]) for key in ("boxes", "labels", "weights", "sources")] == [5] * 4
+        for transform in (clean, lambda *sample, clean=clean: list(clean(*sample))):
+            with refusal:
+                _, target = next(iter(mixing(samples, transform=transform)))
+                assert [len(target[key]) for key in ("boxes", "labels", "weights", "sources")] == [5] * 4
+    with pytest.raises(ValueError, match=r"6 boxes, and 'area' of shape \(\)"):
+        next(iter(mixing(samples, transform=lambda image, target: (image, {**target, "area": torch.tensor(3.0)}))))
     _, target = next(iter(mixing(samples, transform=lambda image, target: (image, len(target["boxes"])))))
     assert target == 6
 

@@ -169,6 +169,13 @@ def test_two_ranks_with_two_workers_give_every_sample_once(shards, used, shuffle
     assert all(given)
 
 
+def test_ranks_share_the_larger_of_too_few_shards(tmp_path):
+    names = [write_tar(tmp_path / f"{n}.tar", members_of(part)) for n, part in enumerate((range(12), range(12, COUNT)))]
+    given = read_by_all(lambda: WebDatasetStream(names, classes=CLASSES), 2, 2)
+    assert_all_once(given)
+    assert [len(part) for part in given] == [8, 7]
+
+
 class Brightness(torch.nn.Linear):
     """In the place of a detector; notes the images that it sees."""
 

@@ -26,7 +26,7 @@ def test_earlier_runs_are_numbered_and_none_is_lost(tmp_path):
 
 def test_a_part_of_the_log_beside_it_is_named(tmp_path):
     assert read_history(tmp_path) == []
-    for name in ("version_old", "version_0", "version_0_old"):
+    for name in ("version_old", "version_0", "version_0_old", "version_1_old"):
         write_whole(tmp_path / "csv" / name / "metrics.csv", lambda path: path.write_text("step\n1\n"))
     assert read_history(tmp_path) == [{"step": "1"}]
     (tmp_path / "csv" / "version_10").mkdir()

@@ -7,6 +7,8 @@ import pytest
     ("argument", "wanted"),
     [
         ("--data.mixup.alhpa=1", "error: data.mixup: Option 'alhpa' is not accepted; there are alpha, p, mix,"),
+        ("--data.shapes={sise: 1}", "error: data.shapes: Option 'sise' is not accepted; there are train, val, test,"),
+        ("--data.mixup.class_path=no_such.Thing", "error: data.mixup: "),
         ("--data.mixup.partner=dog", "error: Parser key \"data.mixup.partner\":\n  Expected a typing.Literal['any', "),
         ("--model.manifold={layers: [roi], alpha: x}", 'error: Parser key "model.manifold.alpha":\n  Expected a <cl'),
         ("--data.mixup.alpha=-1", "alpha must be a finite number of 0 or more, got -1"),

@@ -30,6 +30,7 @@ from rich.console import Console
 from detmix import benchmark
 from detmix.files import write_text
 from detmix.machine import machine
+from detmix.terminal import require_text
 
 PARTS: dict[str, Callable[..., benchmark.BenchmarkReport]] = {
     "blend": benchmark.measure_blend,
@@ -59,6 +60,7 @@ def main() -> None:
         part.add_argument("--threads", type=int, default=1, help="CPU threads of torch and OpenCV")
         part.add_argument("--json", type=Path | None, help="write all numbers to this file")
         parts.add_subcommand(name, part, help=summary)
+    require_text(parser)
     options = parser.parse_args()
     settings = vars(options[options.part])
     json_file, threads = settings.pop("json"), settings.pop("threads")

@@ -153,12 +153,12 @@ class Clock:
         if self.done in (self.run.warm_up, self.run.warm_up + self.run.steps):
             if self.run.on_gpu:
                 torch.cuda.synchronize()
-            now = time.perf_counter()
             if self.done == self.run.warm_up:
                 self.around.__enter__()
+                self.seconds = time.perf_counter()
             else:
+                self.seconds = time.perf_counter() - self.seconds
                 self.around.__exit__(None, None, None)
-            self.seconds = now - self.seconds
 
 
 def _loops(run: Run, compile: str | None) -> dict[str, Loop]:

@@ -20,7 +20,7 @@ import msgspec
 
 from ..draws import SHARDS, generator_at
 from ..mixing import Sample
-from ..switch import Reader, this_reader
+from ..switch import Reader, this_process, this_reader
 from ..targets import Target
 from .cleaning import OnInvalid, require_list, require_unique
 from .paths import SUFFIXES
@@ -131,8 +131,12 @@ class WebDatasetStream(SampleStream):
             return shards, reader
         if len(shards) >= reader.total:
             return shards[reader.number :: reader.total], Reader(0, 1)
-        number = reader.number % len(shards)
-        return [shards[number]], Reader(reader.number // len(shards), len(range(number, reader.total, len(shards))))
+        # rank by rank, so that the workers of each get to all shards, or to as many as there are workers
+        processes = this_process(self._process).total
+        worker, rank = divmod(reader.number, processes)
+        place = rank * (reader.total // processes) + worker
+        number = place % len(shards)
+        return [shards[number]], Reader(place // len(shards), len(range(number, reader.total, len(shards))))
 
     def _random(self, index: int) -> random.Random:
         return random.Random(int(generator_at(self.seed, self.epoch, index, SHARDS).integers(1 << 62)))

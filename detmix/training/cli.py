@@ -39,6 +39,7 @@ from .quiet import quiet
 from .resume import BestCheckpoint, LastCheckpoint
 from .signals import StopRequests
 from .skipped import SkippedImages
+from .splits import ShapesOptions
 
 _OWN_CHECKPOINTS = "'last' and 'best' are last.ckpt and best.ckpt in the run's own folder."
 _CHECKPOINT = {
@@ -52,7 +53,7 @@ class _Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> None:
         """End the program with the message, or raise it."""
-        groups = {"data.mixup": MixupOptions, "model.manifold": ManifoldOptions}
+        groups = {"data.mixup": MixupOptions, "data.shapes": ShapesOptions, "model.manifold": ManifoldOptions}
         names = {key: [field.name for field in fields(options)] for key, options in groups.items()}
         super().error(plain_error(message, names), ex)
 

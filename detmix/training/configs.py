@@ -42,7 +42,8 @@ def plain_error(message: str, groups: Mapping[str, Sequence[str]]) -> str:
     group, problem = found["group"], dedent(found["problem"]).rstrip()
     if problem.startswith("Option") and group in groups:
         return f"{group}: {problem}; there are {', '.join(groups[group])}"
-    return problem.replace('Parser key "', f'Parser key "{group}.', 1)
+    inner = 'Parser key "'
+    return f"{inner}{group}.{problem.removeprefix(inner)}" if problem.startswith(inner) else f"{group}: {problem}"
 
 
 def load_config(text: str, path: str | None = None) -> Any:

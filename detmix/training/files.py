@@ -61,7 +61,8 @@ def read_history(run_dir: Path) -> list[dict[str, str]]:
         ValueError: the log is damaged, or another one is beside it; it is named.
     """
     file = run_dir / _LOG
-    other = min(file.parents[1].glob("version_[1-9]*"), default=None)  # as of a run that went on, before there was one
+    numbered = (path for path in file.parents[1].glob("version_*") if path.name.removeprefix("version_").isdecimal())
+    other = min((path for path in numbered if path != file.parent), default=None)  # as of a run before there was one
     if other is not None:
         raise ValueError(f"{other}: a part of the log, which is to be all in {file}. {_MEND}")
     return read_rows(file)[1] if file.exists() else []
