@@ -25,6 +25,7 @@ WEIGHTS, SOURCES = ((0.9, 0.3), (0.4, 1.0, 0.7)), ((0, 1), (0, 0, 1))
 TWO_STAGE = ("FasterRCNN", "MaskRCNN", "KeypointRCNN")
 UNMIXED = ("nowhere", "unequal")
 NORMALIZERS = ("count", "weight")
+ROUNDING = 1e-4  # of gradients: sums of float32 have another order with other threads and on other processors
 UNEQUAL = ((1, 1), (2, 3))  # the same, rank by rank
 MIXED = ("batch", "input", "backbone.1")
 
@@ -198,7 +199,7 @@ def test_two_processes_give_the_gradients_of_one_on_the_joined_batch(case, ranks
     expected = gradients_of(model, sum(losses.values()))
     (first, first_losses), (second, second_losses) = (found[case] for found in ranks)
     assert torch.equal(first, second)
-    assert relative(first - expected, of=expected) <= 1e-5
+    assert relative(first - expected, of=expected) <= ROUNDING
     means = {name: (first_losses[name] + second_losses[name]) / 2 for name in losses}
     torch.testing.assert_close(means, {name: loss.detach() for name, loss in losses.items()}, rtol=1e-5, atol=1e-6)
     assert first_losses != second_losses
@@ -217,7 +218,7 @@ def share_of_first(case, parts):
         apart = first[name] - second[name]
         shares[name] = float((both[name] - second[name]) @ apart / (apart @ apart))
         mean = shares[name] * first[name] + (1 - shares[name]) * second[name]
-        assert relative(mean - both[name], of=both[name]) <= 1e-5, name
+        assert relative(mean - both[name], of=both[name]) <= ROUNDING, name
     return shares
 
 
@@ -251,7 +252,7 @@ def test_unequally_many_objects_count_as_in_torchvision_whose_denominators_are_e
     case = (family, "weighted", "count", "unequal")
     own = [sum(gradients_by_term(case[:3], part).values()) for part in parts]
     for found in ranks:
-        assert relative(found[case][0] - sum(own) / RANKS, of=found[case][0]) <= 1e-5
+        assert relative(found[case][0] - sum(own) / RANKS, of=found[case][0]) <= ROUNDING
 
 
 def test_no_two_processes_draw_the_same_mixing_of_their_images():
