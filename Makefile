@@ -6,7 +6,7 @@ MINUTES ?= 10
 .PHONY: help demo test soak lint format clean
 help:
 	@echo "make demo    train the quickstart and name its report (about 3 minutes on two CPU cores)"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests, on several processor cores at once"
 	@echo "make soak    load data for MINUTES=$(MINUTES) while memory is watched, and check 10,000 random settings of the mixing"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
@@ -16,7 +16,7 @@ demo: .venv/installed
 	$(PY) tools/train.py fit --config configs/quickstart.yaml
 
 test: .venv/installed
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 soak: .venv/installed
 	$(PY) -m tests.soak --minutes $(MINUTES)

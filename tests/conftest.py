@@ -36,6 +36,8 @@ def pytest_configure(config):
     What is set for other programs, or by the job that the tests run in, changes neither what is printed nor how it is
     computed. Programs that tests start import this file too, and are to keep what they were given.
     """
+    if hasattr(config, "workerinput") and hasattr(os, "sched_setaffinity"):
+        take_share_of_cores(int(config.workerinput["workerid"][2:]), config.workerinput["workercount"])
     for name in list(os.environ):
         if name in ("FORCE_COLOR", "COLUMNS", "PL_GLOBAL_SEED") or name.startswith("SLURM_"):
             del os.environ[name]
@@ -43,6 +45,15 @@ def pytest_configure(config):
     os.environ["HF_DATASETS_CACHE"] = locks.name
     config.add_cleanup(locks.cleanup)
     hostile.terminal = os.dup(2)  # for what ends all tests
+
+
+def take_share_of_cores(number, count):
+    """One of several processes that share the tests keeps to its cores, with all that it starts.
+
+    Trainings take a thread for each core that they may use: on all of them they would take each other's time.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[number::count] or [cores[number % len(cores)]])
 
 
 ROOT = Path(__file__).resolve().parent.parent
