@@ -169,7 +169,8 @@ def _blend_bytes(image_a: np.ndarray, image_b: np.ndarray, lam: float) -> np.nda
 
 def _has_whole_pixels(image: np.ndarray) -> bool:
     """Whether each row of a (C, H, W) array lies in memory pixel by pixel, without a gap."""
-    return image.transpose(1, 2, 0)[:1].flags.c_contiguous
+    per_colour, _, per_pixel = image.strides
+    return per_colour == 1 and per_pixel == image.shape[0]
 
 
 def _blend_floats(image_a: Tensor, image_b: Tensor, lam: float) -> Tensor:

@@ -177,13 +177,6 @@ def visible_shares(target: Target, fade: float = 1.0) -> Tensor:
     return weights.to(torch.float32) * fade
 
 
-def source_ids(target: Target) -> Tensor:
-    """The sources of a target, (N,) int64; zeros where it has none."""
-    boxes: Tensor = target["boxes"]
-    sources = target.get("sources")
-    return boxes.new_full((boxes.shape[0],), 0, dtype=torch.int64) if sources is None else sources
-
-
 def concatenate(
     first: Target, second: Target, *, size: tuple[int, int], shares: tuple[float, float] = (1.0, 1.0)
 ) -> Target:
@@ -201,12 +194,36 @@ def concatenate(
     Raises:
         ValueError: one target has a per-object key that the other lacks.
     """
-    firsts = {**first, "weights": visible_shares(first, shares[0]), "sources": source_ids(first)}
-    seconds = {**second, "weights": visible_shares(second, shares[1]), "sources": _sources_after(first, second)}
+    added = {"weights": _joint_weights(first, second, shares), "sources": _joint_sources(first, second)}
+    firsts, seconds = ({k: v for k, v in target.items() if k not in added} for target in (first, second))
     if "covers" in first or "covers" in second:
         firsts["covers"], seconds["covers"] = _same_covers(first, second), _same_covers(second, first)
     keys = _shared_object_keys(firsts, seconds)
-    return {k: _join(k, v, seconds[k], size) if k in keys else v for k, v in firsts.items()}
+    return {k: _join(k, v, seconds[k], size) if k in keys else v for k, v in firsts.items()} | added
+
+
+def _joint_weights(first: Target, second: Target, shares: tuple[float, float]) -> Tensor:
+    if "weights" in first or "weights" in second:
+        return torch.cat([visible_shares(first, shares[0]), visible_shares(second, shares[1])])
+    return _one_for_each(first, second, shares, torch.float32)
+
+
+def _joint_sources(first: Target, second: Target) -> Tensor:
+    """The sources of the first, then those of the second, counted on from them."""
+    if not ("sources" in first or "sources" in second):
+        return _one_for_each(first, second, (0, 1), torch.int64)
+    sources, others = (t["sources"] if "sources" in t else torch.zeros_like(t["labels"]) for t in (first, second))
+    past = sources.max() + 1 if sources.shape[0] else 1  # stays on its device: reading it would wait for the GPU
+    return torch.cat([sources, others + past])
+
+
+def _one_for_each(first: Target, second: Target, values: tuple[float, float], dtype: torch.dtype) -> Tensor:
+    """One number for each object of the first target, the other for each of the second, where their boxes are."""
+    count = first["boxes"].shape[0]
+    rows: Tensor = first["boxes"].new_empty(count + second["boxes"].shape[0], dtype=dtype)
+    to: Any = rows.numpy() if rows.is_cpu else rows  # numpy sets a few numbers in a fraction of torch's time
+    to[:count], to[count:] = values
+    return rows
 
 
 def _same_covers(target: Target, other: Target) -> Tensor:
@@ -219,16 +236,6 @@ def _same_covers(target: Target, other: Target) -> Tensor:
 def widened(values: Tensor) -> Tensor:
     """Floating values as float32, or as they are if they are wider."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def _sources_after(first: Target, second: Target) -> Tensor:
-    """The sources of the second, counted on from those of the first."""
-    sources: Tensor | None = first.get("sources")
-    if sources is None or not sources.shape[0]:
-        boxes: Tensor = second["boxes"]
-        theirs: Tensor | None = second.get("sources")
-        return boxes.new_full((boxes.shape[0],), 1, dtype=torch.int64) if theirs is None else theirs + 1
-    return source_ids(second) + (sources.max() + 1)  # stays on its device: reading it would wait for the GPU
 
 
 def _shared_object_keys(first: Target, second: Target) -> list[str]:

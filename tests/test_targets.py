@@ -147,6 +147,26 @@ def test_a_key_that_follows_the_boxes_in_one_target_only_is_refused():
         concatenate(first, make_target(2, seed=1), size=(48, 64))
 
 
+@pytest.mark.parametrize("size", [(3, 2), (0, 2), (3, 0), (0, 0)])
+@pytest.mark.parametrize("first_has", [(), ("weights",), ("sources",), ("weights", "sources")], ids="-".join)
+@pytest.mark.parametrize("second_has", [(), ("weights",), ("sources",), ("weights", "sources")], ids="-".join)
+def test_absent_weights_count_as_one_and_absent_sources_as_zero(size, first_has, second_has):
+    columns = ([0.25, 0.5, 1.0], [0, 2, 1]), ([0.75, 0.125], [1, 0])
+    targets, weights, sources = [], [], []
+    for count, has, (shares, ids), fade in zip(size, (first_has, second_has), columns, (0.5, 0.25), strict=True):
+        shares, ids = shares[:count], ids[:count]
+        given = {"weights": torch.tensor(shares), "sources": torch.tensor(ids, dtype=torch.int64)}
+        targets.append(make_target(count, seed=count) | {key: given[key] for key in has})
+        past = max(sources, default=0) + 1 if targets[1:] else 0
+        weights += [fade * (share if "weights" in has else 1.0) for share in shares]
+        sources += [past + (number if "sources" in has else 0) for number in ids]
+    joined = concatenate(*targets, size=(48, 64), shares=(0.5, 0.25))
+    assert joined["weights"].dtype == torch.float32
+    assert joined["weights"].tolist() == weights
+    assert joined["sources"].dtype == torch.int64
+    assert joined["sources"].tolist() == sources
+
+
 def test_columns_of_two_dtypes_lose_nothing_in_either_order():
     whole = make_target(1, seed=0) | {"area": torch.tensor([5])}
     part = make_target(1, seed=1) | {"area": torch.tensor([10.7])}
