@@ -79,7 +79,8 @@ class MixupBatch(Switched):
       same way whatever the number of workers, processes or restarts. Call ``set_epoch`` before each epoch.
 
     ``set_epoch`` and ``enable`` live in shared memory: worker processes that are already running see them
-    with the next batch they load. An image is never its own partner; a batch of one image stays as it is.
+    with the next batch they load. A batch of one image stays as it is. No row of a batch is its own partner; but
+    a sampler with replacement may put an image into two rows of a batch, which may then be mixed with each other.
 
     Nothing is read back from an accelerator: targets that lie on one are checked for keys, shapes and dtypes
     and not for values. Two settings are exceptions, since what they return has as many rows as the values

@@ -38,15 +38,15 @@ class MixupDataset(Switched, Dataset[Sample]):
     order of visits and restarts do not matter. A partner is never the sample itself. Where the choice of
     partners leaves a sample none while it leaves others some, that sample stays as it is.
 
-    With ``cache=n`` that is true of whether a sample is mixed, how much and where, but not of its partner: that is
-    one of the last n samples that the process loaded, each eligible one equally likely, so that mixing needs no
-    second decode. It is a function of (seed, epoch, index) and of what the process was asked for before, in order,
-    since ``set_epoch`` or ``enable`` was last called. A process is a worker of the data loader, or the one that loads
+    With ``cache=n`` that is true of whether a sample is mixed, how much and where, but not of its partner: that is one
+    of the last n samples that the process loaded, each eligible one equally likely, so that mixing needs no second
+    decode. It is a function of (seed, epoch, index) and of what the process was asked for before, in order, since
+    ``set_epoch`` or ``enable`` was last called. A process is a worker of the data loader, or the one that loads
     without workers. So the same samples come from the same number of workers, batch size and order, and others from
-    another, or if an epoch is taken up in its middle. A sample that is loaded takes the place of the oldest one
-    held, or of its own older copy: none is held twice. Where none that is held may be the partner, as at the start of
-    each epoch, the one that ``draw`` tells is loaded, and held too. Samples are held as the wrapped data set
-    gave them, its random transforms included.
+    another, or if an epoch is taken up in its middle, or left there with persistent workers. A sample that is loaded
+    takes the place of the oldest one held, or of its own older copy: none is held twice. Where none that is held may
+    be the partner, as at the start of each epoch, the one that ``draw`` tells is loaded, and held too. Samples are
+    held as the wrapped data set gave them, its random transforms included.
 
     Data sets of this class can be nested: what is mixed is mixed again, and shares multiply. Each level draws
     for itself, and ``set_epoch`` and ``enable`` reach all levels, through wrappers that keep what they wrap as

@@ -175,8 +175,8 @@ class ManifoldMixup:
 
         Raises:
             RuntimeError: as ``__enter__`` and ``__exit__``.
-            ValueError: one target has a per-object key that its partner lacks, or the output of a module lacks a
-                key that is named for it.
+            ValueError: there are not as many images as targets, one target has a per-object key that its partner
+                lacks, or the output of a module lacks a key that is named for it.
         """
         with self:
             return self.model(images, targets)
@@ -250,6 +250,9 @@ class ManifoldMixup:
         step.seen, step.in_forward, step.images, step.with_graph = True, True, 0, torch.is_grad_enabled()
         if not self.model.training or targets is None or (len(targets) < 2 and step.layer != ROI):
             return output
+        if len(images.image_sizes) != len(targets):
+            count = len(images.image_sizes)
+            raise ValueError(f"a batch must have as many images as targets, got {count} and {len(targets)}")
         step.images = len(targets)
         step.expected += 1
         if step.layer == ROI:  # weights, so that the weighted losses run

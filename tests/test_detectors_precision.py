@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from detmix import keep_boxes_exact, losses_and_detections
 
@@ -107,3 +109,10 @@ def test_once_the_hooks_are_removed_torchvisions_own_is_left(family):
     for handle in keep_boxes_exact(model):
         handle.remove()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_what_is_no_detector_is_refused_and_a_wrapper_told_which_part_to_pass():
+    with pytest.raises(TypeError, match=r"pass the detector itself, model\.module"):
+        keep_boxes_exact(AveragedModel(make_plain("FCOS")))
+    with pytest.raises(TypeError, match="supports the detectors of torchvision, got torch.nn.modules.linear.Linear"):
+        keep_boxes_exact(nn.Linear(1, 1))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..layers import map_tensors
+from .names import DETECTORS, full_name
 
 _ANCHORS = ("anchor_generator", "rpn.anchor_generator")
 _HEADS = ("head", "rpn.head", "roi_heads.box_predictor", "roi_heads.mask_predictor", "roi_heads.keypoint_predictor")
@@ -25,13 +26,20 @@ def keep_boxes_exact(model: nn.Module) -> list[RemovableHandle]:
 
     Modules, parameters and ``state_dict`` stay, and so does all that is computed without autocast.
 
+    Call it once predictors have been exchanged: one that comes later has no hook. A copy of the model keeps its hooks.
+
     Args:
         model: a detector of torchvision's, weighted or not.
 
     Returns:
         The hooks on its anchor generator and its heads, whose ``remove()`` undoes it: a model with hooks cannot be
         scripted.
+
+    Raises:
+        TypeError: the model is not a torchvision detector, but a wrapper of one perhaps.
     """
+    if not isinstance(model, DETECTORS):
+        raise TypeError(f"keep_boxes_exact supports the detectors of torchvision, got {full_name(model)}")
     modules = dict(model.named_modules())
     before = [modules[n].register_forward_pre_hook(_with_exact_features) for n in _ANCHORS if n in modules]
     return before + [modules[n].register_forward_hook(_exact_outputs) for n in _HEADS if n in modules]
