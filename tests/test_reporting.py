@@ -270,6 +270,18 @@ def test_the_kits_classes_need_no_objects(tmp_path, files):
         evaluate_files(files["voc"], files["kit"], Options("voc"))
 
 
+def test_how_the_numbers_of_bare_results_are_taken_is_told(files):
+    told = (
+        "taken are the classes 1 cat, 2 dog (--classes changes that), and the images from 1 on in the order of val.txt"
+    )
+    assert told in " ".join(text_of(evaluate_files(files["voc"], files["results"], Options("voc"))).split())
+    assert "taken are" not in text_of(evaluate_files(files["coco"], files["results"], Options("voc")))
+    stated = [{"id": number, "name": name} for number, name in enumerate(NAMES, 1)]
+    files["results"].with_name("classes.json").write_text(json.dumps(stated))
+    run = files["results"].rename(files["results"].with_name("predictions.json"))
+    assert "taken are" not in text_of(evaluate_files(files["voc"], run, Options("voc")))
+
+
 def test_classes_without_a_file_are_named(files):
     (files["kit"] / "comp3_det_val_dog.txt").unlink()
     text = text_of(evaluate_files(files["voc"], files["kit"], Options("voc")))

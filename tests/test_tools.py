@@ -100,6 +100,14 @@ def test_preview_names_what_is_wrong(call):
     assert "alpha must be a finite number of 0 or more, got -2" in result.stderr
 
 
+@pytest.mark.parametrize("setting", ["--repeats=0", "--objects=-1", "--threads=0"])
+def test_a_benchmark_without_a_count_is_refused(call, setting):
+    option, _, count = setting.partition("=")
+    result = call("tools/benchmark.py", "blend", setting)
+    assert result.returncode == 2
+    assert f"{option} must be 1 or more, got {count}" in result.stderr
+
+
 def test_benchmark_prints_ratios_and_writes_them(call, tmp_path):
     step = ["--size=64", "--batch_size=1", "--detector=fasterrcnn_mobilenet_v3_large_320_fpn"]
     result = call("tools/benchmark.py", "step", "--repeats=2", *step, f"--json={tmp_path / 'step.json'}")

@@ -11,6 +11,11 @@ import pytest
         ("--data.mixup.class_path=no_such.Thing", "error: data.mixup: "),
         ("--data.mixup.partner=dog", "error: Parser key \"data.mixup.partner\":\n  Expected a typing.Literal['any', "),
         ("--model.manifold={layers: [roi], alpha: x}", 'error: Parser key "model.manifold.alpha":\n  Expected a <cl'),
+        ("--data.batch_size=0", "data.batch_size must be 1 or more, got 0"),
+        ("--data.num_workers=-1", "data.num_workers must be 0 or more, got -1"),
+        ("--model.lr=0", "model.lr must be above 0, got 0"),
+        ("--model.lr=.nan", "model.lr must be above 0, got nan"),
+        ("--model.momentum=-0.1", "model.momentum must be 0 or more, got -0.1"),
         ("--data.mixup.alpha=-1", "alpha must be a finite number of 0 or more, got -1"),
         ("--data.format=yolo", "yolo"),
         ("--model.objective=heavy", "heavy"),
@@ -37,6 +42,15 @@ def test_a_misspelt_key_in_a_config_is_named(run, capsys, tmp_path):
     assert "batchsize" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("text", "found"), [("", "nothing"), ("- a\n", "list"), ("quickstart\n", "str")])
+def test_a_config_without_settings_is_named(run, capsys, tmp_path, text, found):
+    config = tmp_path / "own.yaml"
+    config.write_text(text)
+    with pytest.raises(SystemExit):
+        run("fit", config=str(config))
+    assert f"own.yaml: a config has settings by their names, and this file has {found}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("argument", "wanted"),
     [
@@ -45,6 +59,10 @@ def test_a_misspelt_key_in_a_config_is_named(run, capsys, tmp_path):
         ("--model.detector=maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn learns from masks"),
         ("--model.detector=ssd300_vgg16", "model.options has no max_size, min_size: ssd300_vgg16 resizes every image"),
         ("--model.options.min_sizee=64", "model.options has no min_sizee"),
+        ("--model.options.min_size=-5", "model.options.min_size must be in pixels, 1 or more, got -5"),
+        ("--model.options.min_size=[64, 0]", "model.options.min_size must be in pixels, 1 or more, got [64, 0]"),
+        ("--data.batch_size=0", "data.batch_size must be 1 or more, got 0"),
+        ("--model.lr=-1", "model.lr must be above 0, got -1"),
         ("--data.mixup.no_mixup_epochs=4", "must lie in 0 ... 3, below trainer.max_epochs=4, or be a share of"),
         ("--data.mixup.no_mixup_epochs=-1", "must lie in 0 ... 3"),
         ("--data.mixup.no_mixup_epochs=1.5", "must lie in 0 ... 3, below trainer.max_epochs=4, or be a share"),

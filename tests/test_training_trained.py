@@ -253,3 +253,5 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch):
     assert device_named(None) == device_named("cpu") == torch.device("cpu")
     with pytest.raises(ValueError, match="--device cuda:0: there is no GPU here .* pass --device cpu"):
         device_named("cuda:0")
+    with pytest.raises(ValueError, match="--device cdua: torch knows no such device; pass cpu, or cuda for a GPU"):
+        device_named("cdua")

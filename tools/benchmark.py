@@ -63,6 +63,10 @@ def main() -> None:
     require_text(parser)
     options = parser.parse_args()
     settings = vars(options[options.part])
+    for name, value in settings.items():
+        least = 0 if name in ("workers", "cache") else 1
+        if isinstance(value, int) and not isinstance(value, bool) and value < least:
+            parser.error(f"--{name} must be {least} or more, got {value}")
     json_file, threads = settings.pop("json"), settings.pop("threads")
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)

@@ -20,6 +20,7 @@ from .comparison import Action, BenchmarkReport, Comparison, compare, comparison
 from .opening import with_peak
 
 _LAM = 0.3
+_PEAKS = 3
 _VGA, _UPRIGHT, _LARGE, _PHOTOGRAPH = (480, 640), (640, 427), (800, 1333), (3000, 4000)  # height, width
 _POOL = 48  # MiB of images that are taken in turn, so that none is still in a cache of the processor
 
@@ -110,9 +111,10 @@ def _by_torchvision(first: Tensor, second: Tensor) -> Tensor:
 
 def _peak_memory(objects: int) -> Comparison:
     first, second = _sample(_PHOTOGRAPH, objects), _sample(_PHOTOGRAPH, objects)
-    (canvas, _), peak = with_peak(lambda: mix_pair(*first, *second, lam=_LAM))
-    name = f"{_name(_PHOTOGRAPH, _PHOTOGRAPH)}, peak memory"
-    return comparison(name, peak, "the canvas", canvas.nbytes / 2**20, unit="MiB")
+    # more than once, since a process may give back in one of them what it has freed before
+    peaks = np.array([with_peak(lambda: mix_pair(*first, *second, lam=_LAM))[1] for _ in range(_PEAKS)])
+    canvas = np.full(_PEAKS, first[0].nbytes / 2**20)
+    return comparison(f"{_name(_PHOTOGRAPH, _PHOTOGRAPH)}, peak memory", peaks, "the canvas", canvas, unit="MiB")
 
 
 def _sample(size: tuple[int, int], objects: int) -> tuple[Tensor, Target]:

@@ -41,7 +41,7 @@ class _Evaluation:
         measured: of the first.
         mistakes: of the first; None where classes do not count.
         differences: second - first; empty where there is no second.
-        missing: by path, classes with objects that have no file.
+        notes: what had to be assumed of predictions.
     """
 
     paths: Sequence[Path]
@@ -49,7 +49,7 @@ class _Evaluation:
     measured: Measured
     mistakes: Mistakes | None
     differences: Mapping[str, Difference]
-    missing: Mapping[Path, Sequence[str]]
+    notes: Sequence[str]
 
 
 def evaluate_files(
@@ -95,11 +95,12 @@ def _evaluate(source: CocoFile | VocFolder, paths: Sequence[Path], options: Opti
     with progress_bars() as bars:
         with _stage(bars, "ground truth: reading"):
             truth = source.read(paths, masks=options.masks)
-        found, missing = [], {}
+        found, notes = [], []
         for path in paths:
             with _stage(bars, f"{path}: reading"):
-                detections, missing[path] = open_predictions(path, truth, source.image_set, options)
+                detections, note = open_predictions(path, truth, source.image_set, options)
                 found.append(detections)
+                notes.append(note)
         with _stage(bars, f"{paths[0]}: measuring"):
             measured = measure(truth, found[0], options)
             mistakes = None if options.class_agnostic else _mistakes(truth, found[0], options)
@@ -107,7 +108,7 @@ def _evaluate(source: CocoFile | VocFolder, paths: Sequence[Path], options: Opti
         if len(found) > 1:
             on_step = bar_of(bars, "comparing", "draws")
             differences = compare(truth, found[0], found[1], options, resamples=resamples, on_step=on_step)
-    return _Evaluation(paths, len(truth.image_ids), measured, mistakes, differences, missing)
+    return _Evaluation(paths, len(truth.image_ids), measured, mistakes, differences, notes)
 
 
 @contextmanager
@@ -205,9 +206,7 @@ def _tables(evaluation: _Evaluation, options: Options) -> Iterator[RenderableTyp
     if len(evaluation.paths) > 1:
         first, second = map(str, evaluation.paths)
         yield comparison_table(evaluation.differences, (first, second), evaluation.images)
-    for path, classes in evaluation.missing.items():
-        if classes:
-            yield escape(f"{path} has no file for {', '.join(classes)}: taken for nothing found.")
+    yield from map(escape, filter(None, evaluation.notes))
 
 
 def _check_outputs(json_file: Path | None, plots: Path | None) -> None:

@@ -72,19 +72,17 @@ class VocFolder:
         return _with_classes(truth, more)
 
 
-def open_predictions(
-    path: Path, truth: GroundTruth, image_set: str | None, options: Options
-) -> tuple[Detections, list[str]]:
+def open_predictions(path: Path, truth: GroundTruth, image_set: str | None, options: Options) -> tuple[Detections, str]:
     """Read predictions of either form.
 
     Args:
         path: COCO results; the folder of a run, which has them; or the kit's text files.
         truth: the ground truth.
-        image_set: that the text files must be of, if given.
+        image_set: of a VOC folder, if the ground truth is one: text files must be of it.
         options: whether masks are wanted, and classes.
 
     Returns:
-        The detections, and those classes with objects for which there is no file.
+        The detections; and what had to be assumed of them, in words, empty where nothing had.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or nothing of either form in it.
@@ -92,12 +90,23 @@ def open_predictions(
     """
     if not is_kit_files(path):
         file, agnostic = _results_file(path), options.class_agnostic
-        return read_predictions(file, truth, masks=options.masks, class_agnostic=agnostic), []
+        found = read_predictions(file, truth, masks=options.masks, class_agnostic=agnostic)
+        return found, "" if image_set is None or stated_classes(file) else _numbers_taken(file, truth, image_set)
     if options.masks:
         raise ValueError(f"{path}: the kit's text files have no masks: leave out --iou-type segm")
     found, missing = read_kit_files(path, truth, image_set)
     counted = _counted(truth)
-    return found, [name for name in missing if name in counted]
+    lacking = ", ".join(name for name in missing if name in counted)
+    return found, f"{path} has no file for {lacking}: taken for nothing found." if lacking else ""
+
+
+def _numbers_taken(file: Path, truth: GroundTruth, image_set: str) -> str:
+    """How a bare list of results is read, whose numbers a VOC folder does not have."""
+    classes = ", ".join(f"{number} {name}" for number, name in zip(truth.category_ids, truth.class_names, strict=False))
+    return (
+        f"Nothing beside {file} says which numbers are which: taken are the classes {classes} (--classes changes "
+        f"that), and the images from 1 on in the order of {image_set}.txt."
+    )
 
 
 def _results_file(path: Path) -> Path:

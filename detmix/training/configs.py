@@ -65,16 +65,21 @@ def load_config(text: str, path: str | None = None) -> Any:
     try:
         _require_bounded(text)
         content = get_loader("yaml")(text)
-        if path is not None and isinstance(content, dict):
-            _require_config(content)
+        if path is not None:
+            _require_config(content, path)
     except Exception as error:  # yaml raises what Python does for a number or a date
         what = "" if isinstance(error, yaml.YAMLError) else "a number or a date in it cannot be read: "
         raise yaml.YAMLError(f"{path}: {what}{error}" if path else f"{what}{error}") from error
     return content
 
 
-def _require_config(content: dict[Any, Any]) -> None:
+def _require_config(content: Any, path: str) -> None:
     """Refuse what jsonargparse does not, and stumbles over later."""
+    if not isinstance(content, dict):
+        if path:
+            found = "nothing" if content is None else type(content).__name__
+            raise yaml.YAMLError(f"a config has settings by their names, and this file has {found}")
+        return
     if "config" in content:
         raise yaml.YAMLError("a config has no key 'config': pass --config once for each file")
     for section in ("data", "model", "trainer"):

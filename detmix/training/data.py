@@ -90,13 +90,17 @@ class DetectionData(L.LightningDataModule):
                 together, which is to be called before.
 
         Raises:
-            ValueError: the data is malformed, empty, or of other classes; the file is named. Or no training split is
-                named; or ``one_based`` is false, and the data is not VOC; or made-up scenes get settings of files.
+            ValueError: the data is malformed, empty, or of other classes; the file is named. Or batch_size is below 1,
+                or num_workers below 0. Or no training split is named; or ``one_based`` is false, and the data is not
+                VOC; or made-up scenes get settings of files.
             FileNotFoundError: a file is missing.
         """
         super().__init__()
         if not one_based and format != "voc":
             raise ValueError(f"data.one_based=false says how VOC's corners count, and data.format is {format}")
+        for name, number, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if number is not None and number < least:
+                raise ValueError(f"data.{name} must be {least} or more, got {number}")
         train = (train,) if isinstance(train, str) else tuple(train)
         named = {"root": root, "train": train, "val": val, "test": test, "annotations": annotations}
         if format == "shapes":

@@ -186,6 +186,10 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
         fixed = kind is SSD and not {"min_size", "max_size", "size", "fixed_size"}.isdisjoint(unknown)
         why = f": {name} resizes every image to the size in its name" if fixed else f" for {name}"
         raise ValueError(f"model.options has no {', '.join(unknown)}{why}; there are {', '.join(sorted(known))}")
+    for key in {"min_size", "max_size"} & set(options):
+        sizes = options[key] if isinstance(options[key], (list, tuple)) else [options[key]]
+        if not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise ValueError(f"model.options.{key} must be in pixels, 1 or more, got {options[key]}")
 
 
 def _from_coco(name: str, num_classes: int, **options: Any) -> nn.Module:

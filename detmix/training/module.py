@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,10 +95,15 @@ class DetectionModule(L.LightningModule):
             compile: a backend of ``torch.compile`` for the backbone, such as ``inductor``; null does not compile.
 
         Raises:
-            ValueError: torch has no such backend.
+            ValueError: torch has no such backend; or a number is negative, or lr is not above 0.
         """
         super().__init__()
         _check_backend(compile)
+        if not (lr > 0 and math.isfinite(lr)):
+            raise ValueError(f"model.lr must be above 0, got {lr}")
+        for name, number in {"momentum": momentum, "weight_decay": weight_decay, "warmup_steps": warmup_steps}.items():
+            if not (number >= 0 and math.isfinite(number)):
+                raise ValueError(f"model.{name} must be 0 or more, got {number}")
         self.detector_name = detector
         self.weights = weights
         self.num_classes = num_classes

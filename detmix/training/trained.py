@@ -146,11 +146,14 @@ def device_named(name: str | None) -> torch.device:
     """The device of this name; a GPU if there is one where none is given.
 
     Raises:
-        ValueError: it is a GPU, and there is none.
+        ValueError: it is a GPU, and there is none; or torch knows no such device.
     """
     if name is not None and name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {name}: there is no GPU here that torch can use; pass --device cpu")
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: torch knows no such device; pass cpu, or cuda for a GPU") from error
 
 
 def _read_config(config: Path, sections: Sequence[str], overrides: Sequence[str] = ()) -> Any:
