@@ -59,8 +59,8 @@ def load_config(text: str, path: str | None = None) -> Any:
 
     Raises:
         yaml.YAMLError: it is not YAML, or of more than a million characters with its aliases written out, or nested
-            more than fifty deep, or holds the character NUL, or a number or a date that is none; or a config has the
-            key ``config``, or a section that is none. The file is named.
+            more than fifty deep, or holds the character NUL, or a number or a date that is none; or a config has no
+            settings, the key ``config``, or a section that is none. The file is named.
     """
     try:
         _require_bounded(text)
