@@ -50,7 +50,8 @@ def pytest_configure(config):
 def take_share_of_cores(number, count):
     """One of several processes that share the tests keeps to its cores, with all that it starts.
 
-    Trainings take a thread for each core that they may use: on all of them they would take each other's time.
+    Trainings take a thread for each core that they may use: on all of them they would take each other's time. It is
+    done before torch is imported, which looks at the cores then.
     """
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[number::count] or [cores[number % len(cores)]])

@@ -122,7 +122,7 @@ def numbering_of(truth: GroundTruth, predictions: Path | None = None) -> Numberi
         Ids(ids, np.arange(len(ids)), {}, names, truth.source)
         for ids, names in ((truth.image_ids, truth.file_names), (truth.category_ids, truth.class_names))
     )
-    file = None if predictions is None else _file_near(predictions)
+    file = None if predictions is None else file_near(predictions)
     if file is None:
         return Numbering(images, classes)
     stated = _read(file)
@@ -135,7 +135,7 @@ def numbering_of(truth: GroundTruth, predictions: Path | None = None) -> Numberi
 
 def stated_classes(predictions: Path) -> list[str]:
     """The names of the classes that a file near the predictions states, as ``numbering_of`` finds it; or none."""
-    file = _file_near(predictions)
+    file = file_near(predictions)
     return [] if file is None else [category.name for category in _read(file).categories]
 
 
@@ -159,7 +159,8 @@ def categories(class_names: Sequence[str], category_ids: Sequence[int]) -> list[
     return [{"id": number, "name": name} for number, name in pairs if not (some_are_unused and name == _UNUSED)]
 
 
-def _file_near(predictions: Path) -> Path | None:
+def file_near(predictions: Path) -> Path | None:
+    """The file near predictions that says which ids they use; None where there is none."""
     if predictions.name != PREDICTIONS_FILE:
         return None
     folder = predictions.absolute().parent

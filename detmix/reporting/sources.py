@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..evaluation.kit_files import VOC_CLASSES, is_kit_files, read_kit_files
-from ..evaluation.numbering import PREDICTIONS_FILE, stated_classes
+from ..evaluation.numbering import PREDICTIONS_FILE, file_near, stated_classes
 from ..evaluation.reading import read_ground_truth, read_predictions
 from ..evaluation.records import Detections, GroundTruth
 from ..evaluation.voc_folder import read_voc_folder
@@ -91,7 +91,7 @@ def open_predictions(path: Path, truth: GroundTruth, image_set: str | None, opti
     if not is_kit_files(path):
         file, agnostic = _results_file(path), options.class_agnostic
         found = read_predictions(file, truth, masks=options.masks, class_agnostic=agnostic)
-        return found, "" if image_set is None or stated_classes(file) else _numbers_taken(file, truth, image_set)
+        return found, "" if image_set is None or file_near(file) else _numbers_taken(file, truth, image_set)
     if options.masks:
         raise ValueError(f"{path}: the kit's text files have no masks: leave out --iou-type segm")
     found, missing = read_kit_files(path, truth, image_set)
