@@ -124,7 +124,7 @@ def to_pil(pixels: np.ndarray, mode: str) -> PILImage.Image:
 
 
 @cache
-def compiled_blend() -> Callable[[np.ndarray, np.ndarray, np.ndarray, float, float], None]:
+def compiled_blend() -> Callable[[np.ndarray, np.ndarray, np.ndarray, float], None]:
     """What blends uint8 images; see ``blend_rows``. The first call in a process takes most of a second.
 
     What blends calls it when it is made, such as a data set, so that workers forked later have it.
@@ -163,7 +163,7 @@ def _blend_bytes(image_a: np.ndarray, image_b: np.ndarray, lam: float) -> np.nda
     if all(map(_has_whole_pixels, rows)):
         rows = [image.transpose(1, 2, 0).reshape(1, image.shape[1], -1) for image in rows]
     to, first, second = rows
-    compiled_blend()(to, first, second, lam, 1.0 - lam)
+    compiled_blend()(to, first, second, lam)
     return canvas
 
 

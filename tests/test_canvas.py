@@ -95,8 +95,17 @@ def test_floats_may_lie_in_memory_in_any_way(layout_a, layout_b):
 def test_every_pixel_of_the_canvas_is_written(size_a, size_b, lam):
     a, b = np.ones((3, *size_a), np.uint8), np.ones((3, *size_b), np.uint8)
     canvas = np.full((3, *map(max, size_a, size_b)), 255, np.uint8)
-    compiled_blend()(canvas, a, b, lam, 1 - lam)
+    compiled_blend()(canvas, a, b, lam)
     assert canvas.max() <= 1
+
+
+@given(st.floats(0, 1) | st.sampled_from([2**-25, 2**-24, 2**-16, 2**-8, 0.25, 1 / 3, 0.5, 1 - 2**-25]))
+def test_any_two_levels_are_blended_to_the_nearest_one(lam):
+    levels = np.arange(256, dtype=np.uint8)
+    a, b = np.broadcast_to(levels[None, :, None], (1, 256, 256)), np.broadcast_to(levels[None, None], (1, 256, 256))
+    canvas = np.empty((1, 256, 256), np.uint8)
+    compiled_blend()(canvas, a, b, lam)
+    assert np.abs(canvas - (lam * a + (1 - lam) * b)).max() <= 0.5 + 255 * 2.0**-25 + 1e-9
 
 
 @given(SIZES, SIZES, st.floats(0, 1))
