@@ -31,6 +31,26 @@ def test_anchors_may_be_used():
     assert load_config("a: &x {size: [1, 2]}\nb: *x\nc: *x") == {name: {"size": [1, 2]} for name in "abc"}
 
 
+TWICE = {
+    "at the top": "a: 1\nb: 2\na: 1",
+    "in a section": "c:\n  a: 1\n  b: {c: 1}\n  'a': 2",
+    "in a list": "- b: 1\n- {a: 1, a: 2}",
+}
+
+
+@pytest.mark.parametrize("text", TWICE.values(), ids=TWICE)
+def test_a_key_that_stands_twice_is_refused(text):
+    with pytest.raises(yaml.YAMLError, match="config.yaml: 'a' stands twice, in line [12] and in line [234]"):
+        load_config(text, "config.yaml")
+    with pytest.raises(yaml.YAMLError, match="^'a' stands twice"):
+        load_config(text)
+
+
+def test_a_key_may_stand_once_in_each_section():
+    text = "a: {a: 1, b: 2}\nb: [{a: 1}, {a: 2}]\n1: 1\n'1': 2"
+    assert load_config(text) == {"a": {"a": 1, "b": 2}, "b": [{"a": 1}, {"a": 2}], 1: 1, "1": 2}
+
+
 def bomb(key, levels=9):
     """Each list holds the one before nine times."""
     names = "abcdefghi"[:levels]
@@ -97,6 +117,20 @@ def test_a_value_of_a_command_line_is_no_config():
 
 
 CONFIG = (ROOT / "configs" / "quickstart.yaml").read_bytes()
+
+
+def test_what_is_wrong_in_overrides_is_not_said_of_the_config(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_bytes(CONFIG)
+    for override, wanted in (
+        ("--data.rooot=x", "^unrecognized arguments: --data.rooot=x; did you mean data.root[?]$"),
+        ("--data.batch_size=x", '^Parser key "data.batch_size"'),
+    ):
+        with pytest.raises(ValueError, match=wanted):
+            open_run(file, [override])
+    file.write_text("model: {detektor: x}")
+    with pytest.raises(ValueError, match="config.yaml: .*'detektor'; did you mean model.detector[?]$"):
+        open_run(file, ["--data.rooot=x"])
 
 
 @settings(max_examples=40, deadline=None)

@@ -13,9 +13,11 @@ import pytest
         ("--model.manifold={layers: [roi], alpha: x}", 'error: Parser key "model.manifold.alpha":\n  Expected a <cl'),
         ("--data.batch_size=0", "data.batch_size must be 1 or more, got 0"),
         ("--data.num_workers=-1", "data.num_workers must be 0 or more, got -1"),
-        ("--model.lr=0", "model.lr must be above 0, got 0"),
-        ("--model.lr=.nan", "model.lr must be above 0, got nan"),
-        ("--model.momentum=-0.1", "model.momentum must be 0 or more, got -0.1"),
+        ("--model.lr=0", "model.lr must be a finite number above 0, got 0"),
+        ("--model.lr=.nan", "model.lr must be a finite number above 0, got nan"),
+        ("--model.momentum=-0.1", "model.momentum must be a finite number of 0 or more, got -0.1"),
+        ("--model.lr=.inf", "model.lr must be a finite number above 0, got inf"),
+        ("--data.batch-size=4", "unrecognized arguments: --data.batch-size=4; did you mean data.batch_size?"),
         ("--data.mixup.alpha=-1", "alpha must be a finite number of 0 or more, got -1"),
         ("--data.format=yolo", "yolo"),
         ("--model.objective=heavy", "heavy"),
@@ -34,12 +36,21 @@ def test_a_wrong_setting_is_named(run, capsys, argument, wanted):
     assert "NoneType" not in told
 
 
-def test_a_misspelt_key_in_a_config_is_named(run, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("data: {format: shapes, batchsize: 4}", "'data.batchsize'; did you mean data.batch_size?"),
+        ("trainer: {max_epoch: 4}", "'trainer.max_epoch'; did you mean trainer.max_epochs?"),
+        ("models: {lr: 0.1}", "'models.lr'; did you mean model.lr?"),
+        ("something: 4", "'something'\n"),
+    ],
+)
+def test_a_misspelt_key_in_a_config_is_named(run, capsys, tmp_path, text, wanted):
     config = tmp_path / "typo.yaml"
-    config.write_text("data: {format: shapes, batchsize: 4}\n")
+    config.write_text(f"{text}\n")
     with pytest.raises(SystemExit):
         run("fit", config=str(config))
-    assert "batchsize" in capsys.readouterr().err
+    assert f"does not accept option {wanted}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("text", "found"), [("", "nothing"), ("- a\n", "list"), ("quickstart\n", "str")])
@@ -62,7 +73,7 @@ def test_a_config_without_settings_is_named(run, capsys, tmp_path, text, found):
         ("--model.options.min_size=-5", "model.options.min_size must be in pixels, 1 or more, got -5"),
         ("--model.options.min_size=[64, 0]", "model.options.min_size must be in pixels, 1 or more, got [64, 0]"),
         ("--data.batch_size=0", "data.batch_size must be 1 or more, got 0"),
-        ("--model.lr=-1", "model.lr must be above 0, got -1"),
+        ("--model.lr=-1", "model.lr must be a finite number above 0, got -1"),
         ("--data.mixup.no_mixup_epochs=4", "must lie in 0 ... 3, below trainer.max_epochs=4, or be a share of"),
         ("--data.mixup.no_mixup_epochs=-1", "must lie in 0 ... 3"),
         ("--data.mixup.no_mixup_epochs=1.5", "must lie in 0 ... 3, below trainer.max_epochs=4, or be a share"),

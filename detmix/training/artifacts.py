@@ -142,7 +142,8 @@ class RunFiles(L.Callback):
         write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         _write_ids(folder / IMAGES_FILE, data_of(trainer), stage)
         write_text(folder / PREDICTIONS_FILE, json.dumps(evaluation.predictions))
-        grid = image_grid(self._detections(trainer, module, stage))
+        title = f"Detections with a score of {MIN_SCORE:g} or more"
+        grid = image_grid(self._detections(trainer, module, stage), title=title)
         write_whole(folder / "detections.jpg", lambda path: grid.save(path, format="JPEG", quality=90))
         self._show(trainer, "detections", grid)
 

@@ -27,7 +27,7 @@ from ..terminal import outliving_readers, require_text, tell
 from .artifacts import RunFiles
 from .callbacks import MixupSchedule, ProgressBar, Throughput, ValidateAtTheEnd, mixing_of
 from .checkpoints import CheckpointFiles, read_checkpoint
-from .configs import CONFIG_MODE, plain_error
+from .configs import CONFIG_MODE, plain_error, with_suggestion
 from .data import DetectionData
 from .faults import FiniteLoss
 from .files import forget_from, read_history, set_aside
@@ -49,13 +49,13 @@ _CHECKPOINT = {
 
 
 class _Parser(LightningArgumentParser):
-    """A parser whose errors begin with the setting that is wrong."""
+    """A parser whose errors begin with the setting that is wrong, and tell of an unknown one which it may be."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:
         """End the program with the message, or raise it."""
         groups = {"data.mixup": MixupOptions, "data.shapes": ShapesOptions, "model.manifold": ManifoldOptions}
         names = {key: [field.name for field in fields(options)] for key, options in groups.items()}
-        super().error(plain_error(message, names), ex)
+        super().error(with_suggestion(plain_error(message, names), self), ex)
 
 
 class DetmixCLI(LightningCLI):

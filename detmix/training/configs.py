@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from textwrap import dedent
 from typing import Any
 
 import yaml
-from jsonargparse import get_loader, set_loader
+from jsonargparse import ArgumentParser, get_loader, set_loader
 
 CONFIG_MODE = "bounded_yaml"  # the parser_mode for all parsers of configs
 # in the saved config of a run beside data, model, trainer and seed: what none but the trainer has a use for
 RUN_OPTIONS = ("name", "runs", "resume", "checkpoint_every", "ckpt_path", "weights_only", "verbose")
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MOST_TEXT = 1_000_000  # characters of a config, its aliases written out
 _DEEPEST = 50  # brackets and indentations around a value
+
+# what it says of a setting in a config, and on the command line, that is unknown
+_UNKNOWN = re.compile(r"(?:does not accept option '|unrecognized arguments: --)(?P<name>[\w.-]+)")
 
 # what jsonargparse says of a wrong value in a group of settings that may be null
 _IN_A_GROUP = re.compile(
@@ -46,6 +51,22 @@ def plain_error(message: str, groups: Mapping[str, Sequence[str]]) -> str:
     return f"{inner}{group}.{problem.removeprefix(inner)}" if problem.startswith(inner) else f"{group}: {problem}"
 
 
+def with_suggestion(message: str, parser: ArgumentParser) -> str:
+    """The error of a parser; of a setting that it does not know, with the one that is spelled most like it."""
+    found = _UNKNOWN.search(message)
+    close = difflib.get_close_matches(found["name"], [*_settings_of(parser)], n=1) if found else []
+    return f"{message}; did you mean {close[0]}?" if close else message
+
+
+def _settings_of(parser: ArgumentParser) -> Iterator[str]:
+    """Names of the settings that a parser and those of its subcommands know."""
+    for action in parser._actions:
+        yield action.dest
+        subcommands = action.choices if isinstance(action.choices, Mapping) else {}
+        for subparser in subcommands.values():
+            yield from _settings_of(subparser)
+
+
 def load_config(text: str, path: str | None = None) -> Any:
     """The values of a YAML text.
 
@@ -59,11 +80,12 @@ def load_config(text: str, path: str | None = None) -> Any:
 
     Raises:
         yaml.YAMLError: it is not YAML, or of more than a million characters with its aliases written out, or nested
-            more than fifty deep, or holds the character NUL, or a number or a date that is none; or a config has no
-            settings, the key ``config``, or a section that is none. The file is named.
+            more than fifty deep, or holds the character NUL, a key twice, or a number or a date that is none; or a
+            config has no settings, the key ``config``, or a section that is none. The file is named.
     """
     try:
         _require_bounded(text)
+        _require_single_keys(yaml.compose(text, _LOADER))
         content = get_loader("yaml")(text)
         if path is not None:
             _require_config(content, path)
@@ -91,7 +113,7 @@ def _require_bounded(text: str) -> None:
     sizes: dict[str | None, int] = {}  # of what has an anchor, in characters
     opened: list[tuple[str | None, int]] = []  # collections that are not closed yet: anchor, size before it
     size = 0
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    for event in yaml.parse(text, _LOADER):
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in (anchor for anchor, _ in opened):
                 raise yaml.YAMLError(f"*{event.anchor} stands within what it stands for")
@@ -111,6 +133,22 @@ def _require_bounded(text: str) -> None:
                 f"a config may have {_MOST_TEXT} characters, aliases written out, and be nested {_DEEPEST} deep; "
                 "this one exceeds that"
             )
+
+
+def _require_single_keys(node: yaml.Node | None) -> None:
+    """Refuse a key that stands twice among the same settings: yaml takes the last one, without a word."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _require_single_keys(item)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[tuple[str, str], int] = {}  # in which a key stands
+        for key, value in node.value:
+            _require_single_keys(value)
+            if isinstance(key, yaml.ScalarNode):
+                name, line = (key.tag, key.value), key.start_mark.line + 1
+                if name in lines:
+                    raise yaml.YAMLError(f"{key.value!r} stands twice, in line {lines[name]} and in line {line}")
+                lines[name] = line
 
 
 set_loader(CONFIG_MODE, load_config, exceptions=(yaml.YAMLError,))

@@ -100,10 +100,10 @@ class DetectionModule(L.LightningModule):
         super().__init__()
         _check_backend(compile)
         if not (lr > 0 and math.isfinite(lr)):
-            raise ValueError(f"model.lr must be above 0, got {lr}")
+            raise ValueError(f"model.lr must be a finite number above 0, got {lr}")
         for name, number in {"momentum": momentum, "weight_decay": weight_decay, "warmup_steps": warmup_steps}.items():
             if not (number >= 0 and math.isfinite(number)):
-                raise ValueError(f"model.{name} must be 0 or more, got {number}")
+                raise ValueError(f"model.{name} must be a finite number of 0 or more, got {number}")
         self.detector_name = detector
         self.weights = weights
         self.num_classes = num_classes

@@ -21,7 +21,7 @@ from torch import nn
 
 from ..data.categories import read_classes
 from ..evaluation.numbering import CLASSES_FILE
-from .configs import CONFIG_MODE, RUN_OPTIONS, load_config
+from .configs import CONFIG_MODE, RUN_OPTIONS, load_config, with_suggestion
 from .data import DetectionData
 from .models import Weights, coco_classes, every_detector_name, pretrained_detector, untrained_detector
 from .module import DetectionModule
@@ -169,13 +169,18 @@ def _read_config(config: Path, sections: Sequence[str], overrides: Sequence[str]
             parser.add_argument(f"--{section}", type=Any)
     for section in _OTHER_SECTIONS:
         parser.add_argument(f"--{section}", type=Any)
+    given = [f"--config={config}"]
     try:
-        settings = parser.parse_args([f"--config={config}", *overrides])
+        parser.parse_args(given)  # what is wrong with it is not the overrides' fault
+    except (ArgumentError, UnicodeDecodeError) as error:
+        raise ValueError(f"{config}: {with_suggestion(str(error), parser)}") from error
+    try:
+        settings = parser.parse_args([*given, *overrides])
         for section in {"data", "model", *_OTHER_SECTIONS} - set(sections):
             settings.pop(section)  # nothing of it is built, callbacks least of all
         return parser.instantiate(settings)
-    except (ArgumentError, UnicodeDecodeError) as error:
-        raise ValueError(f"{config}: {error}") from error
+    except ArgumentError as error:
+        raise ValueError(with_suggestion(str(error), parser)) from error
 
 
 def _config_near(weights: Path) -> Path | None:
