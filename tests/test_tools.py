@@ -11,7 +11,7 @@ from PIL import Image
 
 from detmix.training.trained import open_run
 from tests.conftest import ROOT
-from tests.test_reporting import draw_scene, write_coco, write_kit, write_results, write_voc
+from tests.scored_files import draw_scene, write_coco, write_kit, write_results, write_voc
 
 TINY = ["--data.shapes.train=4", "--data.shapes.val=2", "--samples=3"]
 
