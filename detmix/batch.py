@@ -23,7 +23,7 @@ from .draws import BATCHES, generator_at
 from .mixing import Draw, check_alpha, check_share, mix_targets, sample_lambda
 from .sending import sent_together
 from .switch import Switched, this_process
-from .targets import OBJECT_KEYS, Target, check_target, plain, wrap_like
+from .targets import OBJECT_KEYS, Target, check_target, plain, require_target_each, wrap_like
 
 BatchMix = Literal["mixup", "cutmix"]
 Pairing = Literal["roll", "shuffle"]
@@ -284,8 +284,7 @@ def _fingerprint(targets: Sequence[Target]) -> int:
 
 
 def _check_batch(images: Any, targets: Sequence[Target]) -> None:
-    if len(images) != len(targets):
-        raise ValueError(f"a batch must have as many images as targets, got {len(images)} and {len(targets)}")
+    require_target_each(len(images), targets)
     if isinstance(images, Tensor) and images.ndim != 4:
         raise ValueError(f"stacked images must have shape (B, C, H, W), got {tuple(images.shape)}")
     for row, (image, target) in enumerate(zip(images, targets, strict=True)):

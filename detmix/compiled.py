@@ -5,7 +5,8 @@ rows of W * C bytes. Any strides will do; long rows whose bytes follow each othe
 
 ``lam * A + (1 - lam) * B`` is ``B + lam * (A - B)``, and what is added needs no floats: the difference is a byte and a
 sign, and ``lam``, in steps of 2**-24, three bytes. So all products and sums fit in 16 bits, of which a processor takes
-twice as many at once as of floats, and the rounding is exact; a half goes towards A.
+twice as many at once as of floats, and the rounding is exact; a half goes towards A where both are, and up where one
+is alone.
 """
 
 from __future__ import annotations

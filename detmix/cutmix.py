@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .canvas import Image, Region, canvas_size, image_size, paste, require_same_kind, require_supported
-from .mixing import check_share
+from .mixing import check_share, require_generator
 from .targets import SLIVER, Target, check_target, concatenate, select_objects, visible_shares, widened, wrap_like
 
 _SAME_PLACE = 0.01  # pixels: a box that moved by less did not move
@@ -33,11 +33,15 @@ def sample_region(lam: float, size: tuple[int, int], generator: np.random.Genera
         the canvas, so a region near the border has less than its share; ``cutmix_pair`` counts what it got.
 
     Raises:
-        ValueError: lam outside [0, 1].
+        ValueError: lam outside [0, 1], or size has not two numbers.
+        TypeError: the generator is not numpy's.
 
     Source: Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable
     Features, arXiv:1905.04899.
     """
+    require_generator(generator)
+    if len(size) != 2:
+        raise ValueError(f"size must be (H, W), got {tuple(size)}: image.shape[-2:] of a tensor")
     centre_x, centre_y = generator.random(2).tolist()
     return region_around((centre_x, centre_y), lam, size)
 

@@ -30,7 +30,7 @@ from .draws import MANIFOLD, generator_at
 from .layers import INPUT, ROI, check_keys, check_module, map_tensors, split_layer
 from .mixing import check_alpha, check_share, mix_targets, sample_lambda
 from .switch import this_process
-from .targets import Target, visible_shares
+from .targets import Target, require_target_each, visible_shares
 
 _PARTNERS = MANIFOLD + 1  # what the partners of a step are drawn from, apart from its layer and ratio
 
@@ -250,9 +250,7 @@ class ManifoldMixup:
         step.seen, step.in_forward, step.images, step.with_graph = True, True, 0, torch.is_grad_enabled()
         if not self.model.training or targets is None or (len(targets) < 2 and step.layer != ROI):
             return output
-        if len(images.image_sizes) != len(targets):
-            count = len(images.image_sizes)
-            raise ValueError(f"a batch must have as many images as targets, got {count} and {len(targets)}")
+        require_target_each(len(images.image_sizes), targets)
         step.images = len(targets)
         step.expected += 1
         if step.layer == ROI:  # weights, so that the weighted losses run

@@ -57,38 +57,61 @@ def sample_lambda(alpha: float, generator: np.random.Generator, size: int | None
 
     Raises:
         ValueError: alpha is negative or not finite.
+        TypeError: alpha is no number, or the generator is not numpy's.
 
     Source: Zhang et al., mixup: Beyond Empirical Risk Minimization, arXiv:1710.09412.
     """
     check_alpha(alpha)
+    require_generator(generator)
     if alpha == 0:
         return 1.0 if size is None else np.ones(size)
     return generator.beta(alpha, alpha, size)
 
 
+def require_generator(generator: Any) -> None:
+    """Raise TypeError unless it is numpy's."""
+    if not isinstance(generator, np.random.Generator):
+        name = type(generator).__name__
+        raise TypeError(f"generator must be a numpy.random.Generator, as np.random.default_rng(0), got {name}")
+
+
 def check_alpha(alpha: float) -> None:
-    """Raise ValueError unless alpha is a finite number of 0 or more."""
-    if not (alpha >= 0 and math.isfinite(alpha)):
+    """Raise ValueError unless alpha is a finite number of 0 or more, and TypeError if it is none."""
+    if not (_number("alpha", alpha) >= 0 and math.isfinite(alpha)):
         raise ValueError(f"alpha must be a finite number of 0 or more, got {alpha}")
 
 
 def require_sample(given: Any, describe: Callable[[], str]) -> Sample:
     """What a data set gave, as (image, target); ``describe`` names it in the TypeError for what is no such pair."""
-    if not isinstance(given, (tuple, list)) or len(given) != 2:
-        kind = f"{len(given)} values" if isinstance(given, (tuple, list)) else type(given).__name__
-        raise TypeError(f"a data set must give (image, target), got {kind} for {describe()}")
+    if not _is_pair(given):
+        raise TypeError(f"a data set must give (image, target), got {_kind(given)} for {describe()}")
     image, target = given
     return image, target
 
 
+def _is_pair(given: Any) -> bool:
+    return isinstance(given, (tuple, list)) and len(given) == 2
+
+
+def _kind(given: Any) -> str:
+    return f"{len(given)} values" if isinstance(given, (tuple, list)) else type(given).__name__
+
+
 def transformed(transform: Callable[[Any, Target], Sample] | None, image: Any, target: Target) -> Sample:
-    """A mixed sample after the transform of its data set; ValueError if per-object keys fell out of step with boxes."""
+    """A mixed sample after the transform of its data set.
+
+    Raises:
+        TypeError: the transform gave no (image, target).
+        ValueError: per-object keys fell out of step with the boxes.
+    """
     if transform is None:
         return image, target
     sample = transform(image, target)
-    result = sample[-1] if isinstance(sample, (tuple, list)) else None
-    if isinstance(result, dict) and isinstance(result.get("boxes"), Tensor):
-        require_aligned(result)
+    if not _is_pair(sample) or not isinstance(sample[1], dict):
+        kind = f"(image, {_kind(sample[1])})" if _is_pair(sample) else _kind(sample)
+        raise TypeError(f"transform must return (image, target), the target a dict, and it returned {kind}")
+    if isinstance(sample[1].get("boxes"), Tensor):
+        require_aligned(sample[1])
     return sample
 
 
@@ -128,8 +151,7 @@ def mix_pair(
 
     Source: Zhang et al., Bag of Freebies for Training Object Detection Neural Networks, arXiv:1902.04103.
     """
-    check_share("lam", lam)
-    check_share("min_weight", min_weight)
+    lam, min_weight = check_share("lam", lam), check_share("min_weight", min_weight)
     require_same_kind(image_a, image_b)
     check_target(target_a, size=image_size(image_a))
     check_target(target_b, size=image_size(image_b))
@@ -144,7 +166,19 @@ def mix_targets(first: Target, second: Target, lam: float, size: tuple[int, int]
     return select_objects(target, target["weights"] >= min_weight) if min_weight > 0 else target
 
 
-def check_share(name: str, value: float) -> None:
-    """Raise ValueError unless a value lies in [0, 1]."""
-    if not 0.0 <= value <= 1.0:
+def check_share(name: str, value: float) -> float:
+    """A value as Python's number; ValueError unless it lies in [0, 1], and TypeError if it is no number."""
+    number = _number(name, value)
+    if not 0.0 <= number <= 1.0:
         raise ValueError(f"{name} must lie in [0, 1], got {value}")
+    return number
+
+
+def _number(name: str, value: Any) -> float:
+    """A number of any kind, such as a tensor without dimensions, as Python's."""
+    if isinstance(value, str):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        return float(value.detach() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}") from error

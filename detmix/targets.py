@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -107,6 +107,19 @@ def check_target(
         raise TypeError(f"{_name(target)}: sources must be int64, got {target['sources'].dtype}")
     if "covers" in target and (target["covers"].shape[1] < 1 or target["covers"].shape[2] != 4):
         raise ValueError(f"{_name(target)}: covers must have shape (N, 1 + M, 4), got {tuple(target['covers'].shape)}")
+
+
+def require_target_each(images: int, targets: Any) -> None:
+    """Raise unless a batch of that many images has as many targets, in a list.
+
+    Raises:
+        TypeError: the targets are none.
+        ValueError: there are more or fewer.
+    """
+    if not isinstance(targets, Sequence):
+        raise TypeError(f"targets must be a list of dicts, one for each image, got {type(targets).__name__}")
+    if images != len(targets):
+        raise ValueError(f"a batch must have as many images as targets, got {images} and {len(targets)}")
 
 
 def require_xyxy(boxes: Tensor) -> None:

@@ -106,6 +106,20 @@ def test_models_assembled_by_hand_obey_the_same_law(family, objective, normalize
     assert relative(adapted_gradients - gradients, of=gradients) <= 1e-5
 
 
+@every_objective
+@pytest.mark.parametrize("chosen", [slice(1), slice(None)], ids=["an object", "all objects"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_objects_with_the_label_of_background_obey_it_too(family, objective, chosen):
+    plain, weighted = make_batch(COUNTS), make_batch(COUNTS, weights=same_weights(1.0))
+    for _, targets in (plain, weighted):
+        for target in targets:
+            target["labels"][chosen] = 0
+    losses, gradients = losses_of(make_assembled(family), plain)
+    adapted, adapted_gradients = losses_of(weight_losses(make_assembled(family), objective), weighted)
+    torch.testing.assert_close(adapted, losses, rtol=1e-6, atol=1e-6)
+    assert relative(adapted_gradients - gradients, of=gradients) <= 1e-5
+
+
 def row_gradients(model, batch):
     """What flows back into the outputs of a model's last layers: a tensor for each."""
     outputs = []

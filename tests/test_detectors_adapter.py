@@ -243,10 +243,11 @@ def test_targets_without_labels_are_named(family):
 
 
 @every_family
-def test_a_label_that_the_detector_does_not_have_is_named(family):
+@pytest.mark.parametrize("label", [90, -1])
+def test_a_label_that_the_detector_does_not_have_is_named(family, label):
     images, targets = make_batch((1, 2), weights=((0.5,), (0.5, 0.5)))
-    targets[1]["labels"][1] = 90
-    with pytest.raises(ValueError, match=r"labels of target 1 must be below \d+, .* got 90 for object 1"):
+    targets[1]["labels"][1] = label
+    with pytest.raises(ValueError, match=rf"target 1 must be 0 or more and below \d+, .* got {label} for object 1"):
         weight_losses(make_assembled(family))(images, targets)
 
 

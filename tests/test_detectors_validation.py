@@ -148,6 +148,23 @@ def test_modes_and_hooks_are_restored_after_an_error():
     assert not any(module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize(
+    ("change", "error", "wanted"),
+    [
+        (lambda images, targets: (images, targets[:1]), ValueError, "as many images as targets, got 2 and 1"),
+        (lambda images, targets: (images[:1], targets), ValueError, "as many images as targets, got 1 and 2"),
+        (lambda images, targets: ([], []), ValueError, "at least one image"),
+        (lambda images, targets: (images, None), TypeError, "targets must be a list of dicts, .* got NoneType"),
+        (lambda images, targets: (images, [None, *targets[1:]]), TypeError, "target 0 must be a dict .* got NoneType"),
+        (lambda images, targets: (images, [targets[0], {"boxes": targets[1]["boxes"]}]), ValueError, "1 has no labels"),
+        (lambda images, targets: (images, [{**targets[0], "boxes": []}, targets[1]]), TypeError, "boxes of target 0 "),
+    ],
+)
+def test_a_batch_that_is_none_is_refused(change, error, wanted):
+    with pytest.raises(error, match=wanted):
+        losses_and_detections(make_assembled("FCOS"), *change(*make_batch((1, 1))))
+
+
 def test_what_is_no_detector_is_refused_by_name():
     with pytest.raises(TypeError, match=r"got torch\.nn\.modules\.linear\.Linear"):
         losses_and_detections(nn.Linear(1, 1), *make_batch((1,)))

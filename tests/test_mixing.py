@@ -1,4 +1,5 @@
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torchvision import tv_tensors
 from detmix import mix_pair, sample_lambda
 from detmix.cutmix import cutout
 from detmix.draws import MIXING, generator_at
+from detmix.mixing import transformed
 
 from .factories import make_sample
 
@@ -190,6 +192,49 @@ def test_bad_arguments_are_refused(change, error, wanted):
     arguments = {"image_a": image_a, "target_a": a, "image_b": image_b, "target_b": b, "lam": 0.5} | change
     with pytest.raises(error, match=wanted):
         mix_pair(**arguments)
+
+
+@pytest.mark.parametrize("number", [torch.tensor, np.array, np.float32, torch.tensor(1.0, requires_grad=True).mul])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_ratio_may_be_a_number_of_any_kind(kind, number):
+    a, b = as_kind(make_sample(2, seed=0), kind), as_kind(make_sample(3, seed=1), kind)
+    wanted, target = mix_pair(*a, *b, lam=0.25)
+    mixed, same = mix_pair(*a, *b, lam=number(0.25))
+    np.testing.assert_array_equal(planar(mixed), planar(wanted))
+    assert same["lam"] == target["lam"]
+    assert type(same["lam"]) is float
+    assert torch.equal(same["weights"], target["weights"])
+    assert not same["weights"].requires_grad
+
+
+@pytest.mark.parametrize("value", ["0.3", None, [0.3], torch.tensor([0.3, 0.4])])
+def test_what_is_no_number_is_named(value):
+    a, b = make_sample(2, seed=0), make_sample(3, seed=1)
+    for name, options in (("lam", {"lam": value}), ("min_weight", {"lam": 0.3, "min_weight": value})):
+        with pytest.raises(TypeError, match=f"{name} must be a number, got ('0.3'|NoneType|list|Tensor)"):
+            mix_pair(*a, *b, **options)
+    with pytest.raises(TypeError, match="alpha must be a number, got ('0.3'|NoneType|list|Tensor)"):
+        sample_lambda(value, generator_at(0, 0, 0, MIXING))
+
+
+@pytest.mark.parametrize("generator", [None, 0, torch.Generator()])
+def test_a_generator_that_is_not_numpys_is_refused(generator):
+    with pytest.raises(TypeError, match=r"numpy\.random\.Generator, .* got (NoneType|int|Generator)"):
+        sample_lambda(1.0, generator)
+
+
+@pytest.mark.parametrize(
+    ("transform", "returned"),
+    [
+        (lambda image, target: None, "NoneType"),
+        (lambda image, target: target, "dict"),
+        (lambda image, target: (image, target, 0), "3 values"),
+        (lambda image, target: (image, None), "(image, NoneType)"),
+    ],
+)
+def test_a_transform_that_returns_no_sample_is_refused(transform, returned):
+    with pytest.raises(TypeError, match=rf"transform must return .* and it returned {re.escape(returned)}$"):
+        transformed(transform, *make_sample(1, seed=0))
 
 
 def test_a_box_outside_the_image_is_refused():

@@ -43,15 +43,15 @@ def require_labels(targets: Sequence[Target], classes: int) -> None:
         classes: of the detector, background included where it has one.
 
     Raises:
-        ValueError: a label is too large; target and object are named.
+        ValueError: a label is negative or too large; target and object are named.
     """
     for row, target in enumerate(targets):
         labels = target["labels"].tolist() if target["labels"].device.type == "cpu" else []
         for number, label in enumerate(labels):
-            if label >= classes:
+            if not 0 <= label < classes:
                 raise ValueError(
-                    f"labels of target {row} must be below {classes}, the detector's classes with background, "
-                    f"got {label} for object {number}"
+                    f"labels of target {row} must be 0 or more and below {classes}, the detector's classes with "
+                    f"background, got {label} for object {number}"
                 )
 
 

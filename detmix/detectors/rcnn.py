@@ -71,7 +71,7 @@ class WeightedRegionProposalNetwork(RegionProposalNetwork):
         """Objectness and box loss over the sampled anchors of all images."""
         if isinstance(labels[0], Tensor):
             return super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
-        positives, negatives = self.fg_bg_sampler([image.rows.sampler_labels().clamp(max=1) for image in labels])
+        positives, negatives = self.fg_bg_sampler([image.rows.matches() for image in labels])
         sampled = torch.where(torch.cat(positives) | torch.cat(negatives))[0]  # (R,)
         targets = [image.target for image in labels]
         rows = join([image.rows for image in labels], targets).at(sampled)

@@ -50,8 +50,12 @@ class RowTargets(NamedTuple):
         """The targets of some rows, by number."""
         return RowTargets(*(column[..., rows] for column in self))
 
+    def matches(self) -> Tensor:
+        """(R,) int64 for the sampler of anchors: 1 for an object of any label, 0 for background, -1 for ignored."""
+        return self.foreground.to(torch.int64) - self.ignored.to(torch.int64)
+
     def sampler_labels(self) -> Tensor:
-        """(R,) int64 for torchvision's samplers: an object's class, 0 for background, -1 for ignored."""
+        """(R,) int64 for the sampler of proposals: an object's class, 0 for background, -1 for ignored."""
         return self.labels.amax(0) - self.ignored.to(torch.int64)
 
 

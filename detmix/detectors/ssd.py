@@ -51,7 +51,7 @@ class WeightedSSD(SSD):
 
         Where an image has too little background, torchvision fills up with foreground, a second time; so do we.
         """
-        foreground = rows.foreground.view(images, -1)
+        foreground = (rows.labels > 0).any(0).view(images, -1)
         hardness = classes.detach().view(images, -1).where(~foreground, -torch.inf)
         rank = hardness.argsort(1, descending=True).argsort(1)
         chosen = rank < self.neg_to_pos_ratio * foreground.sum(1, keepdim=True)

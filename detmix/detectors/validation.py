@@ -15,7 +15,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.models.detection.ssd import SSD
 
-from ..targets import Target
+from ..targets import Target, require_target_each
 from .modes import evaluating
 from .names import full_name
 from .rows import match_boxes
@@ -47,9 +47,11 @@ def losses_and_detections(
         ``torch.no_grad()`` for plain validation.
 
     Raises:
-        TypeError: the model is not a torchvision detector.
+        TypeError: the model is not a torchvision detector, or boxes or labels are no tensors.
+        ValueError: there are no images, or not as many as targets; or boxes or labels are missing.
     """
     watched = _watched(model)
+    _check_batch(images, targets)
     devices = {tensor.device for tensor in (*images, *model.parameters())}
     with evaluating(model), _recorded(watched) as calls:
         detections: list[dict[str, Tensor]] = model(list(images), [dict(target) for target in targets])
@@ -57,6 +59,20 @@ def losses_and_detections(
             return _losses(model, calls, slice(None), devices), detections
         alone = [_losses(model, calls, slice(n, n + 1), devices) for n in range(len(images))]
     return {name: torch.stack([losses[name] for losses in alone]) for name in alone[0]}, detections
+
+
+def _check_batch(images: Sequence[Tensor], targets: Sequence[Target]) -> None:
+    require_target_each(len(images), targets)
+    if not len(images):
+        raise ValueError("a batch must have at least one image")
+    for row, target in enumerate(targets):
+        if not isinstance(target, dict):
+            raise TypeError(f"target {row} must be a dict with boxes and labels, got {type(target).__name__}")
+        for key in ("boxes", "labels"):
+            if key not in target:
+                raise ValueError(f"target {row} has no {key}; it has {sorted(target)}")
+            if not isinstance(target[key], Tensor):
+                raise TypeError(f"{key} of target {row} must be a tensor, got {type(target[key]).__name__}")
 
 
 def _watched(model: Any) -> dict[str, nn.Module]:
