@@ -148,7 +148,17 @@ def test_an_object_alone_in_its_class_has_no_loss_and_is_counted():
     assert np.isnan(result.losses_by_class[0, 2])
     assert result.losses[0] == pytest.approx(np.mean(wanted[:4]), abs=1e-5)
     assert result.uninformed == pytest.approx(math.log(4))
+    np.testing.assert_allclose(result.uninformed_by_class, [math.log(4), math.log(4), np.nan])
     assert json.loads(json.dumps(result.to_json(), allow_nan=False))["losses_by_class"][0][2] is None
+
+
+def test_what_luck_would_give_is_told_by_class():
+    more = ListDataset([*PAINTED.samples, paint([(4, 4, 20, 20)], [0.5]), paint([(4, 4, 20, 20)], [0.6])])
+    result = entanglement(Identity(), more, ["input"], class_names=NAMES[:2], temperature=1e6)
+    assert result.counts.tolist() == [2, 4]
+    np.testing.assert_allclose(result.uninformed_by_class, [-math.log(1 / 5), -math.log(3 / 5)])
+    assert result.uninformed == pytest.approx((4 * -math.log(3 / 5) + 2 * -math.log(1 / 5)) / 6)
+    np.testing.assert_allclose(result.losses_by_class[0], result.uninformed_by_class, atol=1e-5)  # too hot to tell
 
 
 def test_the_temperature_follows_the_data():

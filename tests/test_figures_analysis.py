@@ -8,6 +8,8 @@ from PIL import Image
 from detmix.analysis import DetectionRates, Entanglement
 from detmix.figures.analysis import entanglement_figure, visibility_figure
 
+CHANCE = ("all objects equally far apart", "the same, by class")
+
 
 def make_rates(found=((1, 0), (4, 1)), visibilities=(0.2, 0.8)):
     return DetectionRates(np.array(visibilities), ("cat", "dog"), np.array([4, 1]), np.array(found), 0.5, 0.05, 3)
@@ -17,7 +19,8 @@ def make_entanglement(classes=2, layers=("input", "backbone.layer_$1$")):
     losses = np.linspace(0.2, 1.4, len(layers) * classes).reshape(len(layers), classes)
     losses[:, -1] = np.nan
     names = tuple(f"class {n}" for n in range(classes))
-    return Entanglement(layers, names, np.nanmean(losses, 1), losses, np.ones(len(layers)), np.full(classes, 3), 1, 1.1)
+    counts, own = np.full(classes, 3), np.linspace(0.9, 1.3, classes)
+    return Entanglement(layers, names, np.nanmean(losses, 1), losses, np.ones(len(layers)), counts, 1, 1.1, own)
 
 
 def labels_of(axis):
@@ -60,25 +63,28 @@ def test_each_layer_has_a_mark_for_all_objects_and_a_point_for_each_class(tmp_pa
     result = make_entanglement(classes=4)
     figure = entanglement_figure(result)
     (axis,) = figure.axes
-    everything, *classes, chance = axis.get_lines()
+    lines = axis.get_lines()
+    (everything, *classes), (chance, *own) = lines[:4], lines[4:]
     np.testing.assert_allclose(everything.get_xydata(), np.stack([result.losses, [0, 1]], 1))
     for column, line in enumerate(classes):  # the last class was not measured
         np.testing.assert_allclose(line.get_xydata(), np.stack([result.losses_by_class[:, column], [0, 1]], 1))
     assert chance.get_xdata()[0] == 1.1
+    assert [line.get_xdata()[0] for line in own] == result.uninformed_by_class[:3].tolist()
+    assert [line.get_color() for line in own] == [line.get_color() for line in classes]
     assert [text.get_text() for text in axis.get_yticklabels()] == list(result.layers)
     assert axis.get_ylim()[0] > axis.get_ylim()[1]  # the first layer on top
-    assert labels_of(axis) == ["all objects", "class 0", "class 1", "class 2", "all objects equally far apart"]
+    assert labels_of(axis) == ["all objects", "class 0", "class 1", "class 2", *CHANCE]
     assert "nats" in axis.get_xlabel()
     assert {handle.get_markersize() for handle in axis.get_legend().legend_handles} == {7}  # lest one covers the next
     assert len({line.get_marker() for line in axis.get_lines()[:4]}) == 4
     assert render(figure, tmp_path) > (0, 0)
 
 
-@pytest.mark.parametrize(("classes", "entries"), [(7, 6 + 2), (8, 1 + 2), (80, 1 + 2)])
+@pytest.mark.parametrize(("classes", "entries"), [(7, 6 + 3), (8, 1 + 2), (80, 1 + 2)])
 def test_many_classes_share_one_mark(classes, entries):
     (axis,) = entanglement_figure(make_entanglement(classes)).axes
     assert len(labels_of(axis)) == entries
-    assert len(axis.get_lines()) == classes - 1 + 2
+    assert len(axis.get_lines()) == classes - 1 + 2 + (6 if classes == 7 else 0)
 
 
 def test_the_plots_leave_pyplot_alone():

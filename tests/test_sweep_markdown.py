@@ -37,8 +37,8 @@ def test_a_section_holds_command_tables_words_plot_and_cost():
     assert "    python tools/sweep.py --config a.yaml\n" in section
     assert "| plain (baseline) | 2 | 55.0 | 7.1 | - | - | - |" in section
     # differences 2 and 4 points: mean 3, spread 1.414, times 12.706 / sqrt(2)
-    assert "| pair | 2 of 3 seeds, 1 diverged | 58.0 | 8.5 | +3.0 | -9.7 to +15.7 | +2.0 to +4.0 |" in section
-    assert "| pair | 2 of 3 seeds, 1 diverged | 29.0 | 4.2 | +1.5 | -4.9 to +7.9 | +1.0 to +2.0 |" in section
+    assert "| pair | 2 of 3 | 58.0 | 8.5 | +3.0 | -9.7 to +15.7 | +2.0 to +4.0 |" in section
+    assert "| pair | 2 of 3 | 29.0 | 4.2 | +1.5 | -4.9 to +7.9 | +1.0 to +2.0 |" in section
     assert "Nothing differs clearly from plain in AP50: the most is pair, +3.0 points" in section
     assert "![AP50 by arm, means in percent: plain 55.0; pair 58.0.](p.png)" in section
     assert "4 of 5 runs finished, 0:01:00 each (median), 0:04:00 in all. Z80, 1 cores, torch 9.9." in section

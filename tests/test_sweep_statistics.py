@@ -1,20 +1,41 @@
 """What helped, by how much, how sure: against arithmetic by hand, scipy, and simulated sweeps."""
 
+import io
+
 import numpy as np
 import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from detmix.sweep.outcome import FINISHED, Outcome
 from detmix.sweep.plan import Plan
+from detmix.sweep.results import _picture
 from detmix.sweep.statistics import compare_arms, compare_levels, luck, paired_gain
+from detmix.sweep.tables import in_a_line, result_tables
 
 from .conftest import ROOT
 
 
 def outcome(ap, ap50):
     return Outcome(FINISHED, 1.0, {"AP": ap, "AP50": ap50}, "host", [])
+
+
+def test_a_run_that_failed_is_told_by_its_last_error():
+    advice = "  python tools/train.py fit --resume"
+    for lines, told in (
+        (
+            ["Traceback:", "FloatingPointError: the loss is not finite at epoch 0", "Go on with", advice],
+            "FloatingPoint",
+        ),
+        (["torch.OutOfMemoryError: CUDA out of memory", advice], "torch.OutOfMemoryError"),
+        (["usage: train.py", "error: data.root: no such folder"], "error: data.root"),
+        (["Something else", advice], advice),
+        ([], "no output"),
+    ):
+        line = in_a_line("pair", 0, Outcome("crashed", 36.0, {}, "host", lines))
+        assert line.startswith(f"pair, seed 0: crashed after 0:00:36: {told}")
 
 
 def test_gain_of_three_seeds_by_hand():
@@ -58,6 +79,38 @@ def test_an_arm_that_lost_seeds_says_so():
     assert comparison.in_words().endswith(
         "What failed is not in these numbers: a has 2 of 3 seeds, 1 diverged; b has 0 of 3 seeds, 2 diverged, 1 killed."
     )
+
+
+def test_a_factor_one_of_whose_values_fails_everywhere_is_not_taken_for_arms():
+    factors = {"data.mixup": ("null", "{}"), "model.lr": ("0.002", "1e30")}
+    arms = {
+        f"{mixup} {lr}": {"data.mixup": mixup, "model.lr": lr} for mixup in ("null", "{}") for lr in factors["model.lr"]
+    }
+    plan = Plan(ROOT / "configs/quickstart.yaml", arms, 2, "null 0.002", factors)
+    states = {
+        (arm, seed): Outcome("diverged", 1.0, {}, "host", []) if "1e30" in arm else outcome(0.1 * seed, 0.2 * seed)
+        for arm in arms
+        for seed in range(2)
+    }
+    by_arm, by_mixup, by_lr = compare_arms(plan, states)[:3]
+    assert "No arm has finished" not in by_arm.in_words()
+    for one, baseline in ((by_mixup, "mixup=null"), (by_lr, "lr=0.002")):
+        assert f"No seed counts for {baseline} and another value: " in one.in_words()
+        assert not one.resampled
+    assert not any(level.values for level in by_mixup.levels)
+    assert _picture(by_mixup) == ""
+    assert _picture(by_lr).startswith("data:image/svg+xml")
+
+
+def test_names_stay_whole_beside_arms_that_lost_seeds_on_a_terminal_of_80_columns():
+    values = {"plain": dict.fromkeys(range(3), 0.5), "weighted": {0: 0.5, 2: 0.9}, "pair": {0: 0.55, 1: 0.65}}
+    failed = {"weighted": {1: "out of memory"}, "pair": {2: "diverged"}}
+    console = Console(width=80, file=io.StringIO())
+    console.print(*result_tables([compare_levels("arm", "AP50", values, "plain", failed)]))
+    shown = console.file.getvalue()
+    assert "weighted" in shown
+    assert "2 of 3" in shown
+    assert "…" not in shown
 
 
 def test_luck_counts_all_differences_that_are_shown():

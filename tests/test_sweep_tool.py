@@ -27,6 +27,14 @@ def test_the_tool_prints_what_came_out_and_fails_if_a_run_has(in_repository, tmp
     runpy.run_path(tool, run_name="__main__")
 
 
+@pytest.mark.parametrize("jobs", ["0", "-2"])
+def test_fewer_than_one_run_at_a_time_are_refused_before_anything_is_tried(jobs, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sweep.py", "--config=no.yaml", f"--jobs={jobs}", "--dry-run"])
+    with pytest.raises(SystemExit):
+        runpy.run_path("tools/sweep.py", run_name="__main__")
+    assert f"--jobs must be 1 or more, got {jobs}" in capsys.readouterr().err
+
+
 def test_the_tool_trains_shapes_and_says_what_came_out(in_repository, tmp_path):
     scenes = [
         f"--data.shapes.{setting}" for setting in ("train=4", "val=2", "size=32", "min_extent=8", "max_extent=16")

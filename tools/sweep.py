@@ -50,6 +50,8 @@ def main() -> None:
     parser = make_parser()
     require_text(parser)
     options, common = parser.parse_known_args()
+    if options.jobs < 1:
+        parser.error(f"--jobs must be 1 or more, got {options.jobs}")
     names = [options.config.stem, options.arms.stem] if options.arms else [options.config.stem, *options.grid]
     folder = options.output or Path("sweeps") / "_".join(name.partition("=")[0] for name in names)
     try:

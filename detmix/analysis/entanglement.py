@@ -38,6 +38,7 @@ class Entanglement:
         left_out: objects that are the only one of their class. They have no loss, having no neighbour to be
             close to, but stay neighbours of the others.
         uninformed: what the loss would be if all objects were equally far from each other.
+        uninformed_by_class: (K - 1,) float64, the same by class: the more objects of it, the lower; NaN as above.
     """
 
     layers: tuple[str, ...]
@@ -48,6 +49,7 @@ class Entanglement:
     counts: NDArray[np.int64]
     left_out: int
     uninformed: float
+    uninformed_by_class: NDArray[np.float64]
 
     def to_json(self) -> dict[str, Any]:
         """All numbers as lists, ready for ``json.dump``; NaN becomes None."""
@@ -158,8 +160,8 @@ def _measure(
         distances = squared_distances(rows)
         chosen.append(choose_temperature(distances, labels, temperature))
         losses.append(losses_at(distances, labels, chosen[-1]).numpy())
-    by_class = [[_mean(loss[classes == row]) for row in range(len(names))] for loss in losses]
-    uninformed = losses_at(torch.zeros(len(classes), len(classes), dtype=torch.float64), labels, 1.0)
+    by_class = [_by_class(loss, classes, len(names)) for loss in losses]
+    uninformed = losses_at(torch.zeros(len(classes), len(classes), dtype=torch.float64), labels, 1.0).numpy()
     return Entanglement(
         layers=tuple(features),
         class_names=names,
@@ -168,12 +170,15 @@ def _measure(
         temperatures=np.array(chosen),
         counts=counts,
         left_out=int((counts == 1).sum()),
-        uninformed=float(uninformed.nanmean()),
+        uninformed=float(np.nanmean(uninformed)),
+        uninformed_by_class=np.array(_by_class(uninformed, classes, len(names))),
     )
 
 
-def _mean(losses: NDArray[np.float64]) -> float:
-    return float(losses.mean()) if len(losses) else float("nan")
+def _by_class(losses: NDArray[np.float64], classes: NDArray[np.int64], count: int) -> list[float]:
+    """The mean of the losses of each class's objects; NaN where it has none."""
+    of_classes = [losses[classes == row] for row in range(count)]
+    return [float(of_class.mean()) if len(of_class) else float("nan") for of_class in of_classes]
 
 
 def _check_counts(**counts: int) -> None:

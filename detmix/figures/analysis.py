@@ -44,7 +44,8 @@ def visibility_figure(results: Mapping[str, DetectionRates], title: str | None =
 def entanglement_figure(result: Entanglement, title: str | None = None) -> Figure:
     """Soft nearest neighbour loss of each layer, from the first to the last, with a small point for each class.
 
-    Up to six classes have a mark of their own each; beyond, all classes have the same.
+    Up to six classes have a mark of their own each, and a line where they would be if all objects were equally far
+    apart; beyond, all classes have the same mark.
 
     Args:
         result: of one layer or more.
@@ -54,8 +55,8 @@ def entanglement_figure(result: Entanglement, title: str | None = None) -> Figur
     figure, axis = _plot((7.2, 1.6 + 0.42 * len(places)), title)
     axis.plot(result.losses, places, "|", color=INK, markersize=22, markeredgewidth=3, label="all objects", zorder=3)
     measured = np.flatnonzero(~np.isnan(result.losses_by_class).all(0))
+    apart = len(measured) <= len(PALETTE)
     for number, row in enumerate(measured):
-        apart = len(measured) <= len(PALETTE)
         style: dict[str, Any] = {
             "marker": _MARKERS[number] if apart else ".",
             "color": _color(number) if apart else "0.5",
@@ -63,6 +64,9 @@ def entanglement_figure(result: Entanglement, title: str | None = None) -> Figur
         label = result.class_names[row] if apart else "one class each" if number == 0 else None
         axis.plot(result.losses_by_class[:, row], places, linestyle="none", markersize=6, label=label, **style)
     axis.axvline(result.uninformed, color="0.35", linestyle="--", label="all objects equally far apart")
+    for number, row in enumerate(measured if apart else ()):
+        label = None if number else "the same, by class"
+        axis.axvline(result.uninformed_by_class[row], color=_color(number), linestyle=":", linewidth=1.2, label=label)
     axis.set_yticks(places, result.layers, parse_math=False)
     axis.set_ylim(len(places) - 0.5, -0.5)
     axis.set_xlim(left=0)

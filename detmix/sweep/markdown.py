@@ -9,7 +9,7 @@ from typing import Any
 
 from ..machine import describe
 from .outcome import FINISHED
-from .statistics import MEASURES, LevelComparison, compare_levels, luck
+from .statistics import ARMS, MEASURES, LevelComparison, compare_levels, luck
 from .tables import columns, duration, level_cells, level_rows, pair_table
 
 Content = Mapping[str, Any]  # of a sweep.json
@@ -25,7 +25,7 @@ def arms_compared(content: Content, measure: str) -> LevelComparison:
             values[run["arm"]][run["seed"]] = run["metrics"][measure]
         elif has_ended(run):
             failed[run["arm"]][run["seed"]] = run["kind"]
-    return compare_levels("arm", measure, values, definition["baseline"], failed)
+    return compare_levels(ARMS, measure, values, definition["baseline"], failed)
 
 
 def has_ended(run: Mapping[str, Any]) -> bool:

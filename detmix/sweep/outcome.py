@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ _CAUSES = {
     "out of memory": ("Out of memory on the device", "OutOfMemoryError", "MemoryError", "Cannot allocate memory"),
     "disk full": ("No space left on device", "Disk quota exceeded"),
 }
+
+_ERROR = re.compile(r"^\s*(?:[\w.]*(?:Error|Exception)|error): ")  # as Python and the trainer begin the line that tells
 
 _SIGNALS = (signal.SIGINT, signal.SIGKILL, signal.SIGTERM)
 KILLED = {code for number in _SIGNALS for code in (-number, 128 + number)}  # the second by the trainer itself
@@ -51,6 +54,13 @@ class Outcome:
     def finished(self) -> bool:
         """Whether there are numbers of it."""
         return self.kind == FINISHED
+
+    @property
+    def cause(self) -> str:
+        """The line that tells why it failed: the last error of its log, or its last line where there is none."""
+        signs = [sign for of_kind in _CAUSES.values() for sign in of_kind]
+        told = [line for line in self.lines if _ERROR.match(line) or any(sign in line for sign in signs)]
+        return (told or self.lines or ["no output"])[-1]
 
 
 States: TypeAlias = dict[Pair, str | Outcome]  # of each run: "waiting", "running" or what came of it

@@ -109,7 +109,7 @@ def _shown(plan: Plan, states: States, comparisons: Sequence[LevelComparison], c
         "title": f"Sweep of {plan.config.stem}",
         "complete": len(outcomes) == len(states),
         "facts": facts,
-        "comparisons": [(one, data_url(draw_comparison(one)), picture_alt(one)) for one in comparisons],
+        "comparisons": [(one, _picture(one), picture_alt(one)) for one in comparisons],
         "columns": columns,
         "level_rows": level_rows,
         "pair_table": pair_table,
@@ -118,6 +118,12 @@ def _shown(plan: Plan, states: States, comparisons: Sequence[LevelComparison], c
         "outcomes": outcomes,
         "duration": duration,
     }
+
+
+def _picture(comparison: LevelComparison) -> str:
+    """The drawing as a link that holds it; empty where no level has numbers to draw."""
+    drawn = any(level.values for level in comparison.levels)
+    return data_url(draw_comparison(comparison)) if drawn else ""
 
 
 def draw_comparison(comparison: LevelComparison) -> Figure:

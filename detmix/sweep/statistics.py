@@ -23,6 +23,7 @@ Failures: TypeAlias = dict[str, dict[int, str]]  # by level, then by seed: the k
 
 MEASURES = ("AP50", "AP")
 CONFIDENCE = 0.95
+ARMS = "arm"  # the factor of a comparison of arms
 _RESAMPLES = 10_000
 _FEWEST = 6  # seeds; the means of fewer, resampled, have little but the range of what was seen
 _MOST = 8  # levels of which every pair is compared
@@ -84,12 +85,18 @@ class Level:
         return stdev(self.values.values()) if len(self.values) > 1 else float("nan")
 
     @property
+    def counted(self) -> str:
+        """How many seeds there are numbers of: ``3``, or ``2 of 3`` where others failed."""
+        count = len(self.values)
+        return f"{count} of {count + len(self.failed)}" if self.failed else str(count)
+
+    @property
     def losses(self) -> str:
         """How many seeds are left and what became of the others: ``2 of 3 seeds, 1 diverged``; empty if none failed."""
         if not self.failed:
             return ""
         kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(self.failed.values()).items())
-        return f"{len(self.values)} of {len(self.values) + len(self.failed)} seeds, {kinds}"
+        return f"{self.counted} seeds, {kinds}"
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,8 @@ class LevelComparison:
     @property
     def resampled(self) -> bool:
         """Whether all differences to the baseline have seeds enough for an interval by bootstrap."""
-        return all(level.gain.bootstrap is not None for level in self.levels if level.gain is not None)
+        gains = [level.gain for level in self.levels if level.gain is not None]
+        return bool(gains) and all(gain.bootstrap is not None for gain in gains)
 
     def in_words(self) -> str:
         """What helped, by how much, how sure, and whose runs have failed."""
@@ -136,8 +144,13 @@ class LevelComparison:
         gains = {level.name: level.gain for level in self.levels if level.gain is not None}
         if len(self.levels) == 1:
             return f"{self.baseline} is alone: there is nothing to compare."
-        if not gains:
+        if not gains and self.factor == ARMS:
             return f"No arm has finished a seed that {self.baseline} has finished too."
+        if not gains:
+            return (
+                f"No seed counts for {self.baseline} and another value: one counts for a value that has finished it "
+                "with all values of the other settings."
+            )
         clear = {name: gain for name, gain in gains.items() if gain.clear}
         if clear:
             told = "; ".join(
@@ -163,7 +176,7 @@ def compare_arms(plan: Plan, states: States) -> list[LevelComparison]:
                 values[arm][seed] = state.metrics[measure]
             elif isinstance(state, Outcome):
                 failed[arm][seed] = state.kind
-        comparisons.append(compare_levels("arm", measure, values, plan.baseline, failed))
+        comparisons.append(compare_levels(ARMS, measure, values, plan.baseline, failed))
         if len(plan.factors) > 1:
             comparisons += [_factor(plan, key, measure, values, failed) for key in plan.factors]
     return comparisons

@@ -13,7 +13,7 @@ from ..terminal import table_of
 from .estimate import Estimate
 from .outcome import FINISHED, Outcome, States
 from .plan import Plan
-from .statistics import MEASURES, Gain, Interval, Level, LevelComparison, compare_arms, luck
+from .statistics import ARMS, MEASURES, Gain, Interval, Level, LevelComparison, compare_arms, luck
 
 _COUNTED = ("waiting", "running", FINISHED, "failed")
 
@@ -38,7 +38,7 @@ def plan_table(plan: Plan, states: States, jobs: int, estimate: Estimate | None 
 def progress_table(plan: Plan, states: States, jobs: int) -> Table:
     """How far each arm is, and its numbers so far."""
     table = table_of(str(plan.config), ["arm"], [*_COUNTED, *MEASURES, f"{MEASURES[0]} gain"])
-    comparisons = [comparison for comparison in compare_arms(plan, states) if comparison.factor == "arm"]
+    comparisons = [comparison for comparison in compare_arms(plan, states) if comparison.factor == ARMS]
     for levels in zip(*(comparison.levels for comparison in comparisons), strict=True):
         numbers = [f"{100 * level.mean:.1f}" if level.values else "-" for level in levels]
         arm = levels[0].name
@@ -85,7 +85,7 @@ def level_cells(level: Level, resampled: bool) -> list[str]:
     numbers = [f"{100 * number:.1f}" if number == number else "-" for number in (level.mean, level.spread)]
     gain = level.gain
     intervals = (gain.t, gain.bootstrap if resampled else gain.range) if gain else (None, None)
-    return [level.losses or str(len(level.values)), *numbers, _signed(level.gain), *map(_interval, intervals)]
+    return [level.counted, *numbers, _signed(level.gain), *map(_interval, intervals)]
 
 
 def pair_table(comparison: LevelComparison) -> tuple[list[str], list[list[str]]]:
@@ -100,8 +100,7 @@ def pair_table(comparison: LevelComparison) -> tuple[list[str], list[list[str]]]
 def in_a_line(arm: str, seed: int, outcome: Outcome) -> str:
     """One run in a line."""
     numbers = ", ".join(f"{measure} {100 * outcome.metrics[measure]:.1f}" for measure in MEASURES if outcome.metrics)
-    last = numbers or (outcome.lines[-1] if outcome.lines else "no output")
-    return f"{arm}, seed {seed}: {outcome.kind} after {duration(outcome.seconds)}: {last}"
+    return f"{arm}, seed {seed}: {outcome.kind} after {duration(outcome.seconds)}: {numbers or outcome.cause}"
 
 
 def seconds_left(plan: Plan, states: States, jobs: int) -> float | None:

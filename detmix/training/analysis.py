@@ -160,14 +160,13 @@ def _rates_table(results: Mapping[str, DetectionRates]) -> Table:
 def _losses_table(result: Entanglement) -> Table:
     shown = range(len(result.class_names) if len(result.class_names) <= _CLASSES_SHOWN else 0)
     table = table_of(
-        "Soft nearest neighbour loss in nats: low where classes are well apart, "
-        f"{result.uninformed:.3f} where all objects are equally far from each other",
+        "Soft nearest neighbour loss in nats: low where classes are well apart",
         ["layer"],
         ["all", *(as_text(result.class_names[row]) for row in shown), "T"],
     )
-    table.add_row(
-        "objects", str(result.counts.sum()), *(str(result.counts[row]) for row in shown), "", end_section=True
-    )
+    table.add_row("objects", str(result.counts.sum()), *(str(result.counts[row]) for row in shown), "")
+    uninformed = [result.uninformed, *result.uninformed_by_class[list(shown)]]
+    table.add_row("if all were equally far apart", *_cells(uninformed, ".3f"), "", end_section=True)
     for row, layer in enumerate(result.layers):
         losses = [result.losses[row], *result.losses_by_class[row, list(shown)]]
         table.add_row(layer, *_cells(losses, ".3f"), f"{result.temperatures[row]:.3g}")
