@@ -118,6 +118,13 @@ def test_a_comparison_puts_two_forms_side_by_side(tmp_path, files, layout):
     assert line[1:4] == [f"{cat.first:.3f}", f"{cat.second:.3f}", f"{cat.value:+.3f}"]
 
 
+def test_the_tables_before_a_comparison_say_whose_they_are(files):
+    alone = text_of(evaluate_files(files["coco"], files["results"], Options()))
+    text = text_of(evaluate_files(files["coco"], files["results"], Options(), other=files["kit"], resamples=5))
+    assert text.index("A alone, ") < text.index("By the rules of COCO")
+    assert "A alone" not in alone
+
+
 @pytest.mark.parametrize("layout", ["coco", "voc"])
 def test_one_image_has_no_interval_and_no_verdict(tmp_path, layout):
     objects = [(0, 0, [1, 1, 40, 40], 0.5)]

@@ -108,6 +108,17 @@ def test_a_benchmark_without_a_count_is_refused(call, setting):
     assert f"{option} must be 1 or more, got {count}" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("part", "setting", "wanted"),
+    [("evaluate", "--images=10", "images must be 20 or more"), ("dataset", "--images=9", "images must be 10 or more")],
+)
+def test_a_benchmark_of_too_little_is_refused(call, part, setting, wanted):
+    result = call("tools/benchmark.py", part, setting)
+    assert result.returncode == 2
+    assert f"{wanted}, " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_benchmark_prints_ratios_and_writes_them(call, tmp_path):
     step = ["--size=64", "--batch_size=1", "--detector=fasterrcnn_mobilenet_v3_large_320_fpn"]
     result = call("tools/benchmark.py", "step", "--repeats=2", *step, f"--json={tmp_path / 'step.json'}")

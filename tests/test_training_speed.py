@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -19,6 +20,7 @@ from detmix.training import (
     Throughput,
     cli_main,
 )
+from detmix.training import data as training_data
 
 from .conftest import ROOT, undrawn_report
 from .test_detectors_precision import is_exact
@@ -198,3 +200,33 @@ def test_training_images_are_reduced_and_those_that_are_evaluated_are_not(tmp_pa
     assert image.shape == (3, 32, 48)
     assert target["boxes"][:, 2].max() <= 48
     assert data.evaluated_set("val")[0][0].shape == (3, 64, 96)
+
+
+@pytest.mark.parametrize(
+    ("cores", "devices", "workers", "allowed", "threads"),
+    [
+        (6, 1, 0, None, 6),
+        (6, 1, 2, None, 4),
+        (6, 2, 1, None, 2),
+        (6, 1, 6, None, 1),
+        (6, 1, 0, "2", 2),
+        (6, 1, 0, "3,1", 3),
+        (6, 1, 5, "4", 1),
+        (6, 1, 0, "8", 6),
+        (6, 1, 0, "many", 6),
+    ],
+)
+def test_threads_and_workers_take_the_cores_that_they_are_allowed(
+    monkeypatch, cores, devices, workers, allowed, threads
+):
+    monkeypatch.setattr(training_data.os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    if allowed is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", allowed)
+    taken = []
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    data = DetectionData(shapes=ShapesOptions(train=2, val=1), num_workers=workers)
+    data.trainer = SimpleNamespace(num_devices=devices, strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    data.setup("fit")
+    assert taken == [threads]

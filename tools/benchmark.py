@@ -70,7 +70,10 @@ def main() -> None:
     json_file, threads = settings.pop("json"), settings.pop("threads")
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
-    report = PARTS[options.part](**settings)
+    try:
+        report = PARTS[options.part](**settings)
+    except ValueError as error:
+        parser.error(str(error))
     console = Console()
     console.width = max(console.width, NARROWEST)
     console.print(report.table())

@@ -52,7 +52,12 @@ def measure_dataset(
         xml_files: of the VOC folder.
         opens: how often both libraries open the COCO file, each time in a process of its own.
         repeats: timed pairs of the other rows.
+
+    Raises:
+        ValueError: there are fewer than ten images.
     """
+    if images < 10:
+        raise ValueError(f"images must be 10 or more, since a tenth of them is opened too, got {images}")
     say = Console(stderr=True).print
     say("writing what is not there yet ...")
     large, tenth, small = (coco_file(n, boxes * n // images) for n in (images, images // 10, few))

@@ -49,7 +49,15 @@ def measure_evaluate(
         part: what detmix adds to a library is measured on one part of so many of the files, since pycocotools is slow.
         rounds: timed runs of each side there; all of the files is measured once.
         repeats: timed pairs of VOC's rules.
+
+    Raises:
+        ValueError: there are fewer images, objects or detections than parts, or not enough for one image.
     """
+    least = {"images": part, "objects": part, "detections": part, "voc_detections": _VOC_DETECTIONS}
+    given = {"images": images, "objects": objects, "detections": detections, "voc_detections": voc_detections}
+    for name, number in given.items():
+        if number < least[name]:
+            raise ValueError(f"{name} must be {least[name]} or more, got {number}")
     say = Console(stderr=True).print
     say("writing what is not there yet ...")
     whole, some = (_files(images // n, objects // n, detections // n) for n in (1, part))

@@ -198,6 +198,8 @@ def _difference_content(of: Difference) -> dict[str, Any]:
 
 
 def _tables(evaluation: _Evaluation, options: Options) -> Iterator[RenderableType]:
+    if len(evaluation.paths) > 1:
+        yield escape(f"A alone, {evaluation.paths[0]}; the comparison with B comes last.\n")
     yield metrics_table(evaluation.measured, options)
     yield class_table(evaluation.measured)
     if evaluation.mistakes is not None:

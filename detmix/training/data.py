@@ -300,7 +300,8 @@ class DetectionData(L.LightningDataModule):
         """On a CPU, threads and workers of all processes take the cores and no more, or a step takes far longer."""
         assert self.trainer is not None
         if not self._on_gpu():
-            torch.set_num_threads(max(1, _cores() // self.trainer.num_devices - self._workers()))
+            share = _cores() // self.trainer.num_devices - self._workers()
+            torch.set_num_threads(max(1, min(share, _most_threads())))
 
 
 def _refuse_files(settings: dict[str, Any]) -> None:
@@ -320,6 +321,12 @@ def _start_worker(worker: int) -> None:
     """Workers stand beside each other: threads of their own would only take turns."""
     cv2.setNumThreads(0)
     leave_signals_to_the_parent()
+
+
+def _most_threads() -> int:
+    """What ``OMP_NUM_THREADS`` allows, which holds for torch's threads too; all cores where it is no number."""
+    stated = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(stated) if stated.isdecimal() else _cores()
 
 
 def _cores() -> int:
