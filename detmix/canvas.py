@@ -125,7 +125,7 @@ def to_pil(pixels: np.ndarray, mode: str) -> PILImage.Image:
 
 @cache
 def compiled_blend() -> Callable[[np.ndarray, np.ndarray, np.ndarray, float], None]:
-    """What blends uint8 images; see ``blend_rows``. The first call in a process takes most of a second.
+    """What blends uint8 images; see ``blend_rows``. The first call in a process takes about a second.
 
     What blends calls it when it is made, such as a data set, so that workers forked later have it.
     """

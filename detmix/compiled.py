@@ -1,4 +1,4 @@
-"""The blend of uint8 images, compiled by Numba when this module is imported, which takes most of a second.
+"""The blend of uint8 images, compiled by Numba when this module is imported, which takes about a second.
 
 Images are (Z, Y, X) here: colours of H rows of W pixels or, where pixels lie colour by colour in memory, one sheet of H
 rows of W * C bytes. Any strides will do; long rows whose bytes follow each other are fast.

@@ -61,7 +61,7 @@ def sample_lambda(alpha: float, generator: np.random.Generator, size: int | None
 
     Source: Zhang et al., mixup: Beyond Empirical Risk Minimization, arXiv:1710.09412.
     """
-    check_alpha(alpha)
+    alpha = check_alpha(alpha)
     require_generator(generator)
     if alpha == 0:
         return 1.0 if size is None else np.ones(size)
@@ -75,10 +75,12 @@ def require_generator(generator: Any) -> None:
         raise TypeError(f"generator must be a numpy.random.Generator, as np.random.default_rng(0), got {name}")
 
 
-def check_alpha(alpha: float) -> None:
-    """Raise ValueError unless alpha is a finite number of 0 or more, and TypeError if it is none."""
-    if not (_number("alpha", alpha) >= 0 and math.isfinite(alpha)):
+def check_alpha(alpha: float) -> float:
+    """Alpha as Python's number; ValueError unless it is finite and 0 or more, and TypeError if it is no number."""
+    number = _number("alpha", alpha)
+    if not (number >= 0 and math.isfinite(number)):
         raise ValueError(f"alpha must be a finite number of 0 or more, got {alpha}")
+    return number
 
 
 def require_sample(given: Any, describe: Callable[[], str]) -> Sample:
@@ -101,17 +103,17 @@ def transformed(transform: Callable[[Any, Target], Sample] | None, image: Any, t
     """A mixed sample after the transform of its data set.
 
     Raises:
-        TypeError: the transform gave no (image, target).
+        TypeError: the transform gave nothing, or no target.
         ValueError: per-object keys fell out of step with the boxes.
     """
     if transform is None:
         return image, target
     sample = transform(image, target)
-    if not _is_pair(sample) or not isinstance(sample[1], dict):
-        kind = f"(image, {_kind(sample[1])})" if _is_pair(sample) else _kind(sample)
-        raise TypeError(f"transform must return (image, target), the target a dict, and it returned {kind}")
-    if isinstance(sample[1].get("boxes"), Tensor):
-        require_aligned(sample[1])
+    if sample is None or (_is_pair(sample) and sample[1] is None):
+        raise TypeError(f"transform must return (image, target), and it returned {'(image, None)' if sample else None}")
+    result = sample[-1] if isinstance(sample, (tuple, list)) else None  # what comes last may be of another format
+    if isinstance(result, dict) and isinstance(result.get("boxes"), Tensor):
+        require_aligned(result)
     return sample
 
 
@@ -176,7 +178,7 @@ def check_share(name: str, value: float) -> float:
 
 def _number(name: str, value: Any) -> float:
     """A number of any kind, such as a tensor without dimensions, as Python's."""
-    if isinstance(value, str):
+    if isinstance(value, (str, bytes)):
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
         return float(value.detach() if isinstance(value, Tensor) else value)

@@ -116,7 +116,7 @@ def require_target_each(images: int, targets: Any) -> None:
         TypeError: the targets are none.
         ValueError: there are more or fewer.
     """
-    if not isinstance(targets, Sequence):
+    if not isinstance(targets, Sequence) or isinstance(targets, str):
         raise TypeError(f"targets must be a list of dicts, one for each image, got {type(targets).__name__}")
     if images != len(targets):
         raise ValueError(f"a batch must have as many images as targets, got {images} and {len(targets)}")

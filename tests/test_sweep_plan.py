@@ -64,6 +64,10 @@ def test_named_arms_keep_their_order_and_their_values_are_the_trainers(plan, tmp
         ("arms: {plain: {}}\nseeds: 3", "wanted one key, arms"),
         ("arms: {plain: 3}", "arm plain: wanted settings such as"),
         ("arms: {plain: {", "not YAML"),
+        (
+            "arms:\n  plain: {model.lr: 1}\n  plain: {model.lr: 2}",
+            "yaml: 'plain' stands twice, in line 2 and in line 3",
+        ),
     ],
 )
 def test_a_file_of_arms_in_another_form_is_named(text, message, tmp_path):

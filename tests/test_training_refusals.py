@@ -2,6 +2,8 @@
 
 import pytest
 
+from detmix.training import cli_main
+
 
 @pytest.mark.parametrize(
     ("argument", "wanted"),
@@ -17,6 +19,7 @@ import pytest
         ("--model.lr=.nan", "model.lr must be a finite number above 0, got nan"),
         ("--model.momentum=-0.1", "model.momentum must be a finite number of 0 or more, got -0.1"),
         ("--model.lr=.inf", "model.lr must be a finite number above 0, got inf"),
+        ("--model.mixup=3", "unrecognized arguments: --model.mixup=3\n"),
         ("--data.batch-size=4", "unrecognized arguments: --data.batch-size=4; did you mean data.batch_size?"),
         ("--data.mixup.alpha=-1", "alpha must be a finite number of 0 or more, got -1"),
         ("--data.format=yolo", "yolo"),
@@ -51,6 +54,12 @@ def test_a_misspelt_key_in_a_config_is_named(run, capsys, tmp_path, text, wanted
     with pytest.raises(SystemExit):
         run("fit", config=str(config))
     assert f"does not accept option {wanted}" in capsys.readouterr().err
+
+
+def test_a_setting_before_the_subcommand_is_told_to_stand_behind_it(capsys):
+    with pytest.raises(SystemExit):
+        cli_main(["--resume", "fit"])
+    assert "unrecognized arguments: --resume; it belongs behind the subcommand\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("text", "found"), [("", "nothing"), ("- a\n", "list"), ("quickstart\n", "str")])

@@ -230,3 +230,14 @@ def test_threads_and_workers_take_the_cores_that_they_are_allowed(
     data.trainer = SimpleNamespace(num_devices=devices, strategy=SimpleNamespace(root_device=torch.device("cpu")))
     data.setup("fit")
     assert taken == [threads]
+
+
+def test_a_run_that_goes_on_takes_no_more_threads_than_it_is_allowed(monkeypatch):
+    monkeypatch.setattr(training_data.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    taken = []
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    data = DetectionData(shapes=ShapesOptions(train=2, val=1))
+    for allowed in ("2", "6"):
+        monkeypatch.setenv("OMP_NUM_THREADS", allowed)
+        data.go_on(0, 0, data.order(), threads=4)
+    assert taken == [2, 4]

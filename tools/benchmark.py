@@ -72,7 +72,7 @@ def main() -> None:
     cv2.setNumThreads(threads)
     try:
         report = PARTS[options.part](**settings)
-    except ValueError as error:
+    except benchmark.TooLittle as error:
         parser.error(str(error))
     console = Console()
     console.width = max(console.width, NARROWEST)

@@ -3,6 +3,7 @@
 from .blend import measure_blend as measure_blend
 from .comparison import BenchmarkReport as BenchmarkReport
 from .comparison import Comparison as Comparison
+from .comparison import TooLittle as TooLittle
 from .dataset import measure_dataset as measure_dataset
 from .evaluate import measure_evaluate as measure_evaluate
 from .loader import measure_loader as measure_loader

@@ -42,6 +42,10 @@ class Comparison:
     repeats: int
 
 
+class TooLittle(ValueError):
+    """A setting that leaves nothing to measure."""
+
+
 @dataclass
 class BenchmarkReport:
     """What a part of the benchmark prints, and writes as JSON.

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from ..data import DetectionDataset, read_coco, read_voc
 from . import opening
-from .comparison import BenchmarkReport, Comparison, compare, comparison, time_in_turn
+from .comparison import BenchmarkReport, Comparison, TooLittle, compare, comparison, time_in_turn
 from .made_up import coco_file, voc_folder
 from .photographs import photograph
 
@@ -54,10 +54,10 @@ def measure_dataset(
         repeats: timed pairs of the other rows.
 
     Raises:
-        ValueError: there are fewer than ten images.
+        TooLittle: there are fewer than ten images.
     """
     if images < 10:
-        raise ValueError(f"images must be 10 or more, since a tenth of them is opened too, got {images}")
+        raise TooLittle(f"images must be 10 or more, since a tenth of them is opened too, got {images}")
     say = Console(stderr=True).print
     say("writing what is not there yet ...")
     large, tenth, small = (coco_file(n, boxes * n // images) for n in (images, images // 10, few))

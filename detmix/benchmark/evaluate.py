@@ -17,7 +17,7 @@ from rich.console import Console
 from ..evaluation import evaluate_coco, evaluate_voc
 from ..evaluation.backends import Backend
 from ..reporting import CocoFile, Options, evaluate_files
-from .comparison import BenchmarkReport, Comparison, compare, comparison, time_in_turn
+from .comparison import BenchmarkReport, Comparison, TooLittle, compare, comparison, time_in_turn
 from .made_up import coco_file, coco_results
 
 _FAST: Backend = "faster-coco-eval"
@@ -51,13 +51,13 @@ def measure_evaluate(
         repeats: timed pairs of VOC's rules.
 
     Raises:
-        ValueError: there are fewer images, objects or detections than parts, or not enough for one image.
+        TooLittle: there are fewer images, objects or detections than parts, or not enough for one image.
     """
     least = {"images": part, "objects": part, "detections": part, "voc_detections": _VOC_DETECTIONS}
     given = {"images": images, "objects": objects, "detections": detections, "voc_detections": voc_detections}
     for name, number in given.items():
         if number < least[name]:
-            raise ValueError(f"{name} must be {least[name]} or more, got {number}")
+            raise TooLittle(f"{name} must be {least[name]} or more, got {number}")
     say = Console(stderr=True).print
     say("writing what is not there yet ...")
     whole, some = (_files(images // n, objects // n, detections // n) for n in (1, part))

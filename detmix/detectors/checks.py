@@ -36,7 +36,7 @@ def are_weighted(targets: Sequence[Target], objective: Objective) -> bool:
 
 
 def require_labels(targets: Sequence[Target], classes: int) -> None:
-    """Refuse labels that a detector has no output for.
+    """Refuse labels that a detector has no output for, those below 0 too, which torchvision's R-CNNs let pass.
 
     Args:
         targets: of a batch, with labels.

@@ -24,6 +24,8 @@ _CAUSES = {
 
 _ERROR = re.compile(r"^\s*(?:[\w.]*(?:Error|Exception)|error): ")  # as Python and the trainer begin the line that tells
 
+_HANDLED = ("During handling of the above", "The above exception was")
+
 _SIGNALS = (signal.SIGINT, signal.SIGKILL, signal.SIGTERM)
 KILLED = {code for number in _SIGNALS for code in (-number, 128 + number)}  # the second by the trainer itself
 
@@ -59,8 +61,13 @@ class Outcome:
     def cause(self) -> str:
         """The line that tells why it failed: the last error of its log, or its last line where there is none."""
         signs = [sign for of_kind in _CAUSES.values() for sign in of_kind]
-        told = [line for line in self.lines if _ERROR.match(line) or any(sign in line for sign in signs)]
-        return (told or self.lines or ["no output"])[-1]
+        last = self.lines[-1] if self.lines else "no output"
+        for line, after in zip(reversed(self.lines), [None, *reversed(self.lines)], strict=False):
+            if line.startswith(_HANDLED):  # what stands before it was an error that the last one followed upon
+                return last
+            if _ERROR.match(line) or any(sign in line for sign in signs):
+                return f"{line} {after.strip()}" if after and line.endswith(":") else line
+        return last
 
 
 States: TypeAlias = dict[Pair, str | Outcome]  # of each run: "waiting", "running" or what came of it

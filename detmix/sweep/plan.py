@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from ..training.cli import check_fits
-from ..training.configs import load_config
+from ..training.configs import load_config, require_single_keys
 
 Settings: TypeAlias = dict[str, str]  # key to value, both as on the trainer's command line
 Pair: TypeAlias = tuple[str, int]  # name of an arm, seed
@@ -156,6 +156,10 @@ def read_arms(file: Path) -> dict[str, Settings]:
         content = load_config(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{file}: not YAML: {error}") from error
+    try:
+        require_single_keys(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: {error}") from error
     arms = content.get("arms") if isinstance(content, dict) and len(content) == 1 else None
     if not isinstance(arms, dict) or not arms:
         raise ValueError(f"{file}: wanted one key, arms, with a mapping of names to settings, got {content!r}")

@@ -148,8 +148,8 @@ class LevelComparison:
             return f"No arm has finished a seed that {self.baseline} has finished too."
         if not gains:
             return (
-                f"No seed counts for {self.baseline} and another value: one counts for a value that has finished it "
-                "with all values of the other settings."
+                f"{self.baseline} and no other value share a seed: one counts for a value that has finished it with "
+                "every value of the other settings."
             )
         clear = {name: gain for name, gain in gains.items() if gain.clear}
         if clear:

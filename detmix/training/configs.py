@@ -16,11 +16,15 @@ CONFIG_MODE = "bounded_yaml"  # the parser_mode for all parsers of configs
 RUN_OPTIONS = ("name", "runs", "resume", "checkpoint_every", "ckpt_path", "weights_only", "verbose")
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_MERGE = "tag:yaml.org,2002:merge"  # of the key <<, which may stand several times
 _MOST_TEXT = 1_000_000  # characters of a config, its aliases written out
 _DEEPEST = 50  # brackets and indentations around a value
 
 # what it says of a setting in a config, and on the command line, that is unknown
-_UNKNOWN = re.compile(r"(?:does not accept option '|unrecognized arguments: --)(?P<name>[\w.-]+)")
+_UNKNOWN = re.compile(
+    r"(?:Group '(?P<group>[\w.]+)' )?(?:does not accept option '|unrecognized arguments: --)(?P<name>[\w.-]+)"
+)
+_ALIKE = 0.75  # of two names, by difflib's ratio: one or two slips, and not another setting of the same section
 
 # what jsonargparse says of a wrong value in a group of settings that may be null
 _IN_A_GROUP = re.compile(
@@ -54,7 +58,12 @@ def plain_error(message: str, groups: Mapping[str, Sequence[str]]) -> str:
 def with_suggestion(message: str, parser: ArgumentParser) -> str:
     """The error of a parser; of a setting that it does not know, with the one that is spelled most like it."""
     found = _UNKNOWN.search(message)
-    close = difflib.get_close_matches(found["name"], [*_settings_of(parser)], n=1) if found else []
+    if found is None:
+        return message
+    name, known = ".".join(filter(None, found.groups())), [*_settings_of(parser)]
+    if name in known:
+        return f"{message}; it belongs behind the subcommand"
+    close = difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE)
     return f"{message}; did you mean {close[0]}?" if close else message
 
 
@@ -80,12 +89,13 @@ def load_config(text: str, path: str | None = None) -> Any:
 
     Raises:
         yaml.YAMLError: it is not YAML, or of more than a million characters with its aliases written out, or nested
-            more than fifty deep, or holds the character NUL, a key twice, or a number or a date that is none; or a
-            config has no settings, the key ``config``, or a section that is none. The file is named.
+            more than fifty deep, or holds the character NUL, or a number or a date that is none; or a config has a
+            key twice, no settings, the key ``config``, or a section that is none. The file is named.
     """
     try:
         _require_bounded(text)
-        _require_single_keys(yaml.compose(text, _LOADER))
+        if path is not None:
+            require_single_keys(text)
         content = get_loader("yaml")(text)
         if path is not None:
             _require_config(content, path)
@@ -125,6 +135,7 @@ def _require_bounded(text: str) -> None:
             sizes[event.anchor] = len(event.value) + 1
         elif isinstance(event, yaml.CollectionStartEvent):
             opened.append((event.anchor, size))
+            size += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = opened.pop()
             sizes[anchor] = size - before
@@ -135,20 +146,37 @@ def _require_bounded(text: str) -> None:
             )
 
 
-def _require_single_keys(node: yaml.Node | None) -> None:
-    """Refuse a key that stands twice among the same settings: yaml takes the last one, without a word."""
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _require_single_keys(item)
-    elif isinstance(node, yaml.MappingNode):
-        lines: dict[tuple[str, str], int] = {}  # in which a key stands
-        for key, value in node.value:
-            _require_single_keys(value)
-            if isinstance(key, yaml.ScalarNode):
-                name, line = (key.tag, key.value), key.start_mark.line + 1
-                if name in lines:
-                    raise yaml.YAMLError(f"{key.value!r} stands twice, in line {lines[name]} and in line {line}")
-                lines[name] = line
+def require_single_keys(text: str) -> None:
+    """Refuse a key that stands twice among the same settings of a file: yaml takes the last one, without a word.
+
+    Args:
+        text: YAML that ``load_config`` takes.
+
+    Raises:
+        yaml.YAMLError: a key does; both lines are told.
+    """
+    seen: set[int] = set()
+    left = [yaml.compose(text, _LOADER)]
+    while left:
+        node = left.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))  # an alias is the node itself
+        if isinstance(node, yaml.MappingNode):
+            _require_single_names([key for key, _ in node.value])
+            left += [value for _, value in node.value]
+        else:
+            left += node.value
+
+
+def _require_single_names(keys: Sequence[yaml.Node]) -> None:
+    lines: dict[tuple[str, str], int] = {}  # in which a key stands
+    for key in keys:
+        if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+            name, line = (key.tag, key.value), key.start_mark.line + 1
+            if name in lines:
+                raise yaml.YAMLError(f"{key.value!r} stands twice, in line {lines[name]} and in line {line}")
+            lines[name] = line
 
 
 set_loader(CONFIG_MODE, load_config, exceptions=(yaml.YAMLError,))

@@ -228,11 +228,11 @@ class DetectionData(L.LightningDataModule):
             batches: how many of its batches each process has had.
             order: what ``order`` gave when they were counted. If it is another one now, the epoch is no longer the
                 one that was interrupted; that is warned about.
-            threads: with which a CPU computed: it takes as many again, whatever the number of workers now, since sums
-                are rounded differently with another number.
+            threads: with which a CPU computed: it takes as many again, as far as it may, whatever the number of workers
+                now, since sums are rounded differently with another number.
         """
         if not self._on_gpu():
-            torch.set_num_threads(min(threads, _cores()))
+            torch.set_num_threads(min(threads, _cores(), _most_threads()))
         now = self.order()
         changed = [f"{name} was {order.get(name)} and is {now[name]}" for name in now if order.get(name) != now[name]]
         if changed and batches:
@@ -326,7 +326,7 @@ def _start_worker(worker: int) -> None:
 def _most_threads() -> int:
     """What ``OMP_NUM_THREADS`` allows, which holds for torch's threads too; all cores where it is no number."""
     stated = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return int(stated) if stated.isdecimal() else _cores()
+    return int(stated) if stated.isdecimal() and int(stated) else _cores()
 
 
 def _cores() -> int:

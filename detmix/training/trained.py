@@ -179,6 +179,8 @@ def _read_config(config: Path, sections: Sequence[str], overrides: Sequence[str]
         for section in {"data", "model", *_OTHER_SECTIONS} - set(sections):
             settings.pop(section)  # nothing of it is built, callbacks least of all
         return parser.instantiate(settings)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a file of {' '.join(overrides)} is not text in UTF-8: {error}") from error
     except ArgumentError as error:
         raise ValueError(with_suggestion(str(error), parser)) from error
 
