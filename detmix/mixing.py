@@ -86,17 +86,14 @@ def check_alpha(alpha: float) -> float:
 def require_sample(given: Any, describe: Callable[[], str]) -> Sample:
     """What a data set gave, as (image, target); ``describe`` names it in the TypeError for what is no such pair."""
     if not _is_pair(given):
-        raise TypeError(f"a data set must give (image, target), got {_kind(given)} for {describe()}")
+        kind = f"{len(given)} values" if isinstance(given, (tuple, list)) else type(given).__name__
+        raise TypeError(f"a data set must give (image, target), got {kind} for {describe()}")
     image, target = given
     return image, target
 
 
 def _is_pair(given: Any) -> bool:
     return isinstance(given, (tuple, list)) and len(given) == 2
-
-
-def _kind(given: Any) -> str:
-    return f"{len(given)} values" if isinstance(given, (tuple, list)) else type(given).__name__
 
 
 def transformed(transform: Callable[[Any, Target], Sample] | None, image: Any, target: Target) -> Sample:

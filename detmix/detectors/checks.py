@@ -26,13 +26,19 @@ def are_weighted(targets: Sequence[Target], objective: Objective) -> bool:
     if objective == "unweighted":
         return False
     for row, target in enumerate(targets):
-        if "labels" not in target:
-            raise ValueError(f"target {row} has no labels; it has {sorted(target)}")
+        require_keys(row, target, "labels")
         _check_column(row, target, "weights")
         _check_column(row, target, "sources")
         _check_column(row, target, "labels")
         _check_values(row, target)
     return any("weights" in target for target in targets)
+
+
+def require_keys(row: int, target: Target, *keys: str) -> None:
+    """Raise ValueError unless the target of that row of a batch has all of these keys."""
+    for key in keys:
+        if key not in target:
+            raise ValueError(f"target {row} has no {key}; it has {sorted(target)}")
 
 
 def require_labels(targets: Sequence[Target], classes: int) -> None:

@@ -16,9 +16,12 @@ from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.models.detection.ssd import SSD
 
 from ..targets import Target, require_target_each
+from .checks import require_keys
 from .modes import evaluating
 from .names import full_name
 from .rows import match_boxes
+
+_NEEDED = ("boxes", "labels")
 
 Call = tuple[tuple[Any, ...], Any]
 
@@ -68,9 +71,8 @@ def _check_batch(images: Sequence[Tensor], targets: Sequence[Target]) -> None:
     for row, target in enumerate(targets):
         if not isinstance(target, dict):
             raise TypeError(f"target {row} must be a dict with boxes and labels, got {type(target).__name__}")
-        for key in ("boxes", "labels"):
-            if key not in target:
-                raise ValueError(f"target {row} has no {key}; it has {sorted(target)}")
+        require_keys(row, target, *_NEEDED)
+        for key in _NEEDED:
             if not isinstance(target[key], Tensor):
                 raise TypeError(f"{key} of target {row} must be a tensor, got {type(target[key]).__name__}")
 
