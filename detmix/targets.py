@@ -55,6 +55,8 @@ Target = dict[str, Any]
 OBJECT_KEYS = ("boxes", "labels", "weights", "sources", "masks", "keypoints", "area", "iscrowd", "difficult", "covers")
 IMAGE_KEYS = ("image_id", "size", "orig_size", "lam")
 
+_OPTIONAL = ("weights", "sources", "covers")  # may be absent, which means a value
+
 _RANKS = {"boxes": 2, "masks": 3, "keypoints": 3, "covers": 3}  # number of dimensions; 1 for the rest
 _OVERHANG = 1.0  # pixels a box may reach past the image: rounding of annotation tools
 _LARGEST = sys.float_info.max
@@ -207,36 +209,38 @@ def concatenate(
     Raises:
         ValueError: one target has a per-object key that the other lacks.
     """
-    added = {"weights": _joint_weights(first, second, shares), "sources": _joint_sources(first, second)}
-    firsts, seconds = ({k: v for k, v in target.items() if k not in added} for target in (first, second))
+    joint = dict(first)
+    for key in _shared_object_keys(first, second):
+        joint[key] = _join(key, first[key], second[key], size)
+    joint["weights"] = _joint_weights(first, second, shares)
+    joint["sources"] = _joint_sources(first, second)
     if "covers" in first or "covers" in second:
-        firsts["covers"], seconds["covers"] = _same_covers(first, second), _same_covers(second, first)
-    keys = _shared_object_keys(firsts, seconds)
-    return {k: _join(k, v, seconds[k], size) if k in keys else v for k, v in firsts.items()} | added
+        joint["covers"] = torch.cat([_same_covers(first, second), _same_covers(second, first)])
+    return joint
 
 
 def _joint_weights(first: Target, second: Target, shares: tuple[float, float]) -> Tensor:
     if "weights" in first or "weights" in second:
         return torch.cat([visible_shares(first, shares[0]), visible_shares(second, shares[1])])
-    return _one_for_each(first, second, shares, torch.float32)
+    return _one_for_each(first, second, shares, np.float32)
 
 
 def _joint_sources(first: Target, second: Target) -> Tensor:
     """The sources of the first, then those of the second, counted on from them."""
     if not ("sources" in first or "sources" in second):
-        return _one_for_each(first, second, (0, 1), torch.int64)
+        return _one_for_each(first, second, (0, 1), np.int64)
     sources, others = (t["sources"] if "sources" in t else torch.zeros_like(t["labels"]) for t in (first, second))
     past = sources.max() + 1 if sources.shape[0] else 1  # stays on its device: reading it would wait for the GPU
     return torch.cat([sources, others + past])
 
 
-def _one_for_each(first: Target, second: Target, values: tuple[float, float], dtype: torch.dtype) -> Tensor:
+def _one_for_each(first: Target, second: Target, values: tuple[float, float], dtype: type) -> Tensor:
     """One number for each object of the first target, the other for each of the second, where their boxes are."""
-    count = first["boxes"].shape[0]
-    rows: Tensor = first["boxes"].new_empty(count + second["boxes"].shape[0], dtype=dtype)
-    to: Any = rows.numpy() if rows.is_cpu else rows  # numpy sets a few numbers in a fraction of torch's time
-    to[:count], to[count:] = values
-    return rows
+    boxes: Tensor = first["boxes"]
+    count = boxes.shape[0]
+    rows = np.empty(count + second["boxes"].shape[0], dtype)  # numpy sets a few numbers in a fraction of torch's time
+    rows[:count], rows[count:] = values
+    return torch.from_numpy(rows).to(boxes.device, non_blocking=True)
 
 
 def _same_covers(target: Target, other: Target) -> Tensor:
@@ -252,7 +256,8 @@ def widened(values: Tensor) -> Tensor:
 
 
 def _shared_object_keys(first: Target, second: Target) -> list[str]:
-    firsts, seconds = per_object_keys(first), per_object_keys(second)
+    """The per-object keys that both targets must have, and whose rows are joined as they are."""
+    firsts, seconds = ([k for k in per_object_keys(t) if k not in _OPTIONAL] for t in (first, second))
     if firsts == seconds:
         return firsts
     for keys, owner, other in ((firsts, first, second), (seconds, second, first)):
