@@ -321,9 +321,9 @@ class ManifoldMixup:
 def _on(device: torch.device, rows: np.ndarray) -> Tensor:
     """Row numbers, (R,) int64, on a device."""
     numbers = torch.from_numpy(rows)
-    if device.type == "cuda":
-        numbers = numbers.pin_memory()  # the one kind of memory that is copied without waiting for the GPU
-    return numbers.to(device, non_blocking=True)
+    if device.type != "cuda":
+        return numbers.to(device)
+    return numbers.pin_memory().to(device, non_blocking=True)  # the one kind of memory that is not waited for
 
 
 def _mix(values: Tensor, partners: Tensor, lam: float) -> Tensor:

@@ -222,25 +222,25 @@ def concatenate(
 def _joint_weights(first: Target, second: Target, shares: tuple[float, float]) -> Tensor:
     if "weights" in first or "weights" in second:
         return torch.cat([visible_shares(first, shares[0]), visible_shares(second, shares[1])])
-    return _one_for_each(first, second, shares, np.float32)
+    return _one_for_each(first, second, shares, torch.float32)
 
 
 def _joint_sources(first: Target, second: Target) -> Tensor:
     """The sources of the first, then those of the second, counted on from them."""
     if not ("sources" in first or "sources" in second):
-        return _one_for_each(first, second, (0, 1), np.int64)
+        return _one_for_each(first, second, (0, 1), torch.int64)
     sources, others = (t["sources"] if "sources" in t else torch.zeros_like(t["labels"]) for t in (first, second))
     past = sources.max() + 1 if sources.shape[0] else 1  # stays on its device: reading it would wait for the GPU
     return torch.cat([sources, others + past])
 
 
-def _one_for_each(first: Target, second: Target, values: tuple[float, float], dtype: type) -> Tensor:
+def _one_for_each(first: Target, second: Target, values: tuple[float, float], dtype: torch.dtype) -> Tensor:
     """One number for each object of the first target, the other for each of the second, where their boxes are."""
-    boxes: Tensor = first["boxes"]
-    count = boxes.shape[0]
-    rows = np.empty(count + second["boxes"].shape[0], dtype)  # numpy sets a few numbers in a fraction of torch's time
-    rows[:count], rows[count:] = values
-    return torch.from_numpy(rows).to(boxes.device, non_blocking=True)
+    count = first["boxes"].shape[0]
+    rows: Tensor = first["boxes"].new_empty(count + second["boxes"].shape[0], dtype=dtype)
+    to: Any = rows.numpy() if rows.is_cpu else rows  # numpy sets a few numbers in a fraction of torch's time
+    to[:count], to[count:] = values
+    return rows
 
 
 def _same_covers(target: Target, other: Target) -> Tensor:

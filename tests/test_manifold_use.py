@@ -3,14 +3,16 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from detmix import unweight_losses, weight_losses
 from detmix.detectors import losses_and_detections
-from detmix.manifold import ManifoldMixup
+from detmix.manifold import ManifoldMixup, _on
 
 from .factories import TinyBackbone, make_assembled, make_batch
 from .test_detectors import losses_of
@@ -21,6 +23,27 @@ from .test_manifold import COUNTS, HALF, every_family, layers_of, make_model, mi
 def hooks_of(model):
     kinds = [key for key in vars(model) if key.endswith("hooks")]
     return [len(getattr(module, kind)) for module in model.modules() for kind in kinds]
+
+
+class Copies(TorchFunctionMode):
+    """Notes of each copy to a device whether it is waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.waited_for = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.to:
+            self.waited_for.append(not (kwargs or {}).get("non_blocking", False))
+        return function(*args, **(kwargs or {}))
+
+
+def test_rows_are_copied_before_their_memory_is_given_back():
+    with Copies() as copies:  # Apple's GPUs read what was freed: https://github.com/pytorch/pytorch/issues/189690
+        rows = _on(torch.device("meta"), np.arange(3))
+    assert copies.waited_for == [True]
+    assert rows.is_meta
+    assert rows.shape == (3,)
 
 
 @every_family
