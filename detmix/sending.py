@@ -90,7 +90,8 @@ class _Packed(NamedTuple):
 
 
 def _pack(target: Target) -> _Packed:
-    small = {key: value.numpy() for key, value in target.items() if _is_plain(value) and value.nbytes <= _MOST}
+    # copies: memory that is shared with a large tensor is given back when that one is sent, before these are written
+    small = {key: value.numpy().copy() for key, value in target.items() if _is_plain(value) and value.nbytes <= _MOST}
     return _Packed(list(target), small, {key: value for key, value in target.items() if key not in small})
 
 

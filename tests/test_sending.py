@@ -114,6 +114,14 @@ def test_what_is_small_is_in_the_message_and_what_is_large_is_not():
     assert b"rebuild_storage" in large
 
 
+def test_small_tensors_are_sent_as_they_were_though_their_memory_is_sent_with_a_large_one():
+    boxes = torch.rand(200_000, 4)
+    cuts = [(0, 1200), *((row, row + 90) for row in range(1200, 2550, 90))]  # an image with many objects, then others
+    data = [(torch.zeros(3, 2, 2), {"boxes": boxes[first:last]}) for first, last in cuts]
+    [(images, targets)] = DataLoader(data, batch_size=16, collate_fn=collate, num_workers=1)
+    assert_same(zip(images, targets, strict=True), data)
+
+
 @pytest.mark.parametrize("mixed", [False, True])
 def test_batches_of_workers_are_lists_of_dicts_as_without_workers(mixed):
     source = ListDataset([make_sample(index % 3, seed=index) for index in range(6)])
