@@ -20,6 +20,7 @@ from .targets import plain, wrap_like
 Image: TypeAlias = Tensor | np.ndarray | PILImage.Image
 Region: TypeAlias = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, x2 and y2 exclusive
 
+_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PIL_MODES = ("L", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
 
 
@@ -215,7 +216,7 @@ def require_supported(image: Image) -> None:
     if 0 in image.shape:
         raise ValueError(f"an image must have at least one pixel and one channel, got shape {tuple(image.shape)}")
     if isinstance(image, Tensor):
-        supported, wanted = image.dtype == torch.uint8 or image.is_floating_point(), "uint8 or floating"
+        supported, wanted = image.dtype in _DTYPES, "uint8, float16, bfloat16, float32 or float64"
     else:
         supported, wanted = image.dtype in (np.uint8, np.float32, np.float64), "uint8, float32 or float64"
     if not supported:

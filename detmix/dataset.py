@@ -144,7 +144,11 @@ class MixupDataset(Switched, Dataset[Sample]):
         """What is drawn for sample 0 ... len - 1 in this epoch; None if it stays as it is.
 
         With a cache the partner is that which is loaded if the cache holds none.
+
+        Raises:
+            IndexError: there is no such sample.
         """
+        index = _absolute(index, len(self.dataset))
         setting = self._setting
         return self._draw(index, setting, self._generator(index, setting))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image as PILImage
@@ -24,41 +24,45 @@ class Held:
 
     def __init__(self) -> None:
         self.nbytes = 0
-        self._pieces: dict[int, dict[int, int]] = {}
-        self._users: dict[int, int] = {}  # how many samples show a piece, by its address
+        self._pieces: dict[int, set[_Piece]] = {}
+        self._users: dict[_Piece, int] = {}  # how many samples show it
 
     def add(self, key: int, sample: Any) -> int:
         """Count a sample under a key that is free; returns the bytes by which what is held has grown."""
-        pieces = self._pieces[key] = dict(_pieces(sample))
-        grown = 0
-        for address, size in pieces.items():
-            users = self._users.get(address, 0)
-            self._users[address] = users + 1
-            grown += 0 if users else size
+        pieces = self._pieces[key] = set(_pieces(sample))
+        grown = sum(piece.nbytes for piece in pieces if piece not in self._users)
+        for piece in pieces:
+            self._users[piece] = self._users.get(piece, 0) + 1
         self.nbytes += grown
         return grown
 
     def remove(self, key: int) -> None:
         """Count the sample of a key no more."""
-        for address, size in self._pieces.pop(key).items():
-            self._users[address] -= 1
-            if not self._users[address]:
-                del self._users[address]
-                self.nbytes -= size
+        for piece in self._pieces.pop(key):
+            self._users[piece] -= 1
+            if not self._users[piece]:
+                del self._users[piece]
+                self.nbytes -= piece.nbytes
 
 
-def _pieces(sample: Any) -> Iterator[tuple[int, int]]:
-    """Address and bytes of each piece of memory."""
+class _Piece(NamedTuple):
+    """A piece of memory."""
+
+    address: int
+    nbytes: int
+
+
+def _pieces(sample: Any) -> Iterator[_Piece]:
     if isinstance(sample, Tensor):
         storage = sample.untyped_storage()
-        yield storage.data_ptr(), storage.nbytes()
+        yield _Piece(storage.data_ptr(), storage.nbytes())
     elif isinstance(sample, np.ndarray):
         if isinstance(sample.base, (np.ndarray, Tensor)):
             yield from _pieces(sample.base)
         else:
-            yield sample.ctypes.data, sample.nbytes
+            yield _Piece(sample.ctypes.data, sample.nbytes)
     elif isinstance(sample, PILImage.Image):
-        yield id(sample), sample.width * sample.height * len(sample.getbands())
+        yield _Piece(id(sample), sample.width * sample.height * len(sample.getbands()))
     elif isinstance(sample, (dict, tuple, list)):
         for part in sample.values() if isinstance(sample, dict) else sample:
             yield from _pieces(part)

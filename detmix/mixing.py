@@ -128,8 +128,8 @@ def mix_pair(
     Both images sit at the top left of a zero canvas that holds them, so no box moves.
 
     Args:
-        image_a: (C, Ha, Wa) tensor, uint8 or float, plain or ``tv_tensors.Image``; (Ha, Wa, C) or (Ha, Wa)
-            numpy array, uint8 or float; or PIL image.
+        image_a: (C, Ha, Wa) tensor, uint8, float16, bfloat16, float32 or float64, plain or ``tv_tensors.Image``;
+            (Ha, Wa, C) or (Ha, Wa) numpy array, uint8, float32 or float64; or PIL image.
         target_a: boxes (Na, 4) xyxy in pixels of image A; labels (Na,). Na may be 0.
         image_b: as image_a: same kind, dtype, device and C; any size.
         target_b: as target_a, with Nb boxes.

@@ -30,8 +30,9 @@ class SeededDataset(Switched, Dataset[Sample]):
     """Makes the random transforms within a data set draw by (seed, epoch, index), whichever generator they use.
 
     While a sample is loaded, the global generators of torch (on the CPU), numpy and ``random`` are seeded for it;
-    afterwards they are as they were. Seeded too is whatever has albumentations' ``set_random_state``, as ``A.Compose``
-    does, and is found when this is made or unpickled: in attributes of the data set, in lists, tuples and dicts, in a
+    afterwards they are as they were, but for the second of two Gaussians that ``numpy.random`` keeps for later, which
+    is lost. Seeded too is whatever has albumentations' ``set_random_state``, as ``A.Compose`` does, and is found when
+    this is made or unpickled: in attributes of the data set and of its class, in lists, tuples and dicts, in a
     ``functools.partial``, in what a function encloses or has as a default, and in what is held by those, however deep:
     data sets and transforms. Then samples depend neither on the number of workers, nor on the order of visits, nor on a
     restart in the middle::
@@ -65,7 +66,7 @@ class SeededDataset(Switched, Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         """The data set's own sample, drawn for this index and epoch."""
-        index = range(len(self))[index]
+        index = range(len(self))[operator.index(index)]
         generator = generator_at(self.seed, self.epoch, index, _STREAM)
         with self._seeded(generator):
             for compose in self._composes:
@@ -126,4 +127,8 @@ def _held_by(holder: Any) -> list[Any]:
         return [holder.__closure__, holder.__defaults__, holder.__kwdefaults__]
     if isinstance(holder, CellType):  # of a closure; it may be empty yet
         return gc.get_referents(holder)
-    return list(getattr(holder, "__dict__", {}).values())
+    if isinstance(holder, staticmethod):
+        return [holder.__func__]
+    if not hasattr(holder, "__dict__"):
+        return []
+    return [value for names in (holder, *type(holder).__mro__) for value in vars(names).values()]

@@ -8,6 +8,7 @@ import torch
 from torch import distributed
 from torch.utils.data import get_worker_info
 
+from .draws import check_epoch
 from .shared import Shared
 
 
@@ -22,8 +23,8 @@ class Switched:
         self._shared = Shared(torch.tensor([0, 1, 0]))  # epoch, enabled, how often either was set
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch that the draws belong to, here and in running workers."""
-        self._set(0, epoch)
+        """Set the epoch that the draws belong to, an integer of 0 or more, here and in running workers."""
+        self._set(0, check_epoch(epoch))
         tell_transform(self, epoch)
         for inner in _wrapped(self):
             tell_epoch(inner, epoch)

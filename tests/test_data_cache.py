@@ -147,13 +147,16 @@ def test_a_size_that_the_xml_lacks_is_the_images_as_it_is_now(tmp_path):
 def test_sets_and_folders_have_indices_of_their_own(tmp_path, parsed):
     root = some_folder(tmp_path)
     folder(root, {"d": document(thing("owl"))}, image_set="val")
+    (root / "ImageSets" / "Main" / "cats").mkdir()
+    folder(root, {"e": document(thing("cat"))}, image_set="cats/train")
     grow_old(root)
     other = some_folder(tmp_path / "other", a=document(thing("yak")))
     for _ in range(2):
         assert read(tmp_path).class_names == ("dog",)
         assert read(tmp_path, image_set="val").class_names == ("owl",)
+        assert read(tmp_path, image_set="cats/train").class_names == ("cat",)
         assert read_voc(other, cache_dir=tmp_path / "cache").class_names == ("yak",)
-    assert len(list((tmp_path / "cache").iterdir())) == 3
+    assert len(list((tmp_path / "cache").iterdir())) == 4
 
 
 def test_a_file_so_young_that_it_may_change_unnoticed_is_not_trusted(tmp_path, parsed):
@@ -231,7 +234,7 @@ def test_a_size_that_no_image_has_is_named_with_a_cache_too(tmp_path):
     some_folder(tmp_path, a=document(size="<size><width>1e12</width><height>9</height></size>"))
     for _ in range(2):
         with pytest.raises(
-            ValueError, match=r"a\.xml: size: <width> must lie in 0 \.\.\. 2147483647, got 1000000000000\.0"
+            ValueError, match=r"a\.xml: size: <width> must be an integer in 0 \.\.\. 2147483647, got 1000000000000\.0"
         ):
             read_voc(tmp_path / "voc", cache_dir=tmp_path / "cache")
 
@@ -245,9 +248,15 @@ def test_where_the_cache_lies(tmp_path, monkeypatch):
     monkeypatch.delenv("DETMIX_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/caches")
     assert cache.cache_folder(None) == Path("/var/caches/detmix")
-    monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/someone")
+    for unset in ("", "relative/caches"):  # which its specification has ignored
+        monkeypatch.setenv("XDG_CACHE_HOME", unset)
+        assert cache.cache_folder(None) == Path("/home/someone/.cache/detmix")
+    monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache.cache_folder(None) == Path("/home/someone/.cache/detmix")
+    assert cache.cache_folder("~/caches") == Path("/home/someone/caches")
+    monkeypatch.setenv("DETMIX_CACHE_DIR", "OFF")
+    assert cache.cache_folder(None) is None
 
 
 @pytest.mark.skipif(not BCCD.is_dir(), reason="the blood cell images are not in data/bccd")

@@ -5,6 +5,7 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -101,7 +102,8 @@ WRONG = {
     "a list": ([], r"not a COCO annotation file: wanted '\{', got '\['"),
     "no annotations": ({"images": [], "categories": []}, "the key 'annotations' is missing"),
     "images no list": (content(images={}), r"images must be an array, got '\{'"),
-    "no images": (content(images=[], annotations=[]), "no image"),
+    "no images": (content(images=[], annotations=[]), "there is no image in it"),
+    "objects of no image": (content(images=[]), "there is no image in it"),
     "no file name": (without("images", 1, "file_name"), r"images\[1\]\.file_name: must be the name of a file, got ''"),
     "no bbox": (without("annotations", 2, "bbox"), r"annotations\[2\]: .*`bbox`"),
     "a short bbox": (changed("annotations", 2, bbox=[1, 2, 3]), r"annotations\[2\]: .*length 4.*\$.bbox"),
@@ -336,6 +338,11 @@ def test_crowds_are_told_of_from_one_in_twenty_on(crowds, warned, tmp_path, capl
     said = f"set.json: {crowds} of its 20 objects are crowds, which samples leave out"
     assert [said in record.getMessage() for record in caplog.records] == [True] * warned
     assert f"set.json: annotations[{20 - crowds}] is one" in caplog.text or not warned
+
+
+@pytest.mark.parametrize("listed", [np.array, iter, list, tuple])
+def test_class_names_may_be_any_row_of_texts(listed, tmp_path):
+    assert read(tmp_path, content(), class_names=listed(["dog", "car"])).class_names == ("dog", "car")
 
 
 def test_paths_may_be_strings(tmp_path):

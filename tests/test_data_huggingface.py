@@ -8,6 +8,7 @@ import torch
 
 from detmix.data import HuggingFaceStream, read_image
 
+from .datasets import assert_same
 from .hostile import ending
 from .test_data_streams import CLASSES, COUNT, datasets, hub, picture, row
 
@@ -30,6 +31,23 @@ def test_rows_may_hold_files_and_lists_of_objects(tmp_path):
         assert target["boxes"].tolist() == [[1, 2, 3, 4]]
         assert target["labels"].tolist() == [1]
         assert "image_id" not in target
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "arrow"])
+@pytest.mark.parametrize("listed", [False, True])
+def test_the_format_of_a_data_set_does_not_matter(kind, listed):
+    columns = row(1)["objects"]
+    objects = [dict(zip(columns, each, strict=True)) for each in zip(*columns.values(), strict=True)]
+    rows = [{"image": picture(1), **row(1)} | ({"objects": objects} if listed else {})]
+    plain = datasets.Dataset.from_list(rows).to_iterable_dataset()
+    wrong = datasets.Dataset.from_list([rows[0] | {"height": 13}]).to_iterable_dataset()
+    samples = [
+        list(HuggingFaceStream(each, box_format="xywh", classes=CLASSES)) for each in (plain, plain.with_format(kind))
+    ]
+    assert samples[1][0][1]["image_id"] == 1
+    assert_same(*samples)
+    with pytest.raises(ValueError, match="the annotations say 13 high"):
+        list(HuggingFaceStream(wrong.with_format(kind), box_format="xywh", classes=CLASSES))
 
 
 def test_a_pipe_in_the_place_of_an_image_is_not_waited_for(tmp_path):

@@ -99,13 +99,20 @@ def test_sixteen_bit_colour_is_scaled(tmp_path):
     assert_shows(read_image(tmp_path / "image.png"), QUARTERS, tolerance=1)
 
 
-def test_pixels_without_a_known_range_are_refused_by_name(tmp_path):
-    path = save(tmp_path / "depth.tif", Image.fromarray(np.ones((4, 4), np.float32)))
+def test_sixteen_bits_of_a_pgm_are_scaled_though_they_come_as_thirty_two(tmp_path):
+    grey = np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16)
+    assert cv2.imwrite(str(tmp_path / "image.pgm"), grey)
+    np.testing.assert_allclose(read_image(tmp_path / "image.pgm")[0].numpy(), grey / 257, atol=1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pixels_without_a_known_range_are_refused_by_name(dtype, tmp_path):
+    path = save(tmp_path / "depth.tif", Image.fromarray(np.ones((4, 4), dtype)))
     with pytest.raises(ValueError, match=r"depth\.tif: .*integers of 8 or 16 bits"):
         read_image(path)
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
 def test_exif_orientation_is_applied(orientation, suffix, tmp_path):
     exif = Image.Exif()
@@ -123,6 +130,14 @@ def test_an_image_annotated_as_stored_is_left_as_stored(orientation, tmp_path):
     exif[EXIF_ORIENTATION] = orientation
     path = save(tmp_path / "image.jpg", exif=exif)
     assert_shows(read_image(path, (48, 64)), QUARTERS)
+
+
+def test_a_tiff_that_is_annotated_as_stored_is_refused_since_pillow_turns_it(tmp_path):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    path = save(tmp_path / "image.tif", exif=exif)
+    with pytest.raises(ValueError, match=r"image\.tif: the annotations say 48 high and 64 wide, the image is 64 high"):
+        read_image(path, (48, 64))
 
 
 def test_sixteen_bit_grey_is_turned_too(tmp_path):

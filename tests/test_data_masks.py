@@ -261,6 +261,13 @@ def test_a_segmentation_of_nothing_can_be_an_error(segmentation, file):
         read_coco(file, file.parent, masks=True, on_invalid="raise")
 
 
+@pytest.mark.parametrize("count", [3, 5, 6])
+def test_polygons_of_pairs_are_another_format_and_not_too_few_points(count, file):
+    with_segmentations(file, [json.dumps([[[5 * number, number**2] for number in range(count)]])])
+    with pytest.raises(ValueError, match="not a segmentation: Expected `float`, got `array`"):
+        DetectionDataset(read_coco(file, file.parent, masks=True))[0]
+
+
 NUMBERS = st.lists(st.integers(0, 30) | st.floats(0, 30), max_size=12)
 
 

@@ -8,7 +8,7 @@ from PIL import ExifTags, Image
 from torch.utils.data import DataLoader
 
 from detmix import MixupDataset, collate
-from detmix.data import DetectionDataset, HuggingFaceStream, WebDatasetStream, read_coco
+from detmix.data import DetectionDataset, HuggingFaceStream, WebDatasetStream, read_coco, read_image
 from detmix.data.reduction import reduce_target
 from detmix.targets import check_target
 
@@ -100,6 +100,13 @@ def test_a_target_reduced_by_hand():
     assert reduce_target(target, (5, 9), (5, 9)) is target
 
 
+def test_an_image_that_is_no_part_of_the_annotated_one_is_refused():
+    with pytest.raises(
+        ValueError, match=r"of \(3, 9\) pixels is no part of one that is annotated as \(5, 9\)"
+    ):
+        reduce_target({"boxes": torch.zeros(0, 4), "area": torch.zeros(0)}, (5, 9), (3, 9))
+
+
 def test_an_image_without_objects_is_reduced_too():
     nothing = {"boxes": torch.zeros(0, 4), "area": torch.zeros(0), "masks": torch.zeros(0, 20, 30, dtype=torch.uint8)}
     reduced = reduce_target(nothing, (20, 30), (5, 8))
@@ -122,8 +129,18 @@ def test_ground_truth_and_targets_without_images_are_as_annotated(annotations):
     assert torch.equal(whole.target_of(0)["boxes"], reduced.target_of(0)["boxes"])
 
 
-def test_a_size_below_a_pixel_is_refused(annotations):
-    with pytest.raises(ValueError, match="reduce_to must be 1 or more pixels, or None, got 0"):
-        DetectionDataset(annotations, reduce_to=0)
-    with pytest.raises(ValueError, match="reduce_to must be 1 or more pixels, or None, got 0"):
-        WebDatasetStream("train.tar", classes=["red"], reduce_to=0)
+@pytest.mark.parametrize(
+    ("reduce_to", "error", "message"),
+    [
+        (0, ValueError, "reduce_to must be 1 or more pixels, or None, got 0"),
+        ("800", TypeError, "reduce_to must be an integer or None, got '800'"),
+        (float("nan"), TypeError, "reduce_to must be an integer or None, got nan"),
+    ],
+)
+def test_a_size_that_is_no_number_of_pixels_is_refused(reduce_to, error, message, annotations):
+    with pytest.raises(error, match=message):
+        DetectionDataset(annotations, reduce_to=reduce_to)
+    with pytest.raises(error, match=message):
+        WebDatasetStream("train.tar", classes=["red"], reduce_to=reduce_to)
+    with pytest.raises(error, match=message):
+        read_image(annotations.image_path(0), reduce_to=reduce_to)

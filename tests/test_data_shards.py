@@ -82,6 +82,17 @@ def test_a_pipe_in_the_place_of_an_image_is_not_waited_for(tmp_path):
         write_shards(found, tmp_path / "out")
 
 
+def test_the_folder_may_be_this_one_or_a_link_to_one(tmp_path, monkeypatch):
+    found = write_coco_folder(tmp_path / "coco", 2)
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("there")
+    monkeypatch.chdir(tmp_path / "here")
+    assert [shard.name for shard in write_shards(found, ".")] == ["here-000000.tar"]
+    assert write_shards(found, tmp_path / "link") == [tmp_path / "there" / "there-000000.tar"]
+    assert (tmp_path / "here" / "here-000000.tar").is_file()
+
+
 def test_shards_are_not_mixed_with_others(tmp_path):
     found = write_coco_folder(tmp_path / "coco", 2)
     (tmp_path / "out").mkdir()

@@ -253,10 +253,34 @@ def test_inputs_are_left_untouched():
         assert torch.equal(value, target[key]) if isinstance(value, torch.Tensor) else value == target[key]
 
 
+class Losing(A.HorizontalFlip):
+    """A flip that leaves out every second point, as distortions leave out those that they cannot find."""
+
+    def apply_to_keypoints(self, keypoints, **params):
+        return super().apply_to_keypoints(keypoints, **params)[::2]
+
+
+@pytest.mark.parametrize("points", [0, 3])
+def test_points_that_a_transform_leaves_out_lose_their_visibility_and_the_others_stay_in_step(points):
+    image, target = make_sample([[2, 3, 12, 20], [5, 1, 30, 9]])
+    given = torch.tensor([[x, y, 2.0] for x, y in ((3, 4), (6, 8), (9, 12), (7, 2), (14, 4), (28, 6))])
+    target["keypoints"] = given.reshape(2, 3, 3)[:, :points]
+    result = Albumentations([Losing(p=1)])(image, target)[1]["keypoints"]
+    assert result.shape == (2, points, 3)
+    for number, (new, old) in enumerate(zip(result.reshape(-1, 3), target["keypoints"].reshape(-1, 3), strict=True)):
+        if number % 2:
+            assert new[2] == 0
+        else:
+            assert new.tolist() == [WIDTH - 1 - old[0], old[1], 2]
+
+
 def test_errors_say_what_was_wanted():
     image, target = make_sample([[0, 0, 5, 5]])
     with pytest.raises(TypeError, match="tensor, an .* array or a PIL image, got str"):
         Albumentations([])("image.jpg", target)
+    for other in (image.bfloat16(), image.numpy().astype(np.float64)):
+        with pytest.raises(TypeError, match=r"albumentations takes images of uint8 or float32, got .*float"):
+            Albumentations([])(other, target)
     with pytest.raises(TypeError, match="ToTensorV2"):
         Albumentations([A.ToTensorV2()])(image, target)
     del target["image_id"]

@@ -236,15 +236,19 @@ WRONG = {
     "NaN in a size": (document(size=SIZE.replace("80", "nan")), "size: <height> must be a finite number, got 'nan'"),
     "a size past all images": (
         document(size=SIZE.replace("80", "1e300")),
-        r"size: <height> must lie in 0 \.\.\. 2147483647, got 1e\+300",
+        r"size: <height> must be an integer in 0 \.\.\. 2147483647, got 1e\+300",
     ),
     "a width that no array holds": (
         document(size=SIZE.replace("100", "2147483648")),
-        r"size: <width> must lie in 0 \.\.\. 2147483647, got 2147483648\.0",
+        r"size: <width> must be an integer in 0 \.\.\. 2147483647, got 2147483648\.0",
     ),
     "a size below nothing": (
         document(size=SIZE.replace("80", "-1")),
-        r"size: <height> must lie in 0 \.\.\. 2147483647, got -1\.0",
+        r"size: <height> must be an integer in 0 \.\.\. 2147483647, got -1\.0",
+    ),
+    "half a pixel": (
+        document(size=SIZE.replace("100", "40.5")),
+        r"size: <width> must be an integer in 0 \.\.\. 2147483647, got 40\.5",
     ),
     "half a size": (document(size="<size><width>9</width></size>"), "size: the tag <height> is missing"),
     "unknown class": (

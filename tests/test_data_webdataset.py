@@ -16,7 +16,7 @@ from .test_data_streams import CLASSES, ids, members_of, picture, row, write_tar
 from .test_hostile import fuzz
 
 BROKEN = {
-    "no json": ({"json": None}, r"wanted json and one image, got \['png'\]"),
+    "no json": ({"json": None}, r"wanted json and one image, got \['png'\]: the files of a sample stand side by side"),
     "no image": ({"png": None}, r"wanted json and one image, got \['json'\]"),
     "two images": ({"jpg": b"x"}, r"wanted json and one image, got \['png', 'json', 'jpg'\]"),
     "no JSON": ({"json": b"{"}, "json: Input data was truncated"),
@@ -29,6 +29,10 @@ BROKEN = {
     "another size in floats": (
         {"json": json.dumps(row(1) | {"height": 13.0, "width": 16.0}).encode()},
         "the annotations say 13 high",
+    ),
+    "a size in quotes": (
+        {"json": json.dumps(row(1) | {"height": "12"}).encode()},
+        "height: Expected `int | null`, got `str`",
     ),
     "another class": (
         {"json": json.dumps(row(1) | {"objects": {"bbox": [[1, 1, 2, 2]], "category": ["yak"]}}).encode()},
@@ -50,6 +54,23 @@ def test_what_is_wrong_is_named_with_shard_and_key(case, tmp_path):
         next(stream)
     caught.match(message)
     assert str(shard) not in open_files()
+
+
+def test_a_size_that_is_not_known_is_not_compared(tmp_path):
+    for size in ({"height": 0, "width": 0}, {"height": None, "width": None}, {"height": 12.0, "width": 16}):
+        content = json.dumps(row(1) | size)
+        shard = write_tar(tmp_path / "part.tar", {"a.png": picture(1), "a.json": content.encode()})
+        assert ids(WebDatasetStream(shard, classes=CLASSES)) == [1]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_json_may_hold_what_tools_write_into_it(encoding, tmp_path):
+    objects = row(1)["objects"] | {"area": [float("nan")], "category": ["cat"]}
+    content = json.dumps(row(1) | {"objects": objects, "note": "ä"}, ensure_ascii=False).encode(encoding)
+    shard = write_tar(tmp_path / "part.tar", {"a.png": picture(1), "a.json": content})
+    [(_, target)] = WebDatasetStream(shard, classes=CLASSES)
+    x1, y1, x2, y2 = target["boxes"][0].tolist()
+    assert target["area"].tolist() == [(x2 - x1) * (y2 - y1)]
 
 
 @settings(max_examples=60, deadline=None)

@@ -87,6 +87,15 @@ def test_bytes_are_those_that_stay_in_memory(sample, expected):
     assert held.nbytes == 0
 
 
+def test_parts_of_one_memory_that_begin_together_leave_as_they_came():
+    held, memory = Held(), bytes(100)
+    assert [held.add(key, np.frombuffer(memory, np.uint8, count)) for key, count in enumerate((10, 100))] == [10, 100]
+    held.remove(0)
+    assert held.nbytes == 100
+    held.remove(1)
+    assert held.nbytes == 0
+
+
 def test_what_samples_share_is_counted_once_and_until_the_last_of_them_goes():
     held, images = Held(), torch.zeros(5, 10)
     assert [held.add(i, (images[i], {"boxes": torch.zeros(4)})) for i in range(3)] == [216, 16, 16]

@@ -181,7 +181,11 @@ def test_masks_grow_with_the_canvas_and_every_other_key_is_carried():
         ({"image_b": torch.zeros(3, 48, 64)}, TypeError, "uint8 on cpu and Tensor of torch.float32"),
         ({"image_b": torch.zeros(1, 48, 64, dtype=torch.uint8)}, ValueError, "got 3 and 1"),
         ({"image_b": torch.zeros(48, 64, dtype=torch.uint8)}, ValueError, r"shape \(C, H, W\)"),
-        ({"image_b": torch.zeros(3, 48, 64, dtype=torch.int64)}, TypeError, "uint8 or floating"),
+        (
+            {"image_b": torch.zeros(3, 48, 64, dtype=torch.int64)},
+            TypeError,
+            "float32 or float64, got torch.int64",
+        ),
         ({"image_b": Image.new("P", (64, 48))}, TypeError, "got P: convert it first"),
         ({"image_a": np.zeros((8, 8), np.uint8), "image_b": np.zeros((8, 8, 1), np.uint8)}, TypeError, "2 dim.* 3 dim"),
         ({"image_b": "cat.jpg"}, TypeError, "got str"),

@@ -168,6 +168,17 @@ class Making(Holder):
         return Making, ()
 
 
+class Shared:
+    """One that holds it for all of its kind."""
+
+    def __call__(self, image, target):
+        return image, target
+
+
+def class_with(**held):
+    return type("Heir", (type("Parent", (Shared,), held),), {})()
+
+
 def make_compose():
     return A.Compose([A.GaussNoise(p=1)])
 
@@ -190,6 +201,9 @@ HOLDERS = {
     "attribute of an attribute": lambda it: Holder(augment=Holder(_inner=it)),
     "list": lambda it: Holder(stages=[(it, None), "other"]),
     "dict": lambda it: Holder(by_class={1: it}),
+    "class": lambda it: class_with(aug=it),
+    "list of a class": lambda it: class_with(stages=[it]),
+    "static method": lambda it: class_with(aug=staticmethod(partial(unchanged, it))),
     "torchvision": lambda it: v2.Compose([v2.RandomHorizontalFlip(), Holder(aug=it)]),
     "partial": lambda it: partial(unchanged, it),
     "partial by name": lambda it: partial(unchanged, aug=it),

@@ -35,6 +35,16 @@ def test_it_starts_enabled_in_epoch_0_and_keeps_what_is_set(switched):
     assert (switched.epoch, switched.enabled) == (7, True)
 
 
+@pytest.mark.parametrize(
+    ("epoch", "error", "message"),
+    [(1.5, TypeError, "epoch must be an integer, got 1.5"), (-1, ValueError, "epoch must be 0 or more, got -1")],
+)
+def test_an_epoch_that_is_none_is_refused(switched, epoch, error, message):
+    with pytest.raises(error, match=message):
+        switched.set_epoch(epoch)
+    assert switched.epoch == 0
+
+
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
 def test_copies_keep_what_was_set_in_shared_memory(switched, duplicate):
     switched.set_epoch(3)

@@ -36,13 +36,13 @@ def cache_folder(cache_dir: CacheDir) -> Path | None:
     """
     if cache_dir is None:
         cache_dir = os.environ.get("DETMIX_CACHE_DIR") or _users_folder()
-    return None if cache_dir is False or cache_dir == "off" else Path(cache_dir)
+    return None if cache_dir is False or str(cache_dir).lower() == "off" else Path(os.path.expanduser(cache_dir))
 
 
 def _users_folder() -> Path | Literal[False]:
-    chosen = os.environ.get("XDG_CACHE_HOME")
+    chosen = os.environ.get("XDG_CACHE_HOME", "")
     try:
-        return Path(chosen or Path.home() / ".cache") / "detmix"
+        return Path(chosen if os.path.isabs(chosen) else Path.home() / ".cache") / "detmix"
     except RuntimeError:  # a user without a home
         return False
 

@@ -60,8 +60,11 @@ def read_coco(
         TypeError: ``class_names`` is a text.
     """
     require_list(class_names, "class_names")
+    class_names = None if class_names is None else list(class_names)
     path = Path(annotation_file)
     content = read_content(path, masks=masks)
+    if not len(content.image_ids):
+        raise ValueError(f"{path}: there is no image in it")
     for section, ids in (
         ("images", content.image_ids),
         ("categories", np.array([category.id for category in content.categories], np.int64)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,8 +18,8 @@ from ..canvas import image_size
 from ..shared import Shared
 from ..targets import Target
 from .annotations import Annotations
-from .images import read_image
-from .reduction import check_reduce_to, reduce_target
+from .images import check_reduce_to, read_image
+from .reduction import reduce_target
 
 Transform = Callable[[Any, Target], tuple[Any, Target]]
 OnError = Literal["raise", "skip"]
@@ -50,6 +51,7 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
 
     Raises:
         ValueError: on_error is neither, or reduce_to below 1.
+        TypeError: reduce_to is not an integer.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
                 the file is named, or the annotation.
             RuntimeError: all images, or 100 one after the other, were skipped.
         """
-        index = range(len(self))[index]
+        index = range(len(self))[operator.index(index)]
         image, target = self._read(index) if self.on_error == "raise" else self._read_from(index)
         return (image, target) if self.transform is None else self.transform(image, target)
 
@@ -109,11 +111,11 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
 
     def image_path(self, index: int) -> Path:
         """Where the image of a sample lies."""
-        return self.annotations.image_path(range(len(self))[index])
+        return self.annotations.image_path(range(len(self))[operator.index(index)])
 
     def labels_of(self, index: int) -> Tensor:
         """The labels of a sample, (N,) int64, without decoding its image or calling the transform."""
-        return torch.from_numpy(self.annotations.labels[self._trainable(range(len(self))[index])])
+        return torch.from_numpy(self.annotations.labels[self._trainable(range(len(self))[operator.index(index)])])
 
     def ground_truth(self) -> dict[str, list[dict[str, Any]]]:
         """All annotations in COCO's format, crowds included; see :meth:`Annotations.ground_truth`."""
@@ -121,7 +123,7 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
 
     def target_of(self, index: int) -> Target:
         """The target of a sample, without decoding its image or calling the transform; as fast for all."""
-        index = range(len(self))[index]
+        index = range(len(self))[operator.index(index)]
         given, rows = self.annotations, self._trainable(index)
         columns: dict[str, tuple[NDArray[Any], torch.dtype]] = {
             "boxes": (given.boxes, torch.float32),

@@ -47,7 +47,7 @@ class HuggingFaceStream(SampleStream):
         """Wrap a data set.
 
         Args:
-            dataset: a ``datasets.IterableDataset``, not yet split among ranks.
+            dataset: a ``datasets.IterableDataset``, not yet split among ranks; its ``with_format`` does not matter.
             box_format: ``"xywh"`` as COCO has it, or ``"xyxy"``, in pixels counted from 0.
             classes: what the rows write for label 1, 2 ... K-1: names or ids. Left out, the names of the data set's
                 ``ClassLabel``; rows with a ``ClassLabel`` count as writing names.
@@ -107,8 +107,8 @@ def _check_streaming(dataset: Any) -> Any:
 
 
 def _undecoded(dataset: Any, image: str) -> Any:
-    """The data set with the bytes of images in the place of images, so that all are decoded alike."""
-    kind = load_library("datasets").Image
+    """The data set with plain values, and the bytes of images in the place of images, so that all are read alike."""
+    kind, dataset = load_library("datasets").Image, dataset.with_format(None)
     decoded = isinstance((dataset.features or {}).get(image), kind)
     return dataset.cast_column(image, kind(decode=False)) if decoded else dataset
 

@@ -43,7 +43,7 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None, *, reduce_
     Args:
         path: the file, of any format that Pillow reads, but for EPS, which is a program.
         size: (H, W) that the annotations state. An image that has this size only without its EXIF
-            orientation is left as stored, because so it was annotated.
+            orientation is left as stored, because so it was annotated; a TIFF is upright always.
         reduce_to: given, a JPEG is decoded at a half, a quarter or an eighth of its size, as far as its shorter side
             keeps so many pixels, which takes less time; other formats keep their size.
 
@@ -52,9 +52,12 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None, *, reduce_
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is corrupt, truncated or not an image, or its size is not the stated one. Not every damage
-            within a JPEG can be told: see docs/faults.md.
+        ValueError: the file is corrupt, truncated or not an image, its pixels are floats or integers of 32 bits, or its
+            size is not the stated one; reduce_to is below 1. Not every damage within a JPEG can be told: see
+            docs/faults.md.
+        TypeError: reduce_to is not an integer.
     """
+    check_reduce_to(reduce_to)
     path = Path(path)
     return decode_image(read_file(path), size, name=path, reduce_to=reduce_to)
 
@@ -104,6 +107,14 @@ def convert_image(image: Image.Image, size: tuple[int, int] | None = None, *, na
     turned = _is_to_be_turned(image, size, name)
     with _naming(name):
         return _finish(image, turned=turned)
+
+
+def check_reduce_to(pixels: int | None) -> None:
+    """Raise TypeError or ValueError unless it is None or a number of pixels that a side can have."""
+    if pixels is not None and not isinstance(pixels, (int, np.integer)):
+        raise TypeError(f"reduce_to must be an integer or None, got {pixels!r}")
+    if pixels is not None and pixels < 1:
+        raise ValueError(f"reduce_to must be 1 or more pixels, or None, got {pixels}")
 
 
 def _part(size: tuple[int, int], reduce_to: int | None, *, turned: bool) -> int:
@@ -171,6 +182,8 @@ def _naming(name: str | Path) -> Iterator[None]:
 
 
 def _orientation(image: Image.Image) -> int | None:
+    if image.format == "TIFF":  # Pillow itself turns it, and its size is upright before
+        return None
     return image.getexif().get(ExifTags.Base.Orientation)
 
 
@@ -194,8 +207,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _high_bytes(image: Image.Image) -> np.ndarray:
     """16-bit pixels as 8-bit ones, as Pillow itself does for 16-bit colour; its conversion of grey clips."""
     values = np.asarray(image)
-    if values.dtype.kind == "f" or values.min() < 0 or values.max() > 0xFFFF:
-        raise ValueError(f"pixels must be integers of 8 or 16 bits, got {values.min()} ... {values.max()}")
+    if image.mode.startswith("F") or (image.mode == "I" and image.format != "PPM"):  # whose 16 bits come as 32
+        raise ValueError(f"pixels must be integers of 8 or 16 bits, got {values.dtype}")
     return (values >> 8).astype(np.uint8)
 
 

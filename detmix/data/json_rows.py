@@ -75,6 +75,30 @@ def read_rows(file: BinaryIO, kinds: Mapping[str, Any]) -> Iterator[Piece]:
     window.take(b"")
 
 
+def decode_object(text: bytes) -> dict[str, Any]:
+    """A JSON object, in the encodings and with the NaN that ``read_rows`` takes.
+
+    Raises:
+        ValueError: it is none.
+        RecursionError: it is nested too deeply.
+    """
+    try:
+        return msgspec.json.decode(text, type=dict)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        content = _python_object(text)
+        if content is None:
+            raise
+        return content
+
+
+def _python_object(text: bytes) -> dict[str, Any] | None:
+    try:
+        content = json.loads(text, parse_float=parse_number, parse_constant=lambda _: None)
+    except (ValueError, OverflowError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
 def whole_or_float(value: float) -> int | float:
     """An integer for a float that is whole, as some tools write ids; others as they are."""
     return int(value) if value.is_integer() and abs(value) <= EXACT else value

@@ -58,8 +58,12 @@ def without_slivers(text: bytes) -> bytes:
 
 
 def of_three_points(polygons: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
-    """The polygons that have three points or more; the others cover nothing."""
-    return [polygon for polygon in polygons if len(polygon) >= _FEWEST_NUMBERS]
+    """The polygons without those of fewer than three points, which cover nothing; what has other parts stays."""
+    return [polygon for polygon in polygons if len(polygon) >= _FEWEST_NUMBERS or any(map(_has_parts, polygon))]
+
+
+def _has_parts(value: Any) -> bool:
+    return isinstance(value, (list, dict))  # a pair for each point is another format, which is told when it is drawn
 
 
 def decode_masks(segmentations: Sequence[tuple[str, bytes]], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -12,12 +12,6 @@ from ..targets import Target
 from .images import PARTS
 
 
-def check_reduce_to(pixels: int | None) -> None:
-    """Raise ValueError unless it is None or a number of pixels that a side can have."""
-    if pixels is not None and pixels < 1:
-        raise ValueError(f"reduce_to must be 1 or more pixels, or None, got {pixels}")
-
-
 def reduce_target(target: Target, size: tuple[int, int], reduced: tuple[int, int]) -> Target:
     """The target of an image that ``read_image`` may have reduced.
 
@@ -31,8 +25,13 @@ def reduce_target(target: Target, size: tuple[int, int], reduced: tuple[int, int
     Returns:
         The target itself if the sizes are the same; otherwise a copy with these keys scaled. A pixel of a mask is that
         in the middle of its square.
+
+    Raises:
+        ValueError: the image is of no such size.
     """
-    part = next(part for part in PARTS if tuple(-(-side // part) for side in size) == tuple(reduced))
+    part = next((part for part in PARTS if tuple(-(-side // part) for side in size) == tuple(reduced)), None)
+    if part is None:
+        raise ValueError(f"an image of {tuple(reduced)} pixels is no part of one that is annotated as {tuple(size)}")
     if part == 1:
         return target
     scaled = {**target, "boxes": target["boxes"] / part, "area": target["area"] / part**2}

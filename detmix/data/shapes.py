@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -81,7 +82,7 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
 
     def __getitem__(self, index: int) -> tuple[Any, Target]:
         """A (3, size, size) uint8 scene and its target."""
-        index = range(self.num_scenes)[index]
+        index = range(self.num_scenes)[operator.index(index)]
         rng = generator_at(self.seed, 0, index, SCENES)
         boxes, labels = self._place(rng)
         target = {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels), "image_id": index}
@@ -90,7 +91,7 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
 
     def labels_of(self, index: int) -> torch.Tensor:
         """The labels of a scene, (N,) int64, without drawing it or calling the transform."""
-        _, labels = self._place(generator_at(self.seed, 0, range(self.num_scenes)[index], SCENES))
+        _, labels = self._place(generator_at(self.seed, 0, range(self.num_scenes)[operator.index(index)], SCENES))
         return torch.from_numpy(labels)
 
     def ground_truth(self) -> dict[str, Any]:

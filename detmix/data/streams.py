@@ -10,17 +10,20 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 import torch
 from PIL import Image
 from torch.utils.data import IterableDataset
 
 from ..canvas import image_size
+from ..draws import check_epoch
 from ..mixing import Sample
 from ..shared import Shared
 from ..switch import tell_transform, this_process
 from ..targets import Target
-from .images import content_size, convert_image, decode_image
-from .reduction import check_reduce_to, reduce_target
+from .bounds import PixelsOrNone
+from .images import check_reduce_to, content_size, convert_image, decode_image
+from .reduction import reduce_target
 from .samples import Layout, plain_number, read_target
 
 
@@ -50,8 +53,8 @@ class SampleStream(IterableDataset[Sample]):
         return int(self._epoch.values[0])
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch that the order belongs to, from the next reading on, here and in running workers."""
-        self._epoch.values[0] = epoch
+        """Set the epoch that the order belongs to, 0 or more, from the next reading on, here and in running workers."""
+        self._epoch.values[0] = check_epoch(epoch)
         tell_transform(self, epoch)
 
     @property
@@ -66,7 +69,7 @@ class SampleStream(IterableDataset[Sample]):
 
     def _sample(self, row: Mapping[str, Any], picture: Any, name: str) -> Sample:
         """A sample of a row; ``picture`` is the content of an image file, or what Pillow has opened."""
-        size = _stated_size(row)
+        size = _stated_size(row, name)
         if isinstance(picture, bytes):
             if size is None and self.reduce_to is not None:
                 size = content_size(picture, name=name)
@@ -85,9 +88,18 @@ class SampleStream(IterableDataset[Sample]):
         return {**self.__dict__, "_process": this_process(self._process)}
 
 
-def _stated_size(row: Mapping[str, Any]) -> tuple[int, int] | None:
-    height, width = (plain_number(row.get(key)) for key in ("height", "width"))
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+def _stated_size(row: Mapping[str, Any], name: str) -> tuple[int, int] | None:
+    """(H, W) where the row states both."""
+    height, width = (_side(row, key, name) for key in ("height", "width"))
+    return (height, width) if height and width else None
+
+
+def _side(row: Mapping[str, Any], key: str, name: str) -> int | None:
+    try:
+        side: int | None = msgspec.convert(plain_number(row.get(key)), PixelsOrNone)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{name}: {key}: {error}") from None
+    return side
 
 
 def load_library(name: str) -> Any:

@@ -27,7 +27,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from ..canvas import compiled_blend, image_size, require_supported, to_pil
-from ..draws import AUGMENTATION, generator_at
+from ..draws import AUGMENTATION, check_epoch, generator_at
 from ..mixing import check_alpha, check_share, mix_pair, sample_lambda
 from ..shared import Shared
 from ..targets import SLIVER, Target, require_xyxy, select_objects, without_covers, wrap_like
@@ -36,14 +36,16 @@ from .rows import check_columns, encode, to_rows, to_sample
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # a look-up on the network at every import
 import albumentations as A  # noqa: E402  it reads that variable when imported
 
+_DTYPES = (torch.uint8, torch.float32, np.uint8, np.float32)
+
 
 class Albumentations:
     """Albumentations transforms as a callable on samples: ``image, target = augment(image, target)``.
 
     Boxes, masks and keypoints are transformed; all other per-object keys (labels, weights, sources, your
     own) follow their box, and leave with it when less than a thousandth of a pixel of its width or height
-    is left. Boxes keep their fractions of a pixel. A keypoint that leaves the image gets visibility 0; left
-    and right are not swapped by a flip.
+    is left. Boxes keep their fractions of a pixel. A keypoint that leaves the image, or that a transform leaves out,
+    gets visibility 0; left and right are not swapped by a flip.
 
     Args:
         transforms: albumentations transforms, in order.
@@ -75,13 +77,13 @@ class Albumentations:
             clip=True,
             filter_invalid_bboxes=True,
         )
-        points = A.KeypointParams(format="xy", remove_invisible=False)
+        points = A.KeypointParams(format="xy", label_fields=["points"], remove_invisible=False)
         # NoOp takes every kind of target, so boxes are filtered after a list that has only colour changes too
         self._compose = A.Compose([*transforms, A.NoOp()], bbox_params=boxes, keypoint_params=points)
 
     def set_epoch(self, epoch: int) -> None:
         """Move on to the draws of an epoch; seen by workers that already run."""
-        self._epoch.values.fill_(epoch)
+        self._epoch.values.fill_(check_epoch(epoch))
 
     def __call__(self, image: Any, target: Target) -> tuple[Any, Target]:
         """Augment a sample; the inputs are left untouched.
@@ -94,8 +96,8 @@ class Albumentations:
             An image of the kind given, and a new target, without ``covers``.
 
         Raises:
-            TypeError: the image is neither a tensor nor an array nor a PIL image, or of a mode that ``mix_pair`` does
-                not take; or a transform makes it another kind.
+            TypeError: the image is neither a tensor nor an array nor a PIL image, of another dtype, or of a mode that
+                ``mix_pair`` does not take; or a transform makes it another kind.
             ValueError: there is a seed, and the target has no ``image_id``; boxes are not in xyxy.
         """
         require_xyxy(target["boxes"])
@@ -106,6 +108,7 @@ class Albumentations:
             "image": pixels,
             "bboxes": boxes / [width, height, width, height],
             "rows": np.arange(len(boxes)),
+            "points": np.arange(0),
         }
         if len(boxes):
             data.update(_masks_and_points(target))
@@ -126,14 +129,14 @@ class Albumentations:
 
 def _to_array(image: Any) -> NDArray[Any]:
     """The image as an (H, W, C) array of its own memory."""
-    if isinstance(image, Tensor):
-        return image.as_subclass(Tensor).permute(1, 2, 0).numpy().copy()
     if isinstance(image, PILImage.Image):
         require_supported(image)
-    elif not isinstance(image, np.ndarray):
+    elif not isinstance(image, (Tensor, np.ndarray)):
         name = type(image).__name__
         raise TypeError(f"image must be a (C, H, W) tensor, an (H, W, C) array or a PIL image, got {name}")
-    return np.array(image)
+    elif image.dtype not in _DTYPES:
+        raise TypeError(f"albumentations takes images of uint8 or float32, got {image.dtype}")
+    return image.as_subclass(Tensor).permute(1, 2, 0).numpy().copy() if isinstance(image, Tensor) else np.array(image)
 
 
 def _from_array(pixels: Any, like: Any) -> Any:
@@ -162,6 +165,7 @@ def _masks_and_points(target: Target) -> dict[str, NDArray[Any]]:
         data["masks"] = (masks if masks.is_floating_point() else masks.to(torch.uint8)).numpy()
     if "keypoints" in target:
         data["keypoints"] = target["keypoints"].as_subclass(Tensor)[..., :2].reshape(-1, 2).numpy()
+        data["points"] = np.arange(len(data["keypoints"]))
     return data
 
 
@@ -178,9 +182,16 @@ def _gather(target: Target, result: dict[str, Any]) -> Target:
         masks = torch.from_numpy(result["masks"])[rows] if len(rows) else torch.zeros(0, height, width)
         gathered["masks"] = wrap_like(masks.to(target["masks"].dtype), target["masks"])
     if "keypoints" in result:
-        moved = torch.from_numpy(result["keypoints"]).reshape(len(target["boxes"]), -1, 2)[rows]
+        moved = _places(result, len(target["boxes"]), target["keypoints"].shape[1])[rows]
         gathered["keypoints"] = _move_points(gathered["keypoints"], moved, (height, width))
     return gathered
+
+
+def _places(result: dict[str, Any], objects: int, points: int) -> Tensor:
+    """Where the points of the objects are now, (N, P, 2); outside the image those that a transform left out."""
+    places = np.full((objects * points, 2), -1.0)
+    places[np.asarray(result["points"], np.int64)] = result["keypoints"]
+    return torch.from_numpy(places).reshape(objects, points, 2)
 
 
 def _move_points(points: Tensor, moved: Tensor, size: tuple[int, int]) -> Tensor:

@@ -83,8 +83,8 @@ def _read_size(path: Path, annotation: Element) -> tuple[int, int] | None:
 
 def _side(where: str, size: Element, tag: str) -> int:
     number = _number(where, size, tag)
-    if not 0 <= number <= LARGEST_SIDE:
-        raise ValueError(f"{where}: <{tag}> must lie in 0 ... {LARGEST_SIDE}, got {number}")
+    if not (0 <= number <= LARGEST_SIDE and number.is_integer()):
+        raise ValueError(f"{where}: <{tag}> must be an integer in 0 ... {LARGEST_SIDE}, got {number}")
     return int(number)
 
 

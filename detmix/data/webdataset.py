@@ -16,13 +16,12 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
-import msgspec
-
 from ..draws import SHARDS, generator_at
 from ..mixing import Sample
 from ..switch import Reader, this_process, this_reader
 from ..targets import Target
 from .cleaning import OnInvalid, require_list, require_unique
+from .json_rows import decode_object
 from .paths import SUFFIXES
 from .samples import BoxFormat, Layout
 from .streams import SampleStream, load_library
@@ -203,8 +202,11 @@ def _open_member(member: dict[str, Any]) -> tuple[dict[str, Any], bytes, str]:
     found = [kind for kind in member if not kind.startswith("__")]
     kinds = [kind for kind in found if f".{kind}" in SUFFIXES]
     if len(kinds) != 1 or "json" not in member:
-        raise ValueError(f"{name}: wanted json and one image, got {found}")
+        raise ValueError(
+            f"{name}: wanted json and one image, got {found}: the files of a sample stand side by side in a shard, and "
+            "their names are the same up to the first dot"
+        )
     try:
-        return msgspec.json.decode(member["json"], type=dict), member[kinds[0]], name
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return decode_object(member["json"]), member[kinds[0]], name
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name}: json: {error}") from None
