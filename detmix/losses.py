@@ -1,9 +1,10 @@
 """Weighted losses: pure functions of predictions, targets and shares.
 
 Each term comes unreduced, one value per row; ``reduce_rows`` is the one place where rows become a
-number. Letters: R rows (anchors, points or proposals), K classes including background, S layers: a row
-may learn from one object of each layer. Under the objective ``"pair"`` a layer is one of the mixed
-images; otherwise there is a single layer.
+number. All compute in float32, or wider, where autocast gave half precision, and raise ValueError where the
+shapes of shares and labels do not fit. Letters: R rows (anchors, points or proposals), K classes including
+background, S layers: a row may learn from one object of each layer. Under the objective ``"pair"`` a layer is
+one of the mixed images; otherwise there is a single layer.
 
 What a row is to learn is given by its shares, (S, R), one for the object of each layer, 0 where there is
 none, and by its share of background, (R,). They need not add up to 1: a row of the objective
@@ -19,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+
+from .targets import widened
 
 Normalizer = Literal["count", "weight"]
 
@@ -39,8 +42,8 @@ def classification_rows(logits: Tensor, labels: Tensor, shares: Tensor, backgrou
     Bag of Freebies for Training Object Detection Neural Networks, arXiv:1902.04103; a mixture of two
     targets as in Zhang et al., mixup, arXiv:1710.09412.
     """
-    _check_layers(logits, shares, background)
-    log_p = F.log_softmax(_full_precision(logits), dim=-1)
+    _check_layers(logits, shares, background, labels)
+    log_p = F.log_softmax(widened(logits), dim=-1)
     objects = log_p.gather(1, labels.T).where(shares.T != 0, 0.0)  # (R, S); a class masked by -inf costs no one else
     return -((objects * shares.T).sum(1) + log_p[:, 0].where(background != 0, 0.0) * background)
 
@@ -59,7 +62,7 @@ def objectness_rows(logits: Tensor, shares: Tensor, background: Tensor) -> Tenso
     Source: as ``classification_rows``.
     """
     _check_layers(logits, shares, background)
-    logits = _full_precision(logits)
+    logits = widened(logits)
     share = shares.sum(0)
     yes, no = F.softplus(-logits).where(share != 0, 0.0), F.softplus(logits).where(background != 0, 0.0)
     return share * yes + background * no
@@ -73,7 +76,7 @@ def focal_rows(
     A share says yes to one class and no to all the others; the background's says no to all.
 
     Args:
-        logits: (R, K) float.
+        logits: (R, K) float, finite.
         labels: (S, R) int64 in 0 ... K-1; any where the share is 0.
         shares: (S, R) float.
         background: (R,) float.
@@ -86,8 +89,8 @@ def focal_rows(
 
     Source: Lin et al., Focal Loss for Dense Object Detection, arXiv:1708.02002; the defaults are torchvision's.
     """
-    _check_layers(logits, shares, background)
-    logits = _full_precision(logits)
+    _check_layers(logits, shares, background, labels)
+    logits = widened(logits)
     chosen = logits.gather(1, labels.T)  # (R, S)
     no, yes = logits.new_zeros(()), logits.new_ones(())
     against = _focal(logits, no, alpha, gamma).sum(1) * (shares.sum(0) + background)
@@ -111,7 +114,7 @@ def smooth_l1_rows(deltas: Tensor, targets: Tensor, shares: Tensor, *, beta: flo
     Source: Girshick, Fast R-CNN, arXiv:1504.08083, equation 3.
     """
     _check_rows(deltas.shape[:-1], shares)
-    values = F.smooth_l1_loss(_full_precision(deltas), _full_precision(targets), beta=beta, reduction="none")
+    values = F.smooth_l1_loss(widened(deltas), widened(targets), beta=beta, reduction="none")
     return values.sum(-1) * shares
 
 
@@ -133,7 +136,7 @@ def iou_rows(
     Distance-IoU Loss, arXiv:1911.08287.
     """
     _check_rows(boxes.shape[:-1], shares)
-    return loss(_full_precision(boxes), _full_precision(targets), reduction="none") * shares
+    return loss(boxes, targets, reduction="none") * shares  # in float32, or wider, whatever comes
 
 
 def centerness_rows(logits: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
@@ -150,7 +153,7 @@ def centerness_rows(logits: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
     Source: Tian et al., FCOS, arXiv:1904.01355, equation 3.
     """
     _check_rows(logits.shape, shares)
-    return F.binary_cross_entropy_with_logits(_full_precision(logits), targets, reduction="none") * shares
+    return F.binary_cross_entropy_with_logits(widened(logits), targets, reduction="none") * shares
 
 
 def mask_rows(logits: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
@@ -167,7 +170,7 @@ def mask_rows(logits: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
     Source: He et al., Mask R-CNN, arXiv:1703.06870, section 3.
     """
     _check_rows(logits.shape[:-2], shares)
-    logits = _full_precision(logits)
+    logits = widened(logits)
     pixels = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
     return pixels.mean((-2, -1)) * shares
 
@@ -186,7 +189,7 @@ def keypoint_rows(logits: Tensor, cells: Tensor, shares: Tensor) -> Tensor:
     Source: He et al., Mask R-CNN, arXiv:1703.06870, section 5.
     """
     _check_rows(logits.shape[:1], shares)
-    return F.cross_entropy(_full_precision(logits), cells, reduction="none") * shares
+    return F.cross_entropy(widened(logits), cells, reduction="none") * shares
 
 
 def reduce_rows(rows: Tensor, weights: Tensor, normalizer: Normalizer, *, counted: Tensor | None = None) -> Tensor:
@@ -223,18 +226,15 @@ def _focal(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor
     return sigmoid_focal_loss(logits, target.expand_as(logits), alpha=alpha, gamma=gamma, reduction="none")
 
 
-def _full_precision(values: Tensor) -> Tensor:
-    """At least float32, also where autocast gave half precision."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def _check_layers(logits: Tensor, shares: Tensor, background: Tensor) -> None:
-    _check_rows(logits.shape[:1], background)
+def _check_layers(logits: Tensor, shares: Tensor, background: Tensor, labels: Tensor | None = None) -> None:
+    _check_rows(logits.shape[:1], background, "background")
     if shares.ndim != 2:
         raise ValueError(f"shares must have shape (S, R), a row for each layer, got {tuple(shares.shape)}")
     _check_rows((len(shares), len(logits)), shares)
+    if labels is not None:
+        _check_rows(shares.shape, labels, "labels")
 
 
-def _check_rows(rows: Sequence[int], shares: Tensor) -> None:
-    if tuple(rows) != tuple(shares.shape):
-        raise ValueError(f"shares must have one value per row: got {tuple(shares.shape)} for rows {tuple(rows)}")
+def _check_rows(rows: Sequence[int], values: Tensor, name: str = "shares") -> None:
+    if tuple(rows) != tuple(values.shape):
+        raise ValueError(f"{name} must have one value per row: got {tuple(values.shape)} for rows {tuple(rows)}")

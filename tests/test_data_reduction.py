@@ -101,9 +101,7 @@ def test_a_target_reduced_by_hand():
 
 
 def test_an_image_that_is_no_part_of_the_annotated_one_is_refused():
-    with pytest.raises(
-        ValueError, match=r"of \(3, 9\) pixels is no part of one that is annotated as \(5, 9\)"
-    ):
+    with pytest.raises(ValueError, match=r"of \(3, 9\) pixels is no part of one that is annotated as \(5, 9\)"):
         reduce_target({"boxes": torch.zeros(0, 4), "area": torch.zeros(0)}, (5, 9), (3, 9))
 
 

@@ -4,19 +4,23 @@ import copy
 import inspect
 import io
 import pickle
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torchvision.models import detection
-from torchvision.models.detection import roi_heads
+from torchvision.models.detection import fcos, retinanet, roi_heads
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder
 from torchvision.models.detection.fcos import FCOSHead
-from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetHead
+from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetHead, RetinaNetRegressionHead
 from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork
+from torchvision.models.detection.ssd import SSD
+from torchvision.ops import complete_box_iou_loss
 
-from detmix import unweight_losses, weight_losses
+from detmix import ManifoldMixup, unweight_losses, weight_losses
 from detmix.detectors.fcos import WeightedFCOS, WeightedFCOSHead
 from detmix.detectors.rcnn import WeightedRegionProposalNetwork, WeightedRoIHeads
 from detmix.detectors.retinanet import WeightedRetinaNet, WeightedRetinaNetHead
@@ -188,11 +192,113 @@ def test_a_box_coder_of_another_encoding_is_refused(part):
         weight_losses(model)
 
 
-@pytest.mark.parametrize("name", ["fastrcnn_loss", "maskrcnn_loss", "keypointrcnn_loss"])
-def test_a_loss_function_that_was_replaced_in_torchvision_is_refused(name, monkeypatch):
-    monkeypatch.setattr(roi_heads, name, lambda *_: None)
-    with pytest.raises(TypeError, match=rf"roi_heads\.{name} has been replaced by tests.*lambda"):
-        weight_losses(make_assembled("FasterRCNN"))
+FUNCTIONS = {
+    "FasterRCNN": (roi_heads, ["fastrcnn_loss", "maskrcnn_loss", "keypointrcnn_loss"]),
+    "MaskRCNN": (roi_heads, ["project_masks_on_boxes", "keypoints_to_heatmap"]),
+    "RetinaNet": (retinanet, ["sigmoid_focal_loss", "_box_loss"]),
+    "FCOS": (fcos, ["sigmoid_focal_loss", "generalized_box_iou_loss"]),
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "module", "name"), [(family, module, n) for family, (module, names) in FUNCTIONS.items() for n in names]
+)
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (lambda *_: None, "tests.*lambda"),
+        (partial(complete_box_iou_loss, eps=1.0), r"functools\.partial"),
+        (complete_box_iou_loss, r"torchvision\.ops.*complete_box_iou_loss"),
+    ],
+)
+def test_a_function_that_was_replaced_in_torchvision_is_refused(family, module, name, other, told, monkeypatch):
+    model = make_assembled(family)
+    monkeypatch.setattr(module, name, other)
+    with pytest.raises(TypeError, match=rf"{module.__name__}\.{name} has been replaced by {told}.* not be used"):
+        weight_losses(model)
+
+
+METHODS = {
+    "FasterRCNN": [
+        (RegionProposalNetwork, "compute_loss"),
+        (RoIHeads, "select_training_samples"),
+        (BoxCoder, "encode"),
+    ],
+    "RetinaNet": [(RetinaNetClassificationHead, "compute_loss"), (RetinaNetRegressionHead, "compute_loss")],
+    "FCOS": [(FCOSHead, "compute_loss")],
+    "SSD": [(SSD, "compute_loss")],
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "name"), [(family, *replaced) for family, found in METHODS.items() for replaced in found]
+)
+def test_a_method_that_was_replaced_in_torchvision_is_refused(family, kind, name, monkeypatch):
+    model = make_assembled(family)
+    monkeypatch.setattr(kind, name, lambda *_: None)
+    with pytest.raises(TypeError, match=rf"{kind.__name__}\.{name} has been replaced by tests.*lambda"):
+        weight_losses(model)
+
+
+def test_a_method_that_ours_does_without_is_refused_on_the_object():
+    model = make_assembled("FasterRCNN")
+    model.roi_heads.select_training_samples = lambda *_: None
+    with pytest.raises(TypeError, match=r"model\.roi_heads has a select_training_samples of its own, .* not be used"):
+        weight_losses(model)
+
+
+class OwnPart(nn.Module):
+    """A part of a detector that has nothing in common with torchvision's."""
+
+
+@pytest.mark.parametrize(
+    ("family", "part"), [("FasterRCNN", "rpn"), ("FasterRCNN", "roi_heads"), ("RetinaNet", "head"), ("FCOS", "head")]
+)
+def test_a_part_of_ones_own_is_refused_by_name(family, part):
+    model = make_assembled(family)
+    setattr(model, part, OwnPart())
+    with pytest.raises(TypeError, match=rf"model\.{part} must be torchvision's own .*, got tests.*OwnPart"):
+        weight_losses(model)
+
+
+@pytest.mark.parametrize("family", ["RetinaNet", "FCOS"])
+def test_a_batch_without_weights_may_have_what_torchvision_takes(family):
+    images, targets = make_batch(COUNTS)
+    narrow = [target | {"labels": target["labels"].int()} for target in targets]
+    expected = losses_of(make_assembled(family), (images, narrow))[0]
+    assert losses_of(weight_losses(make_assembled(family)), (images, narrow))[0] == expected
+
+
+def test_targets_without_keypoints_are_named():
+    images, targets = make_batch(COUNTS, **WEIGHTED_BATCH)
+    del targets[1]["keypoints"]
+    with pytest.raises(ValueError, match="target 1 has no keypoints"):
+        weight_losses(make_assembled("KeypointRCNN"))(images, targets)
+
+
+@pytest.mark.parametrize("objective", ["weighted", "pair"])
+def test_boxes_without_width_that_match_nothing_cost_nothing_as_in_torchvision(objective):
+    def make():
+        model = make_assembled("FasterRCNN")
+        model.rpn.anchor_generator = AnchorGenerator(((1, 16),), ((0.5, 1.0, 2.0),))
+        return model
+
+    [cells] = make().rpn.anchor_generator.cell_anchors
+    assert (cells[:, 2:] == cells[:, :2]).any()
+    batch = make_batch(COUNTS, weights=same_weights(1.0))
+    losses, gradients = losses_of(weight_losses(make(), objective), batch)
+    expected, expected_gradients = losses_of(make(), make_batch(COUNTS))
+    torch.testing.assert_close(losses, expected)
+    torch.testing.assert_close(gradients, expected_gradients)
+
+
+def test_a_copy_that_was_made_while_features_are_mixed_becomes_plain_again():
+    model = weight_losses(make_assembled("FasterRCNN"))
+    with ManifoldMixup(model, ["roi"], alpha=1.0):
+        twin = copy.deepcopy(model)
+        model(*make_batch(COUNTS))
+    assert "row_mixer" in vars(twin.roi_heads)
+    assert vars(unweight_losses(twin).roi_heads).keys() == vars(make_assembled("FasterRCNN").roi_heads).keys()
 
 
 def test_a_sampler_of_ones_own_gets_the_classes_that_torchvision_gives_it():

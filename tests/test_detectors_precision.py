@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
+from torchvision.models.detection._utils import Matcher
 
-from detmix import keep_boxes_exact, losses_and_detections
+from detmix import keep_boxes_exact, losses_and_detections, weight_losses
 
 from .factories import FAMILIES, make_assembled, make_parts, make_target
 
@@ -92,6 +93,28 @@ def test_proposals_are_not_rounded(family, training):
 def rpn_inputs(detector):
     images, targets = detector.transform(make_images(), [dict(TARGET)])
     return images, {"0": detector.backbone(images.tensors)}, targets
+
+
+@pytest.mark.parametrize("family", ["FCOS", "RetinaNet"])
+def test_weighted_boxes_are_decoded_in_full_precision_whatever_the_head_gives(family):
+    model = weight_losses(make_assembled(family))
+    lefts = 1000.0 + 8 * torch.arange(9)
+    anchors = torch.stack([lefts, torch.zeros(9), lefts + 16, torch.full((9,), 16.0)], dim=1)
+    target = {"boxes": torch.tensor([[1001.3, 0.2, 1050.7, 20.4]]), "labels": torch.tensor([1])}
+    target["weights"] = torch.tensor([0.7])
+    generator = torch.Generator().manual_seed(0)
+    sides = {"cls_logits": 4, "bbox_regression": 4, "bbox_ctrness": 1}
+    outputs = {key: torch.rand(1, 9, side, generator=generator).bfloat16() for key, side in sides.items()}
+    levels = ([9],) if family == "FCOS" else ()
+    if family == "RetinaNet":
+        model.head.regression_head._loss_type = "giou"
+        model.proposal_matcher = Matcher(0.1, 0.05, allow_low_quality_matches=True)
+    found, expected = (
+        model.compute_loss([target], {key: value.to(dtype) for key, value in outputs.items()}, [anchors], *levels)
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    assert expected["bbox_regression"] > 0
+    torch.testing.assert_close(found["bbox_regression"], expected["bbox_regression"], rtol=1e-6, atol=0)
 
 
 @every_family

@@ -1,5 +1,6 @@
 """The pure losses: against plain loops, against torchvision's own functions, and the laws they share."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -116,6 +117,15 @@ def test_objectness_is_a_plain_loop(count, layers, seed):
         for row, x in zip(mixtures(r), r.logits[:, 0].tolist(), strict=True)
     ]
     assert_rows(objectness_rows(r.logits[:, 0], r.shares, r.background), expected)
+
+
+def test_a_class_that_is_masked_costs_nothing_where_its_share_is_0():
+    logits = torch.tensor([[0.0, -torch.inf, 0.0], [-torch.inf, 0.0, 0.0], [-torch.inf, 0.0, 0.0]], requires_grad=True)
+    shares, background = torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.0, 0.0]]), torch.tensor([0.0, 0.0, 0.5])
+    found = classification_rows(logits, torch.tensor([[1, 1, 1], [2, 0, 0]]), shares, background)
+    torch.testing.assert_close(found, torch.tensor([math.log(2), math.log(2), torch.inf]))
+    found[:2].sum().backward()
+    torch.testing.assert_close(logits.grad[:2], torch.tensor([[0.5, 0, -0.5], [0, -0.5, 0.5]]))
 
 
 def test_an_infinite_logit_costs_nothing_where_its_share_is_0():
@@ -304,8 +314,15 @@ def test_a_wrong_number_of_shares_is_refused(term):
 def test_background_of_another_length_is_refused_even_where_it_would_broadcast(term):
     r = make_rows(6)
     predictions, rows = terms_of(r)[term]
-    with pytest.raises(ValueError, match=r"got \(1,\) for rows \(6,\)"):
+    with pytest.raises(ValueError, match=r"background must have one value per row: got \(1,\) for rows \(6,\)"):
         rows(predictions, r.shares, r.background[:1])
+
+
+@pytest.mark.parametrize("rows", [classification_rows, focal_rows])
+def test_labels_of_another_number_of_layers_are_refused_though_they_would_broadcast(rows):
+    r = make_rows(6, 2)
+    with pytest.raises(ValueError, match=r"labels must have one value per row: got \(1, 6\) for rows \(2, 6\)"):
+        rows(r.logits, r.labels[:1], r.shares, r.background)
 
 
 def test_deltas_of_more_dimensions_than_their_shares_are_refused():

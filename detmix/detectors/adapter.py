@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar, get_args
 
 from torch import nn
-from torchvision.models.detection import roi_heads
+from torchvision.models.detection import fcos, retinanet, roi_heads
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.fcos import FCOS, FCOSHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -38,7 +39,16 @@ _WEIGHTED: dict[type[nn.Module], type[nn.Module]] = {
     FCOSHead: WeightedFCOSHead,
     SSD: WeightedSSD,
 }
-_HEAD_LOSSES = ("fastrcnn_loss", "maskrcnn_loss", "keypointrcnn_loss")
+# what torchvision's losses call and ours do not: another one put in its place would be passed over
+_FUNCTIONS: dict[type[nn.Module], tuple[Any, tuple[str, ...]]] = {
+    GeneralizedRCNN: (
+        roi_heads,
+        ("fastrcnn_loss", "maskrcnn_loss", "keypointrcnn_loss", "project_masks_on_boxes", "keypoints_to_heatmap"),
+    ),
+    RetinaNet: (retinanet, ("sigmoid_focal_loss", "_box_loss")),
+    FCOS: (fcos, ("sigmoid_focal_loss", "generalized_box_iou_loss")),
+}
+_UNCALLED = "select_training_samples"  # of torchvision's RoIHeads, in the place of which ours has another method
 _PLAIN = {weighted: plain for plain, weighted in _WEIGHTED.items()}
 
 
@@ -57,7 +67,7 @@ def weight_losses(model: Model, objective: Objective = "weighted", normalizer: N
         objective: what a row (an anchor, point or proposal) learns, in every term of the loss.
 
             - ``"weighted"``: a row on an object of weight w counts w, background rows count 1. The default: in
-              RESULTS.md it is above ``"unweighted"`` on each seed of two data sets, and level with ``"pair"``.
+              RESULTS.md it is above ``"unweighted"`` in AP on each seed of two data sets, and level with ``"pair"``.
             - ``"pair"``: rows are matched against each of the mixed images (``sources``) on its own, and learn
               from the object of each by its weight; what is left over is background. Shares that add up to
               more than 1 are scaled to 1; what an image ignores adds nothing for it.
@@ -76,7 +86,7 @@ def weight_losses(model: Model, objective: Objective = "weighted", normalizer: N
         ValueError: the objective or normalizer is unknown.
 
     Source: Zhang et al., Bag of Freebies for Training Object Detection Neural Networks, arXiv:1902.04103
-    (weighted); Zhang et al., mixup, arXiv:1710.09412, and Vasudevan et al., LossMix, arXiv:2303.10343 (pair).
+    (weighted); Zhang et al., mixup, arXiv:1710.09412, and Vu et al., LossMix, arXiv:2303.10343 (pair).
     """
     if objective not in get_args(Objective):
         raise ValueError(f"objective must be 'weighted', 'pair' or 'unweighted', got {objective!r}")
@@ -100,17 +110,22 @@ def unweight_losses(model: Model) -> Model:
         if type(module) in _PLAIN:
             module.__class__ = _PLAIN[type(module)]
             del module.objective, module.normalizer
+            vars(module).pop("row_mixer", None)  # of a copy that was made while ManifoldMixup was at work
     return model
 
 
 def _loss_modules(model: Any) -> list[Any]:
     """The modules whose class changes, after a look at everything whose loss code ours replaces."""
+    for kind, (module, names) in _FUNCTIONS.items():
+        if isinstance(model, kind):
+            _require_functions(module, names)
     if isinstance(model, GeneralizedRCNN):
         return _two_stage_modules(model)
     if isinstance(model, RetinaNet):
+        modules = [_own("model", model, RetinaNet), _own("model.head", model.head, RetinaNetHead)]
         for name, kind in (("classification", RetinaNetClassificationHead), ("regression", RetinaNetRegressionHead)):
             _require_method(f"model.head.{name}_head", getattr(model.head, f"{name}_head"), kind, "compute_loss")
-        return [_own("model", model, RetinaNet), _own("model.head", model.head, RetinaNetHead)]
+        return modules
     if isinstance(model, FCOS):
         return [_own("model", model, FCOS), _own("model.head", model.head, FCOSHead)]
     if isinstance(model, SSD):
@@ -119,28 +134,48 @@ def _loss_modules(model: Any) -> list[Any]:
 
 
 def _two_stage_modules(model: Any) -> list[Any]:
-    for loss in _HEAD_LOSSES:
-        function = getattr(roi_heads, loss)
-        if function.__module__ != roi_heads.__name__:
-            found = f"{function.__module__}.{function.__qualname__}"
-            raise TypeError(f"{roi_heads.__name__}.{loss} has been replaced by {found}, which would not be used")
     modules = {"model.rpn": (model.rpn, RegionProposalNetwork), "model.roi_heads": (model.roi_heads, RoIHeads)}
+    found = [_own(name, module, kind) for name, (module, kind) in modules.items()]
     for name, (module, _) in modules.items():
         _require_method(f"{name}.box_coder", module.box_coder, BoxCoder, "encode")
-    return [_own(name, module, kind) for name, (module, kind) in modules.items()]
+    return found
 
 
 def _own(name: str, module: Any, kind: type[nn.Module]) -> Any:
-    """A module whose class may change: torchvision's own, and nothing that ours defines is set on the object."""
+    """A module whose class may change: torchvision's own, with torchvision's version of all that ours replaces."""
     if type(module) not in (kind, _WEIGHTED[kind]):
         raise TypeError(f"{name} must be torchvision's own {kind.__name__}, got {full_name(module)}")
-    for method in vars(_WEIGHTED[kind]).keys() & vars(module).keys():
-        if callable(getattr(kind, method, None)):
-            raise TypeError(f"{name} has a {method} of its own, which would be used in place of the weighted one")
+    for method in sorted({*vars(_WEIGHTED[kind]), _UNCALLED}):
+        theirs = getattr(kind, method, None)
+        if callable(theirs) and method in vars(module):
+            rest = "not be used" if method == _UNCALLED else "be used in place of the weighted one"
+            raise TypeError(f"{name} has a {method} of its own, which would {rest}")
+        if callable(theirs) and not _is_torchvisions(theirs, method):
+            raise TypeError(_replaced(f"{kind.__module__}.{kind.__name__}.{method}", theirs))
     return module
 
 
 def _require_method(name: str, part: Any, kind: type, method: str) -> None:
     """Refuse a part that brings another version of a method, which the weighted losses do not call."""
-    if getattr(type(part), method, None) is not getattr(kind, method) or method in vars(part):
+    theirs = getattr(kind, method)
+    if getattr(type(part), method, None) is not theirs or method in vars(part):
         raise TypeError(f"{name} has a {method} of its own, which would not be used: {full_name(part)}")
+    if not _is_torchvisions(theirs, method):
+        raise TypeError(_replaced(f"{kind.__module__}.{kind.__name__}.{method}", theirs))
+
+
+def _require_functions(module: Any, names: Sequence[str]) -> None:
+    for name in names:
+        function = getattr(module, name)
+        if not _is_torchvisions(function, name):
+            raise TypeError(_replaced(f"{module.__name__}.{name}", function))
+
+
+def _is_torchvisions(function: Any, name: str) -> bool:
+    module = getattr(function, "__module__", None) or ""
+    return module.startswith("torchvision.") and getattr(function, "__name__", None) == name
+
+
+def _replaced(name: str, found: Any) -> str:
+    origin = f"{found.__module__}.{found.__qualname__}" if hasattr(found, "__qualname__") else repr(found)
+    return f"{name} has been replaced by {origin}, which would not be used"

@@ -23,7 +23,7 @@ def are_weighted(targets: Sequence[Target], objective: Objective) -> bool:
         ValueError: labels are missing; something has a wrong shape or lies on another device; a weight is
             outside [0, 1].
     """
-    if objective == "unweighted":
+    if objective == "unweighted" or not any("weights" in target for target in targets):
         return False
     for row, target in enumerate(targets):
         require_keys(row, target, "labels")
@@ -31,7 +31,7 @@ def are_weighted(targets: Sequence[Target], objective: Objective) -> bool:
         _check_column(row, target, "sources")
         _check_column(row, target, "labels")
         _check_values(row, target)
-    return any("weights" in target for target in targets)
+    return True
 
 
 def require_keys(row: int, target: Target, *keys: str) -> None:

@@ -27,7 +27,7 @@ from ..losses import (
     smooth_l1_rows,
 )
 from ..targets import Target
-from .checks import are_weighted, require_labels
+from .checks import are_weighted, require_keys, require_labels
 from .rows import Objective, RowTargets, align, groups_of, join, match_boxes, matched_boxes, row_targets
 
 _BETA = 1 / 9  # torchvision's
@@ -123,6 +123,8 @@ class WeightedRoIHeads(RoIHeads):
                 self.mask_predictor(self.mask_head(pooled)), images, proposals, targets
             )
         if self.has_keypoint():
+            for row, target in enumerate(targets):
+                require_keys(row, target, "keypoints")
             pooled = self.keypoint_roi_pool(features, proposals, image_shapes)
             logits = self.keypoint_predictor(self.keypoint_head(pooled))
             losses["loss_keypoint"] = self._keypoint_loss(logits, images, proposals, targets)
@@ -197,12 +199,14 @@ def _box_rows(
 ) -> Tensor:
     """Box loss of each row, (R,), from deltas (S, R, 4) and the boxes that they start from, (R, 4) or (S, R, 4).
 
-    Rows on no object have a share of 0; what is predicted there is left out of the sum, infinite or not.
+    Rows on no object have a share of 0; what is predicted there is left out of the sum, infinite or not, and so is
+    what a box without width or height would have to be moved by.
     """
-    deltas = deltas.where((rows.objects >= 0)[..., None], 0.0)
+    matched = (rows.objects >= 0)[..., None]
     wanted = matched_boxes(boxes, rows.objects, own)
     encoded = head.box_coder.encode_single(wanted.flatten(0, 1), own.expand_as(wanted).flatten(0, 1))
-    return smooth_l1_rows(deltas, encoded.view_as(wanted), rows.shares, beta=_BETA).sum(0)
+    deltas, encoded = deltas.where(matched, 0.0), encoded.view_as(wanted).where(matched, 0.0)
+    return smooth_l1_rows(deltas, encoded, rows.shares, beta=_BETA).sum(0)
 
 
 def _project(masks: Tensor, boxes: Tensor, objects: Tensor, side: int) -> Tensor:
