@@ -89,6 +89,8 @@ class ManifoldMixup:
     ``load_state_dict``. Hooks live from entry to exit, an exception's included. The host never waits for the
     device.
 
+    Copy a model outside of the context, or the copy keeps its hooks.
+
     Activation checkpointing runs a part of the model again in the backward pass: where that part contains
     the layer, call ``backward`` inside the context, so that it is mixed again as it was.
 
@@ -178,6 +180,8 @@ class ManifoldMixup:
             ValueError: there are not as many images as targets, one target has a per-object key that its partner
                 lacks, or the output of a module lacks a key that is named for it.
         """
+        if self.model.training and targets is not None:
+            require_target_each(len(images), targets)
         with self:
             return self.model(images, targets)
 

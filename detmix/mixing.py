@@ -140,8 +140,8 @@ def mix_pair(
         The canvas, max(Ha, Hb) by max(Wa, Wb), of the kind and dtype given, and a new target: A's
         objects, then B's, their weights times lam, then 1 - lam; ``sources`` says which image each
         came from, and ``lam``, a float, repeats the ratio. Keys that belong to the image, such as image_id,
-        are A's. uint8 and half precisions are rounded to nearest, once; a uint8 within about 1.5e-5 of a half
-        may go either way. A tensor lies in memory as A does, pixel by pixel or colour by colour. Inputs are
+        are A's. uint8 is rounded to nearest, once; within about 1.5e-5 of a half it may go either way. Half
+        precisions are blended in float32 and then rounded. A tensor lies in memory as A does, pixel by pixel or colour by colour. Inputs are
         left untouched.
 
     Raises:

@@ -62,7 +62,7 @@ def test_separated_clusters_lose_nothing_and_shuffled_labels_lose_much():
     assert soft_nearest_neighbour_loss(features, shuffled, 1.0).mean() > math.log(2) / 2
 
 
-@pytest.mark.parametrize("temperature", [1e-12, 1e-3, 1e12])
+@pytest.mark.parametrize("temperature", [1e-308, 1e-12, 1e-3, 1e12])
 def test_the_loss_is_finite_at_extreme_temperatures(temperature):
     features, labels = make_clusters(distance=1e3)
     assert soft_nearest_neighbour_loss(features.float(), labels, temperature).isfinite().all()

@@ -191,3 +191,8 @@ def test_masks_are_compared_as_masks():
 def test_refuses_an_iou_out_of_range(iou):
     with pytest.raises(ValueError, match=r"iou must lie in \(0, 1\]"):
         find_mistakes(make_truth([]), [], iou=iou)
+
+
+def test_refuses_a_score_that_is_no_number():
+    with pytest.raises(ValueError, match="min_score must be a number, got nan"):
+        find_mistakes(make_truth([]), [], min_score=float("nan"))

@@ -74,6 +74,23 @@ def test_category_ids_by_label_are_refused():
         coco_results([4], [make_detection(1)], {1: 3, 2: 7})
 
 
+@pytest.mark.parametrize(
+    ("image_id", "category_ids", "named"),
+    [(7.9, [3], "image ids must be integers, got 7.9"), ("007", [3], "image ids must be integers, got '007'")]
+    + [(7, [10.5], "category ids must be integers, got 10.5")],
+)
+def test_ids_that_are_no_integers_are_refused_and_not_cut(image_id, category_ids, named):
+    with pytest.raises(TypeError, match=named):
+        coco_results([image_id], [make_detection(1)], category_ids)
+
+
+def test_ids_may_be_integers_of_numpy_and_torch():
+    detection = make_detection(1) | {"labels": torch.tensor([1])}
+    [row] = coco_results(torch.tensor([7]), [detection], np.array([3]))
+    assert (row["image_id"], row["category_id"]) == (7, 3)
+    assert type(row["image_id"]) is type(row["category_id"]) is int
+
+
 def test_coco_results_refuse_other_lengths():
     with pytest.raises(ValueError, match="2 image ids and detections of 1 images"):
         coco_results([4, 9], [make_detection(1)], category_ids=[3, 7])

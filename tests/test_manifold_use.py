@@ -329,10 +329,12 @@ def test_a_training_step_that_ran_elsewhere_is_an_error():
             make_model()(*make_batch((1, 2)))
 
 
-def test_as_many_images_as_targets_are_needed():
-    images, targets = make_batch((1, 2, 1))
-    with pytest.raises(ValueError, match="as many images as targets, got 2 and 3"):
-        ManifoldMixup(make_model(), ["input"])(images[:2], targets)
+@pytest.mark.parametrize(("images", "targets"), [(2, 3), (3, 2)])
+@pytest.mark.parametrize("layer", ["input", "roi"])
+def test_as_many_images_as_targets_are_needed(layer, images, targets):
+    given = make_batch((1, 2, 1))
+    with pytest.raises(ValueError, match=f"as many images as targets, got {images} and {targets}"):
+        ManifoldMixup(make_model(), [layer])(given[0][:images], given[1][:targets])
 
 
 def test_keys_that_a_partner_lacks_are_an_error():

@@ -60,7 +60,8 @@ def losses_at(distances: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """``soft_nearest_neighbour_loss`` of squared distances (N, N)."""
     others = ~torch.eye(len(labels), dtype=torch.bool, device=distances.device)
     alike = others & (labels[:, None] == labels)
-    logits = -distances / temperature
+    nearest = distances.masked_fill(~others, torch.inf).amin(1, keepdim=True) if len(labels) else distances
+    logits = (nearest - distances) / temperature  # of which one is 0 in each row, however small the temperature
     near, all_near = (logits.masked_fill(~rows, -torch.inf).logsumexp(1) for rows in (alike, others))
     return torch.where(alike.any(1), (all_near - near).clamp(min=0), torch.nan)
 

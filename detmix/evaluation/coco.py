@@ -22,9 +22,9 @@ METRICS = {
     "AP": "average precision, mean over IoU 0.50, 0.55 ... 0.95 and classes",
     "AP50": "average precision at IoU 0.50",
     "AP75": "average precision at IoU 0.75",
-    "APs": "AP of small objects, area below 32 x 32 pixels",
-    "APm": "AP of medium objects, area between 32 x 32 and 96 x 96 pixels",
-    "APl": "AP of large objects, area above 96 x 96 pixels",
+    "APs": "AP of small objects, area of 32 x 32 pixels or less",
+    "APm": "AP of medium objects, area of 32 x 32 to 96 x 96 pixels",
+    "APl": "AP of large objects, area of 96 x 96 pixels or more",
     "AR1": "share of the objects found, mean over the IoUs, with 1 detection per image and class",
     "AR10": "the same with 10 detections per image and class",
     "AR100": "the same with 100 detections per image and class",
@@ -118,8 +118,9 @@ def check_max_detections(numbers: Sequence[int]) -> None:
     Raises:
         ValueError: there is none, or one is not whole or below 1.
     """
-    if not numbers or any(number != int(number) or number < 1 for number in numbers):
-        raise ValueError(f"max_detections must be whole numbers of 1 or more, got {list(numbers)}")
+    listed = [numbers] if np.ndim(numbers) == 0 else list(numbers)
+    if np.ndim(numbers) != 1 or not listed or not all(number >= 1 and number % 1 == 0 for number in listed):
+        raise ValueError(f"max_detections must be whole numbers of 1 or more, got {listed}")
 
 
 def collect(

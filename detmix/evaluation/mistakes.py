@@ -9,6 +9,7 @@ a detection that has no object but lies on one of its class is not false: they c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -157,10 +158,12 @@ def match(
     """Which detections count, the object of each detection or -1, (D,), and which objects are ignored, (G,).
 
     Raises:
-        ValueError: iou is out of range.
+        ValueError: iou is out of range, or min_score is NaN.
     """
     if not 0 < iou <= 1:
         raise ValueError(f"iou must lie in (0, 1], got {iou}")
+    if math.isnan(min_score):
+        raise ValueError("min_score must be a number, got nan")
     kept = np.flatnonzero(found.scores >= min_score)
     kept = kept[np.argsort(-found.scores[kept], kind="stable")]
     ignored = truth.objects.difficult | truth.objects.crowd

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,17 +29,24 @@ def coco_results(
 
     Raises:
         ValueError: the two sequences differ in length, or a label has no category id.
-        TypeError: the category ids are a mapping, whose keys would be taken for them.
+        TypeError: the category ids are a mapping, whose keys would be taken for them; or an id is no integer.
     """
     if len(image_ids) != len(detections):
         raise ValueError(f"got {len(image_ids)} image ids and detections of {len(detections)} images")
     if isinstance(category_ids, Mapping):
         raise TypeError(f"category_ids must be a sequence, one id for each label from 1 on, got {category_ids!r}")
-    ids = [int(category_id) for category_id in category_ids]
+    ids = [_as_id("category", category_id) for category_id in category_ids]
     rows: list[dict[str, Any]] = []
     for image_id, detection in zip(image_ids, detections, strict=True):
-        rows += _image_results(int(image_id), detection, ids)
+        rows += _image_results(_as_id("image", image_id), detection, ids)
     return rows
+
+
+def _as_id(what: str, number: Any) -> int:
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise TypeError(f"{what} ids must be integers, got {number!r}") from None
 
 
 def _image_results(image_id: int, detection: dict[str, Tensor], category_ids: Sequence[int]) -> list[dict[str, Any]]:
