@@ -141,8 +141,8 @@ def mix_pair(
         objects, then B's, their weights times lam, then 1 - lam; ``sources`` says which image each
         came from, and ``lam``, a float, repeats the ratio. Keys that belong to the image, such as image_id,
         are A's. uint8 is rounded to nearest, once; within about 1.5e-5 of a half it may go either way. Half
-        precisions are blended in float32 and then rounded. A tensor lies in memory as A does, pixel by pixel or colour by colour. Inputs are
-        left untouched.
+        precisions are blended in float32, and then rounded. A tensor lies in memory as A does, pixel by pixel or
+        colour by colour. Inputs are left untouched.
 
     Raises:
         ValueError: lam or min_weight outside [0, 1]; channel counts differ; a target is malformed.

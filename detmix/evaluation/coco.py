@@ -118,9 +118,9 @@ def check_max_detections(numbers: Sequence[int]) -> None:
     Raises:
         ValueError: there is none, or one is not whole or below 1.
     """
-    listed = [numbers] if np.ndim(numbers) == 0 else list(numbers)
-    if np.ndim(numbers) != 1 or not listed or not all(number >= 1 and number % 1 == 0 for number in listed):
-        raise ValueError(f"max_detections must be whole numbers of 1 or more, got {listed}")
+    listed = np.asarray(numbers)
+    if listed.ndim != 1 or not len(listed) or not np.all((listed >= 1) & (listed % 1 == 0)):
+        raise ValueError(f"max_detections must be whole numbers of 1 or more, got {listed.tolist()}")
 
 
 def collect(
