@@ -63,6 +63,22 @@ def naming(path: Path) -> Iterator[None]:
         raise NotWritten(f"{path}: could not be written{_space_left(path.parent)}: {error}") from error
 
 
+def require_writable(path: Path, name: str) -> None:
+    """Refuse a path before long work that is to be written there.
+
+    Args:
+        path: of a file or folder, which need not exist.
+        name: what to call it.
+
+    Raises:
+        ValueError: no folder can be made or written in for it, as far as that can be told beforehand.
+    """
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    folder = there.parent if there == path and there.is_file() else there
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{name}: {path} cannot be written, since {folder} is no folder or may not be written in")
+
+
 def remove_temporary(folder: Path) -> None:
     """Remove what processes that were killed while they wrote have left in a folder and the folders in it.
 

@@ -4,6 +4,8 @@ import json
 import runpy
 import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -262,7 +264,35 @@ def test_validate_and_test_take_the_last_checkpoint_and_write_beside_the_fit(run
     assert validated["AP50"] == pytest.approx(fitted["AP50"])
     assert validated["loss"] == pytest.approx(fitted["loss"])
     assert tested["loss"] != pytest.approx(fitted["loss"])
-    assert tested.keys() == fitted.keys()
+    assert tested.keys() == validated.keys() == fitted.keys() | {"checkpoint"}
+    last = tmp_path / "mine" / "checkpoints" / "last.ckpt"
+    stated = torch.load(last, weights_only=True)
+    for measured in (validated, tested):
+        assert (measured["epoch"], measured["step"]) == (stated["epoch"], stated["global_step"]) == (fitted["epoch"], 4)
+        assert measured["checkpoint"] == str(last)
+
+
+def test_results_that_cannot_be_written_are_refused_before_the_work(run, finished, tmp_path, capsys):
+    own = shutil.copytree(finished, tmp_path / "quickstart")
+    (own / "test").write_text("a file where the folder should be")
+    with pytest.raises(SystemExit):
+        run("test")
+    assert "metrics.json cannot be written, since" in capsys.readouterr().err
+
+
+def test_a_trial_leaves_the_earlier_run_alone_and_nothing_behind(run, finished, tmp_path, capsys):
+    own = shutil.copytree(finished, tmp_path / "quickstart")
+    before = {path: path.read_bytes() for path in own.rglob("*") if path.is_file()}
+    places = set(Path(tempfile.gettempdir()).glob("detmix-*"))
+    for arguments in ([], ["--resume"]):
+        cli = run("fit", "--trainer.fast_dev_run=true", "--data.mixup.no_mixup_epochs=1", *arguments)
+        assert cli.trainer.global_step == 1
+        assert cli.datamodule.seeded_set.enabled  # not as in the last epoch, which goes unmixed
+    said = capsys.readouterr().out
+    assert said.count("This was a trial (fast_dev_run): nothing of it is kept.") == 2
+    assert {path: path.read_bytes() for path in own.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["quickstart"]
+    assert set(Path(tempfile.gettempdir()).glob("detmix-*")) == places
 
 
 def test_the_name_of_a_run_is_no_markup(run, tmp_path, capsys):

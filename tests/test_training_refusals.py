@@ -88,6 +88,15 @@ def test_a_config_without_settings_is_named(run, capsys, tmp_path, text, found):
         ("--data.mixup.no_mixup_epochs=1.5", "must lie in 0 ... 3, below trainer.max_epochs=4, or be a share"),
         ("--trainer.enable_checkpointing=false", "enable_checkpointing=False"),
         ("--ckpt_path=nothing.ckpt", "nothing.ckpt: no such checkpoint"),
+        (
+            "--trainer.precision=bf16-true",
+            "trainer.precision must be one of 32-true, 32, 16-mixed, 16, bf16-mixed, bf16",
+        ),
+        ("--trainer.precision=64", "weights and boxes in float32, got 64"),
+        ("--trainer.strategy=ddp_spawn", "trainer.strategy 'ddp_spawn' leaves the results in processes"),
+        ("--trainer.strategy=ddp_fork_find_unused_parameters_true", "use 'ddp'"),
+        ("--trainer.devices=3x", "`devices` selected with `CPUAccelerator` should be an int > 0"),
+        ("--seed_everything=true", "--seed_everything must be a number, or false for none"),
     ],
 )
 def test_a_setting_that_cannot_work_is_named_before_an_earlier_run_is_moved(run, capsys, tmp_path, argument, wanted):

@@ -21,7 +21,7 @@ from rich.progress import Progress
 from ..evaluation import Difference, Mistakes, find_mistakes
 from ..evaluation.records import Detections, GroundTruth
 from ..figures import average_precision_figure, comparison_figure, confusion_figure, precision_recall_figure
-from ..files import write_whole
+from ..files import require_writable, write_whole
 from ..machine import versions
 from ..terminal import bar_of, progress_bars
 from .measured import Measured, Options, compare, measure
@@ -219,12 +219,4 @@ def _check_outputs(json_file: Path | None, plots: Path | None) -> None:
         raise ValueError(f"--json must be a file, got {json_file}, a folder")
     for option, path in {"--json": json_file, "--plots": plots}.items():
         if path is not None:
-            _check_writable(option, path)
-
-
-def _check_writable(option: str, path: Path) -> None:
-    """Refuse a path for which no folder can be made or written in, as far as that can be told beforehand."""
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    folder = there.parent if there == path and there.is_file() else there
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"{option}: {path} cannot be written, since {folder} is no folder or may not be written in")
+            require_writable(path, option)

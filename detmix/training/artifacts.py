@@ -48,17 +48,19 @@ class RunFiles(L.Callback):
     Every file is written under a temporary name and moved into place.
     """
 
-    def __init__(self, run_dir: Path, command: str, config_text: str) -> None:
+    def __init__(self, run_dir: Path, command: str, config_text: str, measured: dict[str, int | str]) -> None:
         """Remember where to write.
 
         Args:
             run_dir: the run's folder.
             command: how the run was started, for the report.
             config_text: the resolved config.
+            measured: outside of fits, for ``metrics.json``: ``epoch`` and ``step`` of the weights, and their file.
         """
         self.run_dir = run_dir
         self.command = command
         self.config_text = config_text
+        self.measured = measured
         self._start = time.time()
         self._seconds_before = 0.0  # of the run, in processes before this one
         self._trained = False
@@ -137,7 +139,7 @@ class RunFiles(L.Callback):
     def _write_evaluation(self, trainer: L.Trainer, module: DetectionModule, folder: Path, stage: Evaluated) -> None:
         assert module.evaluation is not None
         evaluation = module.evaluation
-        progress = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        progress = self.measured or {"epoch": trainer.current_epoch, "step": trainer.global_step}
         metrics = evaluation.metrics() | evaluation.losses | progress
         write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         _write_ids(folder / IMAGES_FILE, data_of(trainer), stage)

@@ -86,7 +86,8 @@ def mixing_of(data: DetectionData, module: DetectionModule, callbacks: Iterable[
     for callback in callbacks:
         if isinstance(callback, MixBatches) and callback.mixes:
             mixer = callback.mixer
-            found.append(f"MixBatches(alpha={mixer.alpha}, p={mixer.p}, mix={mixer.mix!r}, pairing={mixer.pairing!r})")
+            names = ("alpha", "p", "mix", "pairing", "per_sample", "min_weight")
+            found.append(f"MixBatches({', '.join(f'{name}={getattr(mixer, name)!r}' for name in names)})")
     return [*found, str(module.manifold)] if module.mixes else found
 
 
@@ -105,14 +106,19 @@ class MixupSchedule(L.Callback):
         """Refuse a schedule under which nothing would be mixed, or whose end is unknown."""
         assert isinstance(pl_module, DetectionModule)
         data = data_of(trainer)
-        if mixing_of(data, pl_module, callbacks_of(trainer)):
+        if mixing_of(data, pl_module, callbacks_of(trainer)) and not _is_trial(trainer):
             data.check_schedule(trainer.max_epochs)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Pass the epoch on, also to data-loading workers that are already running."""
-        data_of(trainer).start_epoch(trainer.current_epoch, trainer.max_epochs)
+        data_of(trainer).start_epoch(trainer.current_epoch, None if _is_trial(trainer) else trainer.max_epochs)
 
     on_train_start = on_train_epoch_start  # a run that goes on in the middle of an epoch does not start it again
+
+
+def _is_trial(trainer: Any) -> bool:
+    """Whether the trainer does a few steps to see whether they run, of which the last epochs are to be left out."""
+    return bool(trainer.fast_dev_run)
 
 
 class ValidateAtTheEnd(L.Callback):

@@ -8,6 +8,7 @@ from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 import lightning as L
@@ -21,7 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from ..files import remove_temporary
+from ..files import remove_temporary, require_writable
 from ..reporting.tables import number_text
 from ..terminal import outliving_readers, require_text, tell
 from .artifacts import RunFiles
@@ -48,6 +49,10 @@ _CHECKPOINT = {
 }
 
 
+_PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
+_LAUNCHERS = ("spawn", "fork", "notebook")  # of Lightning's strategies: processes whose results stay with them
+
+
 class _Parser(LightningArgumentParser):
     """A parser whose errors begin with the setting that is wrong, and tell of an unknown one which it may be."""
 
@@ -60,6 +65,8 @@ class _Parser(LightningArgumentParser):
 
 class DetmixCLI(LightningCLI):
     """LightningCLI with a run folder: ``runs/<config name>``, or ``..._nomix`` where nothing is mixed."""
+
+    _trial: TemporaryDirectory[str] | None = None  # the place of all runs under fast_dev_run, which nobody is to keep
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser that reads configs within bounds."""
@@ -103,12 +110,14 @@ class DetmixCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except UnicodeDecodeError as error:
             parser.error(f"a config file is not text in UTF-8: {error}")
+        if self.config[self.config.subcommand].seed_everything is True:
+            parser.error("--seed_everything must be a number, or false for none: for true Lightning takes 0 each time")
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; bad data or settings end with their own message, not a traceback."""
         try:
             super().instantiate_classes()
-        except (ValueError, OSError, MisconfigurationException) as error:
+        except (ValueError, TypeError, OSError, MisconfigurationException) as error:
             self.parser.error(str(error))
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -122,6 +131,7 @@ class DetmixCLI(LightningCLI):
             "default_root_dir": run_dir,
             "callbacks": [*_as_list(config.get("callbacks")), *self._callbacks(run_dir, fitting)],
         }
+        _require_supported(config)
         if config.get("precision") is None:
             chosen["precision"] = "bf16-mixed" if _has_bf16(config.get("accelerator")) else "32-true"
         plugins = _as_list(config.get("plugins"))
@@ -148,8 +158,11 @@ class DetmixCLI(LightningCLI):
         return {name: arguments for name, arguments in LightningCLI.subcommands().items() if name != "predict"}
 
     def before_instantiate_classes(self) -> None:
-        """Give the run its name, so that its saved config writes to the same folder."""
+        """Give the run its name, so that its saved config writes to the same folder; a trial gets another one."""
         config = self._get_config()
+        if self.subcommand == "fit" and config.trainer.fast_dev_run:
+            self._trial = TemporaryDirectory(prefix="detmix-")
+            config.runs = self._trial.name
         if config.name is None:
             config.name = Path(str(config.config[-1])).stem if config.config else "run"
         name = Path(config.name)
@@ -171,8 +184,12 @@ class DetmixCLI(LightningCLI):
         self._checkpoint = {}
 
     def before_validate(self) -> None:
-        """Look at everything before anything is written."""
+        """Look at everything before the work begins."""
         self._prepare()
+        try:
+            require_writable(self.run_dir / str(self.subcommand) / "metrics.json", "results")
+        except ValueError as error:
+            self.parser.error(str(error))
 
     before_test = before_validate
 
@@ -184,7 +201,7 @@ class DetmixCLI(LightningCLI):
             self.model.build(stage, self.datamodule.class_names)
             if stage == "fit":
                 self.model.check_schedule(self.trainer)
-                if self._mixes:
+                if self._mixes and self._trial is None:
                     self.datamodule.check_schedule(self.trainer.max_epochs)
             if self._goes_on:
                 read_history(self.run_dir)
@@ -206,6 +223,8 @@ class DetmixCLI(LightningCLI):
     def after_fit(self) -> None:
         """Say what came out, and where to look."""
         self._say_result(self.run_dir / "report.html")
+        if self._trial is not None:
+            self._trial.cleanup()
 
     def after_validate(self) -> None:
         """Say what came out, and where to look."""
@@ -223,7 +242,7 @@ class DetmixCLI(LightningCLI):
             shown = {name: number_text(value) for name, value in self.model.evaluation.summary().items()}
             line = f"AP {shown['AP']}  AP50 {shown['AP50']} (COCO)  AP50 {shown['voc/AP50']} (VOC)"
             tell(line, style="bold")
-            tell(f"See {file}")
+            tell(f"See {file}" if self._trial is None else "This was a trial (fast_dev_run): nothing of it is kept.")
 
     def _way_to_numbers(self) -> str:
         """What is left to do after a training in which no validation was due."""
@@ -256,6 +275,8 @@ class DetmixCLI(LightningCLI):
         given, folder = settings["ckpt_path"], self.run_dir / "checkpoints"
         if self.subcommand != "fit":
             given = given or "last"
+        elif settings["resume"] and given == "best":
+            raise ValueError("--resume goes on from the last checkpoint: leave it out to go on from the best one")
         elif settings["resume"] or given == "last":
             others = None if given == "last" else given
             given = "last" if (folder / "last.ckpt").exists() else others
@@ -283,7 +304,7 @@ class DetmixCLI(LightningCLI):
     def _callbacks(self, run_dir: Path, fitting: bool) -> list[L.Callback]:
         shown = self._get(self.config_init, "trainer.enable_progress_bar") is not False
         bar: list[L.Callback] = [ProgressBar()] if shown else []
-        files: list[L.Callback] = [*bar, RunFiles(run_dir, self.command, self._config_text())]
+        files: list[L.Callback] = [*bar, RunFiles(run_dir, self.command, self._config_text(), self._measured(fitting))]
         if not fitting:
             return files
         folder = run_dir / "checkpoints"
@@ -305,6 +326,13 @@ class DetmixCLI(LightningCLI):
                 requests=self._requests,
             ),
         ]
+
+    def _measured(self, fitting: bool) -> dict[str, int | str]:
+        """Which state of the weights is measured by commands that do not train."""
+        if fitting:
+            return {}
+        place = {"epoch": self._checkpoint["epoch"], "step": self._checkpoint["global_step"]}
+        return {**place, "checkpoint": str(self._checkpoint_path)}
 
     def _way_on(self) -> str:
         """The command that takes this run up again."""
@@ -373,6 +401,22 @@ def _keep_earlier(run_dir: Path) -> None:
 def _forget_from(run_dir: Path, step: int) -> None:
     remove_temporary(run_dir)
     forget_from(run_dir, step)
+
+
+def _require_supported(trainer: Mapping[str, Any]) -> None:
+    """Refuse what Lightning's trainer can do and a run cannot.
+
+    Raises:
+        ValueError: the precision makes weights other than float32, or the strategy starts its processes from this one.
+    """
+    precision, strategy = trainer.get("precision"), trainer.get("strategy")
+    if isinstance(precision, (str, int)) and str(precision) not in _PRECISIONS:
+        raise ValueError(
+            f"trainer.precision must be one of {', '.join(_PRECISIONS)}, which leave weights and boxes in float32, "
+            f"got {precision!r}"
+        )
+    if isinstance(strategy, str) and set(_LAUNCHERS) & set(strategy.split("_")):
+        raise ValueError(f"trainer.strategy {strategy!r} leaves the results in processes that end with it: use 'ddp'")
 
 
 def _has_bf16(accelerator: str | None) -> bool:

@@ -32,8 +32,8 @@ class MixupOptions:
             ends that with other partners.
         min_weight: objects fainter than this are left out; RESULTS.md compares 0.3 and 0.
         no_mixup_epochs: epochs at the end that train without mixing, that of batches and features included; a number
-            below 1 is a share of all epochs, rounded, so that 0.1 is the last tenth. At least one epoch must be left.
-            RESULTS.md compares a plain ninth and a plain half.
+            below 1 is a share of all epochs, rounded (a half up), so that 0.1 is the last tenth. At least one epoch
+            must be left. RESULTS.md compares a plain ninth and a plain half.
     """
 
     alpha: float = 1.5
@@ -64,12 +64,12 @@ class MixupOptions:
         if stated == 0:
             return
         if max_epochs is None or max_epochs < 0:
-            raise ValueError("mixup.no_mixup_epochs counts from the last epoch: set trainer.max_epochs")
+            raise ValueError("data.mixup.no_mixup_epochs counts from the last epoch: set trainer.max_epochs")
         whole = stated < 1 or stated % 1 == 0
         if not (0 <= stated < max_epochs and whole and self.unmixed_epochs(max_epochs) < max_epochs):
             raise ValueError(
-                f"mixup.no_mixup_epochs must lie in 0 ... {max_epochs - 1}, below trainer.max_epochs={max_epochs}, or "
-                "be a share of them below 1 that leaves at least one when rounded, "
+                f"data.mixup.no_mixup_epochs must lie in 0 ... {max_epochs - 1}, below "
+                f"trainer.max_epochs={max_epochs}, or be a share of them below 1 that leaves at least one when rounded, "
                 f"got {stated}. To train without mixing pass --data.mixup null"
             )
 

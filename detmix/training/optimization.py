@@ -61,10 +61,11 @@ def check_warm_up(warmup_steps: int, steps: float, factor: Callable[[int], float
         factor: the learning rate of a step as a multiple of the one that is set.
     """
     if warmup_steps * 5 > steps:
+        most = int(steps / 5)
         highest = max(map(factor, range(int(steps))), default=0)
         rank_zero_info(
             f"--model.warmup_steps is {warmup_steps} and the training has {steps:g} steps: its learning rate reaches "
-            f"{highest:.3g} of --model.lr at most. Set it to {int(steps / 5)} or less, or train longer."
+            f"{highest:.3g} of --model.lr at most. Set it to {f'{most} or less' if most else 0}, or train longer."
         )
 
 

@@ -1,7 +1,8 @@
-"""Warnings of libraries that help nobody who trains."""
+"""Warnings and tips of libraries that help nobody who trains."""
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,14 +16,23 @@ _UNHELPFUL = (
     ".*your dataloader is not resumable",  # LastCheckpoint and TrainingOrder see to that
     ".*args parameter is intended to run from within Python",  # cli_main takes them from nowhere else
 )
+_TIPS = logging.getLogger("lightning.pytorch.utilities.rank_zero")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without warnings that help nobody."""
+    """Without warnings and tips that help nobody."""
+    _TIPS.addFilter(_is_helpful)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # between Lightning, jsonargparse and torch
         warnings.filterwarnings("ignore", ".*treespec, LeafSpec", FutureWarning)
         for message in _UNHELPFUL:
             warnings.filterwarnings("ignore", message)
-        yield
+        try:
+            yield
+        finally:
+            _TIPS.removeFilter(_is_helpful)
+
+
+def _is_helpful(record: logging.LogRecord) -> bool:
+    return "try installing [litlogger]" not in record.getMessage()  # a service that nobody asked for
