@@ -69,7 +69,7 @@ class MixupOptions:
         if not (0 <= stated < max_epochs and whole and self.unmixed_epochs(max_epochs) < max_epochs):
             raise ValueError(
                 f"data.mixup.no_mixup_epochs must lie in 0 ... {max_epochs - 1}, below "
-                f"trainer.max_epochs={max_epochs}, or be a share of them below 1 that leaves at least one when rounded, "
+                f"trainer.max_epochs={max_epochs}, or be a share of them below 1 that leaves one at least, "
                 f"got {stated}. To train without mixing pass --data.mixup null"
             )
 
