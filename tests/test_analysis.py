@@ -195,13 +195,15 @@ def test_every_partner_is_equally_likely():
     num_objects=st.integers(0, 6),
     iou=st.sampled_from([0.3, 0.5, 0.7]),
     share=st.sampled_from([0.0, 0.3, 0.7]),
+    equals=st.booleans(),
 )
-def test_matching_is_that_of_pycocotools(key, seed, num_found, num_objects, iou, share):
+def test_matching_is_that_of_pycocotools(key, seed, num_found, num_objects, iou, share, equals):
     rng = np.random.default_rng(seed)
 
     def draw(count):
-        corners = rng.uniform(0, 12, (count, 2))
-        return np.concatenate([corners, corners + rng.uniform(6, 14, (count, 2))], axis=1), rng.integers(1, 3, count)
+        corners = rng.integers(0, 3, (count, 2)) * 3.0 if equals else rng.uniform(0, 12, (count, 2))
+        sides = 10 if equals else rng.uniform(6, 14, (count, 2))
+        return np.concatenate([corners, corners + sides], axis=1), rng.integers(1, 3, count)
 
     (boxes, labels), (found, kinds) = draw(num_objects), draw(num_found)
     scores = rng.permutation(num_found) / 20

@@ -38,6 +38,17 @@ def test_keys_stay_with_their_boxes_through_flip_and_crop(seed):
     assert not any(isinstance(value, tv_tensors.TVTensor) for value in (cropped, *result.values()))
 
 
+def test_a_box_that_is_left_thinner_than_a_thousandth_of_a_pixel_leaves_with_its_keys():
+    def narrow(image, target):
+        boxes = target["boxes"].clone()
+        boxes[:, 0] = 0
+        boxes[:3, 2] = torch.tensor([5e-4, 2e-3, 9e-4])
+        return image, {**target, "boxes": boxes}
+
+    image, target = tied_sample(0)
+    assert Augment([narrow])(image, target)[1]["mine"].tolist() == [1, *target["mine"][3:].tolist()]
+
+
 def test_without_transforms_a_sample_stays_as_it_is():
     image, target = tied_sample(0)
     same, result = Augment([])(image, target)

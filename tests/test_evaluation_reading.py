@@ -187,6 +187,8 @@ def test_masks_are_asked_for_only_where_they_are_needed():
             r"score must be finite, got nan - at `\$\[1\].score`; did the train",
         ),
         ([ROW, {**ROW, "score": 93.5}], r"in \[0, 1\], got 93.5 - at `\$\[1\].score`; are they percentages\?"),
+        ([ROW, {**ROW, "score": 1.01}], r"in \[0, 1\], got 1.01 - at `\$\[1\].score`"),
+        ([ROW, {**ROW, "score": -0.01}], r"in \[0, 1\], got -0.01 - at `\$\[1\].score`"),
         ([ROW, {**ROW, "score": -3.5}], r"got -3.5 - at `\$\[1\].score`; are they logits"),
         ([{**ROW, "bbox": [0, 0, float("inf"), 1]}], r"bbox must be finite, got .*inf.* - at `\$\[0\].bbox`"),
         ([{**ROW, "bbox": [0, 0, -2, 1]}], r"width and height of 0 or more, got .*-2.* - at `\$\[0\].bbox`"),

@@ -1,3 +1,5 @@
+import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -41,6 +43,23 @@ def test_import_is_light():
     code = f"import sys, detmix, detmix.data, detmix.evaluation; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def imports_of(path):
+    """The files of the package that a file of it imports."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            for found in (base.with_suffix(".py"), base / "__init__.py", *(base / f"{n.name}.py" for n in node.names)):
+                if found.is_file():
+                    yield found
+
+
+def test_imports_go_in_no_circle():
+    files = [path for path in (ROOT / "detmix").rglob("*.py") if path.name != "__init__.py"]
+    graph = {path: {found for found in imports_of(path) if found.name != "__init__.py"} for path in files}
+    assert sum(map(len, graph.values())) > len(files)
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
 
 
 def named_in_the_design():

@@ -59,6 +59,12 @@ def test_gain_of_six_seeds_has_an_interval_by_bootstrap_inside_the_range():
     assert gain.range[0] < gain.bootstrap[0] < gain.bootstrap[1] < gain.range[1]
 
 
+def test_from_six_seeds_on_and_not_before_there_is_an_interval_by_bootstrap():
+    differences = np.random.default_rng(0).normal(0.01, 0.02, 6)
+    found = [paired_gain(dict(enumerate(differences[:count]))).bootstrap is not None for count in range(1, 7)]
+    assert found == [False] * 5 + [True]
+
+
 def test_the_others_are_compared_among_themselves():
     values = {"plain": {0: 0.5, 1: 0.6}, "a": {0: 0.52, 1: 0.61, 2: 0.9}, "b": {0: 0.55, 1: 0.65}, "c": {3: 0.1}}
     pairs = compare_levels("arm", "AP", values, "plain").pairs

@@ -193,7 +193,9 @@ def test_keypoints_of_torchvision_get_the_new_canvas():
     assert joined["keypoints"].shape == (2, 3, 2)
 
 
-BOX = st.tuples(*[st.sampled_from([-2.0, -1.0, 0.0, 8.0, 16.0, 17.0, 18.0, torch.inf, -torch.inf, torch.nan])] * 4)
+BOX = st.tuples(
+    *[st.sampled_from([-2.0, -1.25, -1.0, 0.0, 8.0, 16.0, 17.0, 17.25, 18.0, torch.inf, -torch.inf, torch.nan])] * 4
+)
 
 
 @given(st.lists(BOX, max_size=4), st.sampled_from([None, (16, 16)]))

@@ -16,7 +16,7 @@ from detmix.data import Shapes
 from detmix.detectors import losses_and_detections
 from detmix.evaluation import evaluate_coco, evaluate_voc
 from detmix.reporting import CocoFile, Options, evaluate_files
-from detmix.training import DetectionData, build_detector, cli_main
+from detmix.training import DetectionData, build_detector, cli_main, resume
 from detmix.training.artifacts import _write_ids
 from detmix.training.cli import _has_bf16
 from detmix.training.files import read_history
@@ -293,6 +293,13 @@ def test_a_trial_leaves_the_earlier_run_alone_and_nothing_behind(run, finished, 
     assert {path: path.read_bytes() for path in own.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["quickstart"]
     assert set(Path(tempfile.gettempdir()).glob("detmix-*")) == places
+
+
+def test_the_checkpoint_knows_the_number_of_threads(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    run("fit", "--trainer.max_epochs=1", "--data.mixup=null", "--name=threads")
+    checkpoint = torch.load(tmp_path / "threads_nomix" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint[resume._KEY]["threads"] == 7
 
 
 def test_the_name_of_a_run_is_no_markup(run, tmp_path, capsys):

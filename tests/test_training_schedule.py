@@ -24,7 +24,17 @@ def test_mixing_is_off_in_the_last_epochs(run, monkeypatch):
 
 @pytest.mark.parametrize(
     ("stated", "max_epochs", "mixed"),
-    [(0, 60, 60), (0.1, 60, 54), (0.3, 45, 31), (0.1, 45, 40), (5, 45, 40), (0.1, 4, 4), (0.87, 4, 1), (0, None, 9)],
+    [
+        (0, 60, 60),
+        (0.1, 60, 54),
+        (0.3, 45, 31),
+        (0.1, 45, 40),
+        (5, 45, 40),
+        (0.1, 4, 4),
+        (0.1, 15, 13),
+        (0.87, 4, 1),
+        (0, None, 9),
+    ],
 )
 def test_the_epochs_without_mixing_may_be_a_share_of_all(stated, max_epochs, mixed):
     data = DetectionData("shapes", mixup=MixupOptions(no_mixup_epochs=stated), shapes=ShapesOptions(train=4, val=1))
