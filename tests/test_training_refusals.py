@@ -19,7 +19,12 @@ from detmix.training import cli_main
         ("--model.lr=.nan", "model.lr must be a finite number above 0, got nan"),
         ("--model.momentum=-0.1", "model.momentum must be a finite number of 0 or more, got -0.1"),
         ("--model.lr=.inf", "model.lr must be a finite number above 0, got inf"),
-        ("--model.mixup=3", "unrecognized arguments: --model.mixup=3\n"),
+        ("--model.mixup=3", "unrecognized arguments: --model.mixup=3; did you mean data.mixup?\n"),
+        (
+            "--data.mixup=cutmix",
+            "data.mixup: wanted null, a file or settings by their names, alpha, p, mix,",
+        ),
+        ("--data.cache=5", "unrecognized arguments: --data.cache=5; did you mean data.mixup.cache?"),
         ("--data.batch-size=4", "unrecognized arguments: --data.batch-size=4; did you mean data.batch_size?"),
         ("--data.mixup.alpha=-1", "alpha must be a finite number of 0 or more, got -1"),
         ("--data.format=yolo", "yolo"),

@@ -28,7 +28,7 @@ from .coco import check_iou_type, collect
 from .curves import NO_OBJECTS, RECALLS_2007
 from .ranking import Ranking
 from .reading import PredictionSource, TruthSource, read_ground_truth, read_predictions
-from .voc import evaluate_voc, rank_voc
+from .voc import rank_voc, result_of
 
 Weights: TypeAlias = NDArray[np.float64]  # (B, I), how often each image was drawn
 Draws: TypeAlias = dict[str, NDArray[np.float64]]  # (B,) values of each measure
@@ -150,10 +150,9 @@ def compare_voc(
     recalls = RECALLS_2007 if use_07_metric else None
     values, measures, images = [], [], {}
     for source in (first, second):
-        found = read_predictions(source, truth)
-        result = evaluate_voc(truth, found, iou=iou, use_07_metric=use_07_metric)
+        rankings = rank_voc(truth, read_predictions(source, truth), iou)
+        result = result_of(truth, rankings, use_07_metric=use_07_metric)
         values.append({"AP": result.ap} | {f"AP/{name}": ap for name, ap in result.ap_by_class.items()})
-        rankings = rank_voc(truth, found, iou)
         measures.append(partial(_measure_voc, rankings, recalls))
         images = _images_of("AP", rankings)
     return _differences(values, measures, images, len(truth.image_ids), resamples, confidence, seed, on_step)

@@ -8,6 +8,7 @@ the kit's VOCevaldet.m and VOCap.m of 2007 and 2010.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,11 +68,13 @@ def evaluate_voc(
     Raises:
         ValueError: the data are wrong (file, row and key are named), or iou is out of range.
     """
-    if not 0 < iou <= 1:
-        raise ValueError(f"iou must lie in (0, 1], got {iou}")
     truth = read_ground_truth(ground_truth)
     found = read_predictions(predictions, truth)
-    rankings = rank_voc(truth, found, iou)
+    return result_of(truth, rank_voc(truth, found, iou), use_07_metric=use_07_metric)
+
+
+def result_of(truth: GroundTruth, rankings: Mapping[str, Ranking], *, use_07_metric: bool) -> VocResult:
+    """What ``evaluate_voc`` gives, of detections that ``rank_voc`` has matched."""
     everything = np.ones((1, len(truth.image_ids)))
     recalls = RECALLS_2007 if use_07_metric else None
     aps = {name: float(ranking.averages(everything, recalls)[0][0, 0]) for name, ranking in rankings.items()}
@@ -86,7 +89,12 @@ def rank_voc(truth: GroundTruth, found: Detections, iou: float) -> dict[str, Ran
 
     Returns:
         The ranked detections of each class that has objects which count, by its name.
+
+    Raises:
+        ValueError: iou is out of range.
     """
+    if not 0 < iou <= 1:
+        raise ValueError(f"iou must lie in (0, 1], got {iou}")
     images = len(truth.image_ids)
     rankings = [_rank(found, truth.objects, label, iou, images) for label in range(len(truth.class_names))]
     return {name: r for name, r in zip(truth.class_names, rankings, strict=True) if r.objects.any()}

@@ -60,7 +60,8 @@ class _Parser(LightningArgumentParser):
         """End the program with the message, or raise it."""
         groups = {"data.mixup": MixupOptions, "data.shapes": ShapesOptions, "model.manifold": ManifoldOptions}
         names = {key: [field.name for field in fields(options)] for key, options in groups.items()}
-        super().error(with_suggestion(plain_error(message, names), self), ex)
+        within = (f"{key}.{name}" for key, found in names.items() for name in found)
+        super().error(with_suggestion(plain_error(message, names), self, *within), ex)
 
 
 class DetmixCLI(LightningCLI):

@@ -24,6 +24,7 @@ _DEEPEST = 50  # brackets and indentations around a value
 _UNKNOWN = re.compile(
     r"(?:Group '(?P<group>[\w.]+)' )?(?:does not accept option '|unrecognized arguments: --)(?P<name>[\w.-]+)"
 )
+_FEW = 2  # settings of one name in different sections
 _ALIKE = 0.75  # of two names, by difflib's ratio: one or two slips, and not another setting of the same section
 
 # what jsonargparse says of a wrong value in a group of settings that may be null
@@ -38,6 +39,12 @@ _IN_A_GROUP = re.compile(
 )
 
 
+# and of a text in the place of such a group
+_NO_GROUP = re.compile(
+    r'Parser key "(?P<group>[\w.]+)":\n+  - Expected a path but (?P<value>[\w./-]+) either not accessible'
+)
+
+
 def plain_error(message: str, groups: Mapping[str, Sequence[str]]) -> str:
     """The error of jsonargparse for a setting in a group as it is for one outside: without what else the group may be.
 
@@ -45,6 +52,10 @@ def plain_error(message: str, groups: Mapping[str, Sequence[str]]) -> str:
         message: of jsonargparse, which is left as it is if it is another one.
         groups: names of the settings of each group, by its key.
     """
+    found = _NO_GROUP.match(message)
+    if found is not None and found["group"] in groups:
+        names = ", ".join(groups[found["group"]])
+        return f"{found['group']}: wanted null, a file or settings by their names, {names}; got {found['value']!r}"
     found = _IN_A_GROUP.match(message)
     if found is None:
         return message
@@ -55,16 +66,28 @@ def plain_error(message: str, groups: Mapping[str, Sequence[str]]) -> str:
     return f"{inner}{group}.{problem.removeprefix(inner)}" if problem.startswith(inner) else f"{group}: {problem}"
 
 
-def with_suggestion(message: str, parser: ArgumentParser) -> str:
-    """The error of a parser; of a setting that it does not know, with the one that is spelled most like it."""
+def with_suggestion(message: str, parser: ArgumentParser, *others: str) -> str:
+    """The error of a parser; of a setting that it does not know, with the one that is spelled most like it.
+
+    Args:
+        message: of jsonargparse.
+        parser: whose it is.
+        others: settings that the parser knows within others.
+    """
     found = _UNKNOWN.search(message)
     if found is None:
         return message
-    name, known = ".".join(filter(None, found.groups())), [*_settings_of(parser)]
+    name, known = ".".join(filter(None, found.groups())), [*_settings_of(parser), *others]
     if name in known:
         return f"{message}; it belongs behind the subcommand"
-    close = difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE)
-    return f"{message}; did you mean {close[0]}?" if close else message
+    close = difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE) or _elsewhere(name, known)
+    return f"{message}; did you mean {' or '.join(close)}?" if close else message
+
+
+def _elsewhere(name: str, known: Sequence[str]) -> list[str]:
+    """The settings of that name in other sections, if they are few."""
+    found = [setting for setting in known if setting.rpartition(".")[2] == name.rpartition(".")[2]]
+    return found if len(found) <= _FEW else []
 
 
 def _settings_of(parser: ArgumentParser) -> Iterator[str]:

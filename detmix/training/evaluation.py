@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..evaluation import CocoResult, VocResult, evaluate_coco, evaluate_voc
+from ..evaluation import CocoResult, VocResult, evaluate_coco
 from ..evaluation.reading import read_ground_truth, read_predictions
+from ..evaluation.voc import rank_voc, result_of
 
 
 class Evaluation(NamedTuple):
@@ -68,5 +69,6 @@ def evaluate(
     }
     known = read_ground_truth(truth)
     found = read_predictions(rows, known, is_xywh=True)
-    voc, eleven_point = evaluate_voc(known, found), evaluate_voc(known, found, use_07_metric=True)
+    rankings = rank_voc(known, found, iou=0.5)
+    voc, eleven_point = (result_of(known, rankings, use_07_metric=eleven) for eleven in (False, True))
     return Evaluation(evaluate_coco(known, found), voc, eleven_point, dict(losses), rows, truth)
