@@ -21,8 +21,9 @@ from .canvas import blend, canvas_size, compiled_blend, image_size, require_same
 from .cutmix import cutmix_pair, region_around
 from .draws import BATCHES, generator_at
 from .mixing import Draw, check_alpha, check_share, mix_targets, sample_lambda
+from .readers import this_process
 from .sending import sent_together
-from .switch import Switched, this_process
+from .switch import Switched
 from .targets import OBJECT_KEYS, Target, check_target, plain, require_target_each, wrap_like
 
 BatchMix = Literal["mixup", "cutmix"]

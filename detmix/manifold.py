@@ -29,7 +29,7 @@ from .detectors.ssd import WeightedSSD
 from .draws import MANIFOLD, generator_at
 from .layers import INPUT, ROI, check_keys, check_module, map_tensors, split_layer
 from .mixing import check_alpha, check_share, mix_targets, sample_lambda
-from .switch import this_process
+from .readers import this_process
 from .targets import Target, require_target_each, visible_shares
 
 _PARTNERS = MANIFOLD + 1  # what the partners of a step are drawn from, apart from its layer and ratio

@@ -21,17 +21,9 @@ from .canvas import compiled_blend, image_size
 from .draws import STREAMS, check_epoch, generator_at
 from .memory import Held, part_of_memory
 from .mixing import Sample, check_alpha, check_share, mix_pair, require_sample, sample_lambda, transformed
+from .readers import Reader, this_process, this_reader
 from .shared import Shared
-from .switch import (
-    Reader,
-    Switched,
-    mixers_within,
-    shares_itself_out,
-    tell_epoch,
-    tell_transform,
-    this_process,
-    this_reader,
-)
+from .switch import Switched, mixers_within, shares_itself_out, tell_epoch, tell_transform
 from .targets import Target, check_target
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from detmix import MixupIterable, collate
 from detmix.data import HuggingFaceStream, WebDatasetStream
-from detmix.switch import Reader
+from detmix.readers import Reader
 
 from .processes import rank_of_group
 from .test_readme import code_blocks

@@ -3,12 +3,12 @@ import pickle
 
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from torch import multiprocessing
 from torch.utils.data import ChainDataset, ConcatDataset, IterableDataset, Subset
 
 from detmix import MixupBatch, MixupDataset, MixupIterable, SeededDataset
 from detmix.data import Shapes
-from detmix.switch import Reader, Switched, mixers_within, this_process
+from detmix.switch import Switched, mixers_within
 
 from .factories import ListDataset, make_sample
 
@@ -160,13 +160,3 @@ def test_a_process_that_already_runs_sees_every_change(method):
     asked.put(None)
     process.join()
     assert process.exitcode == 0
-
-
-def test_a_process_is_alone_until_a_group_is_set_up(tmp_path):
-    assert this_process() == Reader(0, 1)
-    assert this_process(Reader(2, 5)) == Reader(2, 5)
-    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
-    try:
-        assert this_process(Reader(2, 5)) == Reader(0, 1)
-    finally:
-        distributed.destroy_process_group()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..mixing import Sample
-from ..switch import this_process
+from ..readers import this_process
 from ..targets import Target
 from .cleaning import OnInvalid, require_list
 from .paths import read_file

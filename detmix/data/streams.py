@@ -18,8 +18,9 @@ from torch.utils.data import IterableDataset
 from ..canvas import image_size
 from ..draws import check_epoch
 from ..mixing import Sample
+from ..readers import this_process
 from ..shared import Shared
-from ..switch import tell_transform, this_process
+from ..switch import tell_transform
 from ..targets import Target
 from .bounds import PixelsOrNone
 from .images import check_reduce_to, content_size, convert_image, decode_image

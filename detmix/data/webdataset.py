@@ -18,7 +18,7 @@ from typing import IO, Any, Literal, get_args
 
 from ..draws import SHARDS, generator_at
 from ..mixing import Sample
-from ..switch import Reader, this_process, this_reader
+from ..readers import Reader, this_process, this_reader
 from ..targets import Target
 from .cleaning import OnInvalid, require_list, require_unique
 from .json_rows import decode_object
