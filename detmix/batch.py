@@ -10,17 +10,18 @@ import hashlib
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from .arguments import check_alpha, check_choice, check_share
 from .canvas import blend, canvas_size, compiled_blend, image_size, require_same_kind
 from .cutmix import cutmix_pair, region_around
 from .draws import BATCHES, generator_at
-from .mixing import Draw, check_alpha, check_share, mix_targets, sample_lambda
+from .mixing import Draw, mix_targets, sample_lambda
 from .readers import this_process
 from .sending import sent_together
 from .switch import Switched
@@ -124,9 +125,8 @@ class MixupBatch(Switched):
         check_alpha(alpha)
         check_share("p", p)
         check_share("min_weight", min_weight)
-        for name, value, choices in (("mix", mix, get_args(BatchMix)), ("pairing", pairing, get_args(Pairing))):
-            if value not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        check_choice("mix", mix, BatchMix)
+        check_choice("pairing", pairing, Pairing)
         self.alpha = alpha
         self.p = p
         self.mix = mix

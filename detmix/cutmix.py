@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .arguments import check_share, require_generator
 from .canvas import Image, Region, canvas_size, image_size, paste, require_same_kind, require_supported
-from .mixing import check_share, require_generator
 from .targets import SLIVER, Target, check_target, concatenate, select_objects, visible_shares, widened, wrap_like
 
 _SAME_PLACE = 0.01  # pixels: a box that moved by less did not move

@@ -6,16 +6,17 @@ import copy
 import operator
 from collections.abc import Callable, Sized
 from functools import partial
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset
 
+from .arguments import check_alpha, check_choice, check_share
 from .cache import Loaded, PartnerCache
 from .canvas import canvas_size, compiled_blend, image_size, require_same_kind
 from .cutmix import cutmix_pair, cutout, region_around
 from .draws import MIXING, generator_at
-from .mixing import Draw, Sample, check_alpha, check_share, mix_pair, require_sample, sample_lambda, transformed
+from .mixing import Draw, Sample, mix_pair, require_sample, sample_lambda, transformed
 from .partners import PartnerPolicy, Partners, index_partners
 from .switch import Switched
 from .targets import Target, check_target
@@ -237,9 +238,8 @@ def _absolute(index: int, length: int) -> int:
 
 
 def _check_choices(mix: str, partner: str, cache: int) -> None:
-    for name, value, choices in (("mix", mix, get_args(Mix)), ("partner", partner, get_args(PartnerPolicy))):
-        if value not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    check_choice("mix", mix, Mix)
+    check_choice("partner", partner, PartnerPolicy)
     if mix == "cutout" and partner != "any":
         raise ValueError(f"cutout takes no partner, got partner={partner!r}")
     if mix == "cutout" and cache:

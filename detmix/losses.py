@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
+from .arguments import check_choice
 from .targets import widened
 
 Normalizer = Literal["count", "weight"]
@@ -209,17 +210,11 @@ def reduce_rows(rows: Tensor, weights: Tensor, normalizer: Normalizer, *, counte
     Raises:
         ValueError: the normalizer is unknown.
     """
-    check_normalizer(normalizer)
+    check_choice("normalizer", normalizer, Normalizer)
     if counted is None:
         counted = torch.ones_like(weights, dtype=torch.bool)
     total = counted if normalizer == "count" else weights.where(counted, 0.0)
     return rows.sum(-1) / total.sum(-1).clamp(min=1)
-
-
-def check_normalizer(normalizer: str) -> None:
-    """Raise ValueError unless the normalizer is ``"count"`` or ``"weight"``."""
-    if normalizer not in ("count", "weight"):
-        raise ValueError(f"normalizer must be 'count' or 'weight', got {normalizer!r}")
 
 
 def _focal(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:

@@ -11,7 +11,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torchvision.models.detection.image_list import ImageList
 
+from .arguments import check_alpha, check_choice, check_share
 from .batch import Pairing, draw_partners
 from .detectors.fcos import WeightedFCOS
 from .detectors.rcnn import WeightedRoIHeads
@@ -28,7 +29,7 @@ from .detectors.rows import RowTargets, mix_rows
 from .detectors.ssd import WeightedSSD
 from .draws import MANIFOLD, generator_at
 from .layers import INPUT, ROI, check_keys, check_module, map_tensors, split_layer
-from .mixing import check_alpha, check_share, mix_targets, sample_lambda
+from .mixing import mix_targets, sample_lambda
 from .readers import this_process
 from .targets import Target, require_target_each, visible_shares
 
@@ -139,8 +140,7 @@ class ManifoldMixup:
         """
         check_alpha(alpha)
         check_share("p", p)
-        if pairing not in get_args(Pairing):
-            raise ValueError(f"pairing must be one of {', '.join(get_args(Pairing))}, got {pairing!r}")
+        check_choice("pairing", pairing, Pairing)
         names = isinstance(layers, Sequence) and not isinstance(layers, str)
         if not names or not all(isinstance(layer, str) for layer in layers):
             raise TypeError(f"layers must be a list of names, got {layers!r}")

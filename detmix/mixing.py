@@ -6,13 +6,13 @@ of image A; image B has ``1 - lam``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 from torch import Tensor
 
+from .arguments import check_alpha, check_share, require_generator
 from .canvas import Image, blend, canvas_size, image_size, require_same_kind
 from .targets import Target, check_target, concatenate, require_aligned, select_objects
 
@@ -66,21 +66,6 @@ def sample_lambda(alpha: float, generator: np.random.Generator, size: int | None
     if alpha == 0:
         return 1.0 if size is None else np.ones(size)
     return generator.beta(alpha, alpha, size)
-
-
-def require_generator(generator: Any) -> None:
-    """Raise TypeError unless it is numpy's."""
-    if not isinstance(generator, np.random.Generator):
-        name = type(generator).__name__
-        raise TypeError(f"generator must be a numpy.random.Generator, as np.random.default_rng(0), got {name}")
-
-
-def check_alpha(alpha: float) -> float:
-    """Alpha as Python's number; ValueError unless it is finite and 0 or more, and TypeError if it is no number."""
-    number = _number("alpha", alpha)
-    if not (number >= 0 and math.isfinite(number)):
-        raise ValueError(f"alpha must be a finite number of 0 or more, got {alpha}")
-    return number
 
 
 def require_sample(given: Any, describe: Callable[[], str]) -> Sample:
@@ -163,21 +148,3 @@ def mix_targets(first: Target, second: Target, lam: float, size: tuple[int, int]
     target = concatenate(first, second, size=size, shares=(lam, 1.0 - lam))
     target["lam"] = float(lam)
     return select_objects(target, target["weights"] >= min_weight) if min_weight > 0 else target
-
-
-def check_share(name: str, value: float) -> float:
-    """A value as Python's number; ValueError unless it lies in [0, 1], and TypeError if it is no number."""
-    number = _number(name, value)
-    if not 0.0 <= number <= 1.0:
-        raise ValueError(f"{name} must lie in [0, 1], got {value}")
-    return number
-
-
-def _number(name: str, value: Any) -> float:
-    """A number of any kind, such as a tensor without dimensions, as Python's."""
-    if isinstance(value, (str, bytes)):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    try:
-        return float(value.detach() if isinstance(value, Tensor) else value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}") from error

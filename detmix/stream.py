@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from .arguments import check_alpha, check_share
 from .canvas import compiled_blend, image_size
 from .draws import STREAMS, check_epoch, generator_at
 from .memory import Held, part_of_memory
-from .mixing import Sample, check_alpha, check_share, mix_pair, require_sample, sample_lambda, transformed
+from .mixing import Sample, mix_pair, require_sample, sample_lambda, transformed
 from .readers import Reader, this_process, this_reader
 from .shared import Shared
 from .switch import Switched, mixers_within, shares_itself_out, tell_epoch, tell_transform

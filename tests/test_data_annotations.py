@@ -148,7 +148,7 @@ def test_errors_of_the_whole_set():
         build([], sizes=[])
     with pytest.raises(ValueError, match=r"set\.json: class names must be unique, got 'cat'"):
         build([[1, 1, 2, 2]], class_names=("cat", "cat"))
-    with pytest.raises(ValueError, match="on_invalid must be 'drop' or 'raise', got 'ignore'"):
+    with pytest.raises(ValueError, match="on_invalid must be one of drop, raise, got 'ignore'"):
         build([[1, 1, 2, 2]], on_invalid="ignore")
 
 
@@ -317,7 +317,7 @@ def test_where_no_image_can_be_read_skipping_ends(tmp_path, count):
 
 
 def test_what_is_neither_raise_nor_skip_is_refused(annotations):
-    with pytest.raises(ValueError, match="on_error must be 'raise' or 'skip', got 'ignore'"):
+    with pytest.raises(ValueError, match="on_error must be one of raise, skip, got 'ignore'"):
         DetectionDataset(annotations, on_error="ignore")
 
 

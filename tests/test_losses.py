@@ -369,5 +369,5 @@ def test_the_denominator_is_at_least_one(normalizer):
 
 
 def test_an_unknown_normalizer_is_refused():
-    with pytest.raises(ValueError, match="normalizer must be 'count' or 'weight', got 'mean'"):
+    with pytest.raises(ValueError, match="normalizer must be one of count, weight, got 'mean'"):
         reduce_rows(torch.ones(1), torch.ones(1), "mean")

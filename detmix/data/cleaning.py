@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import check_choice
 from .annotations import Annotations
 from .paths import Folder
 
@@ -225,8 +226,7 @@ def report(
     Raises:
         ValueError: something is wrong and ``on_invalid="raise"``; on_invalid is neither.
     """
-    if on_invalid not in ("drop", "raise"):
-        raise ValueError(f"on_invalid must be 'drop' or 'raise', got {on_invalid!r}")
+    check_choice("on_invalid", on_invalid, OnInvalid)
     findings = []
     for what, wrong in bad.items():
         rows = np.flatnonzero(wrong)

@@ -6,7 +6,7 @@ import logging
 import operator
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..arguments import check_choice
 from ..canvas import image_size
 from ..shared import Shared
 from ..targets import Target
@@ -62,8 +63,7 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
         on_error: OnError = "raise",
         reduce_to: int | None = None,
     ) -> None:
-        if on_error not in get_args(OnError):
-            raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+        check_choice("on_error", on_error, OnError)
         check_reduce_to(reduce_to)
         self.annotations = annotations
         self.transform = transform

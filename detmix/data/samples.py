@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import torch
 
+from ..arguments import check_choice
 from ..targets import Target
 from .bounds import Flag
 from .cleaning import Objects, OnInvalid, clip, dropped, report
@@ -53,10 +54,8 @@ class Layout:
     on_invalid: OnInvalid = "drop"
 
     def __post_init__(self) -> None:
-        if self.box_format not in get_args(BoxFormat):
-            raise ValueError(f"box_format must be one of {', '.join(get_args(BoxFormat))}, got {self.box_format!r}")
-        if self.on_invalid not in get_args(OnInvalid):
-            raise ValueError(f"on_invalid must be one of {', '.join(get_args(OnInvalid))}, got {self.on_invalid!r}")
+        check_choice("box_format", self.box_format, BoxFormat)
+        check_choice("on_invalid", self.on_invalid, OnInvalid)
         if not self.classes or len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes must be one or more, each once, got {list(self.classes)}")
 

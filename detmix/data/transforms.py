@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from torch import Tensor
 
+from ..arguments import check_alpha, check_share
 from ..canvas import compiled_blend, image_size, require_supported, to_pil
 from ..draws import AUGMENTATION, check_epoch, generator_at
-from ..mixing import check_alpha, check_share, mix_pair, sample_lambda
+from ..mixing import mix_pair, sample_lambda
 from ..shared import Shared
 from ..targets import SLIVER, Target, require_xyxy, select_objects, without_covers, wrap_like
 from .rows import check_columns, encode, to_rows, to_sample

@@ -14,8 +14,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import IO, Any, Literal
 
+from ..arguments import check_choice
 from ..draws import SHARDS, generator_at
 from ..mixing import Sample
 from ..readers import Reader, this_process, this_reader
@@ -94,8 +95,7 @@ class WebDatasetStream(SampleStream):
         require_list(classes, "classes")
         layout = Layout(tuple(classes), box_format, objects, boxes, labels, on_invalid=on_invalid)
         super().__init__(layout, transform, reduce_to)
-        if share not in get_args(Share):
-            raise ValueError(f"share must be one of {', '.join(get_args(Share))}, got {share!r}")
+        check_choice("share", share, Share)
         if operator.index(shuffle) < 0:
             raise ValueError(f"shuffle must be 0 or more, got {shuffle}")
         self.shards = _expand(shards)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from torch import nn
 from torchvision.models.detection import fcos, retinanet, roi_heads
@@ -20,7 +20,8 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.ssd import SSD
 
-from ..losses import Normalizer, check_normalizer
+from ..arguments import check_choice
+from ..losses import Normalizer
 from .fcos import WeightedFCOS, WeightedFCOSHead
 from .names import full_name
 from .rcnn import WeightedRegionProposalNetwork, WeightedRoIHeads
@@ -88,9 +89,8 @@ def weight_losses(model: Model, objective: Objective = "weighted", normalizer: N
     Source: Zhang et al., Bag of Freebies for Training Object Detection Neural Networks, arXiv:1902.04103
     (weighted); Zhang et al., mixup, arXiv:1710.09412, and Vu et al., LossMix, arXiv:2303.10343 (pair).
     """
-    if objective not in get_args(Objective):
-        raise ValueError(f"objective must be 'weighted', 'pair' or 'unweighted', got {objective!r}")
-    check_normalizer(normalizer)
+    check_choice("objective", objective, Objective)
+    check_choice("normalizer", normalizer, Normalizer)
     for module in _loss_modules(model):
         module.__class__ = _WEIGHTED.get(type(module), type(module))
         module.objective, module.normalizer = objective, normalizer

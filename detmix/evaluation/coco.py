@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import check_choice
 from .backends import MAX_DETECTIONS, SIZES, Backend, Counts, IouType, count
 from .curves import NO_OBJECTS, Curve
 from .reading import PredictionSource, TruthSource, read_ground_truth, read_predictions
@@ -93,23 +93,13 @@ def evaluate_coco(
         ValueError: the data are wrong (file, row and key are named), or an argument is.
         ImportError: the backend is not installed.
     """
-    check_iou_type(iou_type)
+    check_choice("iou_type", iou_type, IouType)
     check_max_detections(max_detections)
     limits = sorted(set(map(int, max_detections)))
     truth = read_ground_truth(ground_truth, masks=iou_type == "segm")
     found = read_predictions(predictions, truth, masks=iou_type == "segm", class_agnostic=class_agnostic)
     counts = count(truth, found, iou_type, backend, class_agnostic=class_agnostic, max_detections=limits)
     return collect(counts, truth, limits, class_agnostic)
-
-
-def check_iou_type(iou_type: str) -> None:
-    """Refuse what is neither boxes nor masks.
-
-    Raises:
-        ValueError: it is neither ``"bbox"`` nor ``"segm"``.
-    """
-    if iou_type not in get_args(IouType):
-        raise ValueError(f"iou_type must be 'bbox' or 'segm', got {iou_type!r}")
 
 
 def check_max_detections(numbers: Sequence[int]) -> None:

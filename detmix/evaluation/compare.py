@@ -23,8 +23,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import check_choice
 from .backends import IouType, counts_of, rankings_of, run_pycocotools
-from .coco import check_iou_type, collect
+from .coco import collect
 from .curves import NO_OBJECTS, RECALLS_2007
 from .ranking import Ranking
 from .reading import PredictionSource, TruthSource, read_ground_truth, read_predictions
@@ -99,7 +100,7 @@ def compare_coco(
     Raises:
         ValueError: the data are wrong (file, row and key are named), or an argument is.
     """
-    check_iou_type(iou_type)
+    check_choice("iou_type", iou_type, IouType)
     _check_draws(resamples, confidence)
     truth = read_ground_truth(ground_truth, masks=iou_type == "segm")
     values, measures, images = [], [], {}

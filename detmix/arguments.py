@@ -1,0 +1,49 @@
+"""Arguments that callers pass: numbers, choices and generators, looked at before they are used."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, get_args
+
+import numpy as np
+from torch import Tensor
+
+
+def check_alpha(alpha: float) -> float:
+    """Alpha as Python's number; ValueError unless it is finite and 0 or more, and TypeError if it is no number."""
+    number = _number("alpha", alpha)
+    if not (number >= 0 and math.isfinite(number)):
+        raise ValueError(f"alpha must be a finite number of 0 or more, got {alpha}")
+    return number
+
+
+def check_share(name: str, value: float) -> float:
+    """A value as Python's number; ValueError unless it lies in [0, 1], and TypeError if it is no number."""
+    number = _number(name, value)
+    if not 0.0 <= number <= 1.0:
+        raise ValueError(f"{name} must lie in [0, 1], got {value}")
+    return number
+
+
+def check_choice(name: str, value: Any, kind: Any) -> None:
+    """Raise ValueError unless a value is one of those that a ``Literal`` names."""
+    choices = get_args(kind)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def require_generator(generator: Any) -> None:
+    """Raise TypeError unless it is numpy's."""
+    if not isinstance(generator, np.random.Generator):
+        name = type(generator).__name__
+        raise TypeError(f"generator must be a numpy.random.Generator, as np.random.default_rng(0), got {name}")
+
+
+def _number(name: str, value: Any) -> float:
+    """A number of any kind, such as a tensor without dimensions, as Python's."""
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        return float(value.detach() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}") from error
