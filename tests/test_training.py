@@ -5,7 +5,6 @@ import runpy
 import shutil
 import sys
 import tempfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -280,10 +279,11 @@ def test_results_that_cannot_be_written_are_refused_before_the_work(run, finishe
     assert "metrics.json cannot be written, since" in capsys.readouterr().err
 
 
-def test_a_trial_leaves_the_earlier_run_alone_and_nothing_behind(run, finished, tmp_path, capsys):
+def test_a_trial_leaves_the_earlier_run_alone_and_nothing_behind(run, finished, tmp_path, capsys, monkeypatch):
     own = shutil.copytree(finished, tmp_path / "quickstart")
     before = {path: path.read_bytes() for path in own.rglob("*") if path.is_file()}
-    places = set(Path(tempfile.gettempdir()).glob("detmix-*"))
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     for arguments in ([], ["--resume"]):
         cli = run("fit", "--trainer.fast_dev_run=true", "--data.mixup.no_mixup_epochs=1", *arguments)
         assert cli.trainer.global_step == 1
@@ -291,8 +291,8 @@ def test_a_trial_leaves_the_earlier_run_alone_and_nothing_behind(run, finished, 
     said = capsys.readouterr().out
     assert said.count("This was a trial (fast_dev_run): nothing of it is kept.") == 2
     assert {path: path.read_bytes() for path in own.rglob("*") if path.is_file()} == before
-    assert [path.name for path in tmp_path.iterdir()] == ["quickstart"]
-    assert set(Path(tempfile.gettempdir()).glob("detmix-*")) == places
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["quickstart", "scratch"]
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def test_the_checkpoint_knows_the_number_of_threads(run, tmp_path, monkeypatch):
