@@ -97,11 +97,11 @@ def map_tensors(value: Any, change: Callable[[str, Tensor], Tensor], key: str = 
 
 
 def _missing(model: Any, layer: str, others: Sequence[str]) -> str:
-    modules = (name.replace(_COMPILED, "") for name, _ in model.backbone.named_modules(prefix="backbone"))
+    modules = [name.replace(_COMPILED, "") for name, _ in model.backbone.named_modules(prefix="backbone")]
     near = difflib.get_close_matches(split_layer(layer)[0], [*others, *modules], n=3)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    tops = ", ".join(repr(f"backbone.{name}") for name, _ in model.backbone.named_children())
+    first = next((name for name in modules if "." in name), "backbone.body")
     return (
-        f"the model has no layer {layer!r}.{hint} Layers are {', '.join(map(repr, others))}, 'backbone', and the "
-        f"modules in it: {tops} and what they hold, by dotted names"
+        f"the model has no layer {layer!r}.{hint} Layers are {', '.join(map(repr, others))}, 'backbone' and the "
+        f"modules in it by their dotted names, such as {first!r}"
     )

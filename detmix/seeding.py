@@ -127,7 +127,7 @@ def _held_by(holder: Any) -> list[Any]:
         return [holder.__closure__, holder.__defaults__, holder.__kwdefaults__]
     if isinstance(holder, CellType):  # of a closure; it may be empty yet
         return gc.get_referents(holder)
-    if isinstance(holder, staticmethod):
+    if isinstance(holder, (staticmethod, classmethod)):
         return [holder.__func__]
     if not hasattr(holder, "__dict__"):
         return []

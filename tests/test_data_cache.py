@@ -159,6 +159,13 @@ def test_sets_and_folders_have_indices_of_their_own(tmp_path, parsed):
     assert len(list((tmp_path / "cache").iterdir())) == 4
 
 
+def test_a_list_may_lie_elsewhere(tmp_path, parsed):
+    some_folder(tmp_path)
+    (tmp_path / "mine.txt").write_text("a\n")
+    assert parses(parsed, tmp_path, image_set=str(tmp_path / "mine")) == ["a"]
+    assert parses(parsed, tmp_path, image_set=str(tmp_path / "mine")) == []
+
+
 def test_a_file_so_young_that_it_may_change_unnoticed_is_not_trusted(tmp_path, parsed):
     root = some_folder(tmp_path)
     soon = time.time() + 3600  # so that it is young however long the test takes

@@ -41,11 +41,12 @@ def test_the_format_of_a_data_set_does_not_matter(kind, listed):
     rows = [{"image": picture(1), **row(1)} | ({"objects": objects} if listed else {})]
     plain = datasets.Dataset.from_list(rows).to_iterable_dataset()
     wrong = datasets.Dataset.from_list([rows[0] | {"height": 13}]).to_iterable_dataset()
-    samples = [
-        list(HuggingFaceStream(each, box_format="xywh", classes=CLASSES)) for each in (plain, plain.with_format(kind))
-    ]
-    assert samples[1][0][1]["image_id"] == 1
-    assert_same(*samples)
+    formatted = plain.with_format(kind)
+    others = [formatted] if kind == "arrow" else [formatted, formatted.map(dict)]
+    expected = list(HuggingFaceStream(plain, box_format="xywh", classes=CLASSES))
+    assert expected[0][1]["image_id"] == 1
+    for other in others:
+        assert_same(HuggingFaceStream(other, box_format="xywh", classes=CLASSES), expected)
     with pytest.raises(ValueError, match="the annotations say 13 high"):
         list(HuggingFaceStream(wrong.with_format(kind), box_format="xywh", classes=CLASSES))
 

@@ -1,5 +1,6 @@
 import io
 import os
+import struct
 
 import cv2
 import numpy as np
@@ -103,6 +104,24 @@ def test_sixteen_bits_of_a_pgm_are_scaled_though_they_come_as_thirty_two(tmp_pat
     grey = np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16)
     assert cv2.imwrite(str(tmp_path / "image.pgm"), grey)
     np.testing.assert_allclose(read_image(tmp_path / "image.pgm")[0].numpy(), grey / 257, atol=1)
+
+
+def tiff_of(pixels):
+    """The file of signed 16-bit pixels (H, W), which no library here writes."""
+    (height, width), data = pixels.shape, pixels.astype("<i2").tobytes()
+    tags = {256: width, 257: height, 258: 16, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(data), 339: 2}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    start = 8 + len(data)
+    return struct.pack("<2sHI", b"II", 42, start) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_sixteen_bits_with_a_sign_are_scaled_and_refused_below_0(tmp_path):
+    grey = np.linspace(0, 32767, 48 * 64).reshape(48, 64).astype(np.int16)
+    (tmp_path / "image.tif").write_bytes(tiff_of(grey))
+    assert torch.equal(read_image(tmp_path / "image.tif")[0], torch.from_numpy((grey >> 8).astype(np.uint8)))
+    (tmp_path / "image.tif").write_bytes(tiff_of(grey - 1))
+    with pytest.raises(ValueError, match=r"image\.tif: .*integers of 8 or 16 bits, 0 or more, got -1 in int32"):
+        read_image(tmp_path / "image.tif")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])

@@ -278,9 +278,8 @@ def test_errors_say_what_was_wanted():
     image, target = make_sample([[0, 0, 5, 5]])
     with pytest.raises(TypeError, match="tensor, an .* array or a PIL image, got str"):
         Albumentations([])("image.jpg", target)
-    for other in (image.bfloat16(), image.numpy().astype(np.float64)):
-        with pytest.raises(TypeError, match=r"albumentations takes images of uint8 or float32, got .*float"):
-            Albumentations([])(other, target)
+    with pytest.raises(TypeError, match="numpy has no bfloat16: give it uint8 or float32"):
+        Albumentations([])(image.bfloat16(), target)
     with pytest.raises(TypeError, match="ToTensorV2"):
         Albumentations([A.ToTensorV2()])(image, target)
     del target["image_id"]

@@ -4,7 +4,7 @@ import copy
 import inspect
 import io
 import pickle
-from functools import partial
+from functools import partial, wraps
 
 import pytest
 import torch
@@ -207,6 +207,7 @@ FUNCTIONS = {
     ("other", "told"),
     [
         (lambda *_: None, "tests.*lambda"),
+        (wraps(complete_box_iou_loss)(lambda *_: None), r"torchvision.*complete_box_iou_loss"),
         (partial(complete_box_iou_loss, eps=1.0), r"functools\.partial"),
         (complete_box_iou_loss, r"torchvision\.ops.*complete_box_iou_loss"),
     ],
@@ -267,6 +268,14 @@ def test_a_batch_without_weights_may_have_what_torchvision_takes(family):
     narrow = [target | {"labels": target["labels"].int()} for target in targets]
     expected = losses_of(make_assembled(family), (images, narrow))[0]
     assert losses_of(weight_losses(make_assembled(family)), (images, narrow))[0] == expected
+
+
+@every_family
+def test_targets_without_labels_are_named_without_weights_too(family):
+    images, targets = make_batch(COUNTS)
+    del targets[1]["labels"]
+    with pytest.raises(ValueError, match="target 1 has no labels"):
+        weight_losses(make_assembled(family))(images, targets)
 
 
 def test_targets_without_keypoints_are_named():

@@ -330,7 +330,7 @@ def test_masks_have_boxes_all_or_none_if_the_first_has_one():
         evaluate_coco(truth, predictions, "segm")
 
 
-@pytest.mark.parametrize("numbers", [[], [0], [1.5], [10, -1], [float("nan")], 10, np.array([[1]])])
+@pytest.mark.parametrize("numbers", [[], [0], [1.5], [10, -1], [float("nan")], 10, ["1"], np.array([[1]])])
 def test_refuses_what_is_no_number_of_detections(numbers):
     with pytest.raises(ValueError, match=r"max_detections must be whole numbers of 1 or more, got "):
         evaluate_coco(*make_scene(0), max_detections=numbers)
@@ -338,8 +338,8 @@ def test_refuses_what_is_no_number_of_detections(numbers):
 
 def test_numbers_of_detections_may_be_an_array():
     scene = make_scene(0)
-    found, expected = (evaluate_coco(*scene, max_detections=given).metrics for given in (np.array([1, 10]), (1, 10)))
-    assert found == expected
+    found = [evaluate_coco(*scene, max_detections=given).metrics for given in ((1, 10), np.array([1, 10]), {1, 10})]
+    assert found[0] == found[1] == found[2]
 
 
 def test_refuses_to_measure_masks_of_what_was_read_without():

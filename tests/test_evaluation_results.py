@@ -86,9 +86,10 @@ def test_ids_that_are_no_integers_are_refused_and_not_cut(image_id, category_ids
 
 def test_ids_may_be_integers_of_numpy_and_torch():
     detection = make_detection(1) | {"labels": torch.tensor([1])}
-    [row] = coco_results(torch.tensor([7]), [detection], np.array([3]))
-    assert (row["image_id"], row["category_id"]) == (7, 3)
-    assert type(row["image_id"]) is type(row["category_id"]) is int
+    for image_ids, category_ids in ((torch.tensor([7]), np.array([3])), ([7.0], np.array([3.0]))):
+        [row] = coco_results(image_ids, [detection], category_ids)
+        assert (row["image_id"], row["category_id"]) == (7, 3)
+        assert type(row["image_id"]) is type(row["category_id"]) is int
 
 
 def test_coco_results_refuse_other_lengths():

@@ -225,7 +225,7 @@ def test_what_is_no_adapted_detector_is_refused():
         ("rio", r"Did you mean 'roi'\?"),
         ("backbone.1.", "Did you mean 'backbone.1'"),
         ("rpn.head", r"no layer 'rpn.head'\. Layers are 'input', 'roi', 'backbone'"),
-        ("", r"no layer ''\. .*modules in it: 'backbone"),
+        ("", r"no layer ''\. .*modules in it by their dotted names, such as 'backbone"),
         ("transform", "no layer 'transform'"),
         ("backbone_", "Did you mean 'backbone'"),
     ],

@@ -203,6 +203,7 @@ HOLDERS = {
     "dict": lambda it: Holder(by_class={1: it}),
     "class": lambda it: class_with(aug=it),
     "list of a class": lambda it: class_with(stages=[it]),
+    "class method": lambda it: class_with(aug=classmethod(partial(unchanged, it))),
     "static method": lambda it: class_with(aug=staticmethod(partial(unchanged, it))),
     "torchvision": lambda it: v2.Compose([v2.RandomHorizontalFlip(), Holder(aug=it)]),
     "partial": lambda it: partial(unchanged, it),

@@ -87,7 +87,9 @@ class HuggingFaceStream(SampleStream):
         rank, processes = this_process(self._process)
         part = load_library("datasets.distributed").split_dataset_by_node(self.dataset, rank, processes)
         part.set_epoch(self.epoch)
-        for number, row in enumerate(part):
+        needed = ("height", "width", "image_id", self.layout.objects)
+        for number, values in enumerate(part):
+            row = {key: _plain(value) if key in needed else value for key, value in values.items()}
             name = f"row {number} of this reader" + (f", image_id {row['image_id']!r}" if "image_id" in row else "")
             if self.image not in row:
                 raise ValueError(f"{name}: the key {self.image!r} is missing, got {sorted(row)}")
@@ -111,6 +113,15 @@ def _undecoded(dataset: Any, image: str) -> Any:
     kind, dataset = load_library("datasets").Image, dataset.with_format(None)
     decoded = isinstance((dataset.features or {}).get(image), kind)
     return dataset.cast_column(image, kind(decode=False)) if decoded else dataset
+
+
+def _plain(value: Any) -> Any:
+    """Python's own lists and numbers for those of numpy and torch, which functions of a data set may have made."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def _content(picture: Any, name: str) -> Any:

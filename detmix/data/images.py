@@ -207,9 +207,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _high_bytes(image: Image.Image) -> np.ndarray:
     """16-bit pixels as 8-bit ones, as Pillow itself does for 16-bit colour; its conversion of grey clips."""
     values = np.asarray(image)
-    if image.mode.startswith("F") or (image.mode == "I" and image.format != "PPM"):  # whose 16 bits come as 32
-        raise ValueError(f"pixels must be integers of 8 or 16 bits, got {values.dtype}")
+    if image.mode.startswith("F") or (image.mode == "I" and not _has_sixteen_bits(image)) or values.min() < 0:
+        raise ValueError(f"pixels must be integers of 8 or 16 bits, 0 or more, got {values.min()} in {values.dtype}")
     return (values >> 8).astype(np.uint8)
+
+
+def _has_sixteen_bits(image: Image.Image) -> bool:
+    """Whether an image that Pillow gives in 32 bits is stored in 16: a PGM, or a TIFF of signed numbers."""
+    stored = getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample)
+    return image.format == "PPM" or (stored is not None and set(stored) == {16})
 
 
 def _disagreement(name: str | Path, stated: tuple[int, int], found: tuple[int, int]) -> str:

@@ -37,7 +37,9 @@ def write_shards(annotations: Annotations, folder: str | Path, *, samples_per_sh
         FileNotFoundError: an image file is missing.
         ValueError: samples_per_shard is below 1.
     """
-    folder = Path(folder).resolve()  # "." has no name, and a link cannot be replaced by a folder
+    folder = Path(folder)
+    if folder.name in ("", "..") or folder.is_symlink():  # without a name, or what no folder can replace
+        folder = folder.resolve()
     if samples_per_shard < 1:
         raise ValueError(f"samples_per_shard must be 1 or more, got {samples_per_shard}")
     if folder.exists() and any(folder.iterdir()):

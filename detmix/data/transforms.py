@@ -37,8 +37,6 @@ from .rows import check_columns, encode, to_rows, to_sample
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # a look-up on the network at every import
 import albumentations as A  # noqa: E402  it reads that variable when imported
 
-_DTYPES = (torch.uint8, torch.float32, np.uint8, np.float32)
-
 
 class Albumentations:
     """Albumentations transforms as a callable on samples: ``image, target = augment(image, target)``.
@@ -97,7 +95,7 @@ class Albumentations:
             An image of the kind given, and a new target, without ``covers``.
 
         Raises:
-            TypeError: the image is neither a tensor nor an array nor a PIL image, of another dtype, or of a mode that
+            TypeError: the image is neither a tensor nor an array nor a PIL image, of bfloat16, or of a mode that
                 ``mix_pair`` does not take; or a transform makes it another kind.
             ValueError: there is a seed, and the target has no ``image_id``; boxes are not in xyxy.
         """
@@ -135,8 +133,8 @@ def _to_array(image: Any) -> NDArray[Any]:
     elif not isinstance(image, (Tensor, np.ndarray)):
         name = type(image).__name__
         raise TypeError(f"image must be a (C, H, W) tensor, an (H, W, C) array or a PIL image, got {name}")
-    elif image.dtype not in _DTYPES:
-        raise TypeError(f"albumentations takes images of uint8 or float32, got {image.dtype}")
+    elif image.dtype == torch.bfloat16:
+        raise TypeError("albumentations takes arrays, and numpy has no bfloat16: give it uint8 or float32")
     return image.as_subclass(Tensor).permute(1, 2, 0).numpy().copy() if isinstance(image, Tensor) else np.array(image)
 
 

@@ -256,7 +256,7 @@ def _read_records(root: Path, names: list[str], set_file: Path, folder: Path | N
     if folder is None:
         return [read_record(root, name) for name in names]
     place = str(root.resolve())
-    key = hashlib.blake2b(f"{place}\0{set_file.relative_to(root)}".encode(), digest_size=8).hexdigest()
+    key = hashlib.blake2b(f"{place}\0{os.path.relpath(set_file, root)}".encode(), digest_size=8).hexdigest()
     file = folder / f"voc-{key}.index"
     found = cache.load(file, _Index)
     if found and (found.layout, found.root, found.stamps) == (_LAYOUT, place, stamps):

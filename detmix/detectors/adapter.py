@@ -172,8 +172,8 @@ def _require_functions(module: Any, names: Sequence[str]) -> None:
 
 
 def _is_torchvisions(function: Any, name: str) -> bool:
-    module = getattr(function, "__module__", None) or ""
-    return module.startswith("torchvision.") and getattr(function, "__name__", None) == name
+    origin = getattr(function, "__globals__", {}).get("__name__", "")  # functools.wraps leaves it alone
+    return origin.startswith(("torch.", "torchvision.")) and getattr(function, "__name__", None) == name
 
 
 def _replaced(name: str, found: Any) -> str:

@@ -23,10 +23,13 @@ def are_weighted(targets: Sequence[Target], objective: Objective) -> bool:
         ValueError: labels are missing; something has a wrong shape or lies on another device; a weight is
             outside [0, 1].
     """
-    if objective == "unweighted" or not any("weights" in target for target in targets):
+    if objective == "unweighted":
         return False
     for row, target in enumerate(targets):
         require_keys(row, target, "labels")
+    if not any("weights" in target for target in targets):
+        return False
+    for row, target in enumerate(targets):
         _check_column(row, target, "weights")
         _check_column(row, target, "sources")
         _check_column(row, target, "labels")

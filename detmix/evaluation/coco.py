@@ -108,9 +108,9 @@ def check_max_detections(numbers: Sequence[int]) -> None:
     Raises:
         ValueError: there is none, or one is not whole or below 1.
     """
-    listed = np.asarray(numbers)
-    if listed.ndim != 1 or not len(listed) or not np.all((listed >= 1) & (listed % 1 == 0)):
-        raise ValueError(f"max_detections must be whole numbers of 1 or more, got {listed.tolist()}")
+    array = np.array(list(numbers) if np.iterable(numbers) else numbers)
+    if array.dtype.kind not in "iuf" or array.ndim != 1 or not len(array) or np.any((array < 1) | (array % 1 != 0)):
+        raise ValueError(f"max_detections must be whole numbers of 1 or more, got {numbers}")
 
 
 def collect(

@@ -44,7 +44,7 @@ def coco_results(
 
 def _as_id(what: str, number: Any) -> int:
     try:
-        return operator.index(number)
+        return operator.index(int(number) if isinstance(number, float) and number.is_integer() else number)
     except TypeError:
         raise TypeError(f"{what} ids must be integers, got {number!r}") from None
 

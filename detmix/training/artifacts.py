@@ -38,13 +38,15 @@ class RunFiles(L.Callback):
 
     - at its start: ``config.yaml`` and ``classes.json`` (COCO's ``categories``, in the order of the labels);
     - in its first steps: ``train_samples/``;
-    - after each validation: ``metrics.json`` (flat; accuracy, ``loss`` and its terms), ``predictions.json`` (COCO
+    - after each validation: ``metrics.json`` (flat; accuracy, ``loss`` and its terms, ``epoch`` and
+      ``step``), ``predictions.json`` (COCO
       results), ``images.json`` (which id is which image and class there; only of images with names that tell them
       apart, so of no made-up scenes), ``detections.jpg`` and ``run.json`` (what the report says of how the run was
       made);
     - at its end: ``model.pt`` (torchvision's ``state_dict``, on the CPU) and ``report.html``.
 
-    ``validate`` and ``test`` write their numbers, predictions, ids and picture to a folder of that name inside it.
+    ``validate`` and ``test`` write their numbers, predictions, ids and picture to a folder of that name inside it, the
+    path of the ``checkpoint`` among the numbers.
     Every file is written under a temporary name and moved into place.
     """
 

@@ -20,6 +20,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
 
 from ..files import remove_temporary, require_writable
@@ -50,7 +51,6 @@ _CHECKPOINT = {
 
 
 _PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
-_LAUNCHERS = ("spawn", "fork", "notebook")  # of Lightning's strategies: processes whose results stay with them
 
 
 class _Parser(LightningArgumentParser):
@@ -112,7 +112,7 @@ class DetmixCLI(LightningCLI):
         except UnicodeDecodeError as error:
             parser.error(f"a config file is not text in UTF-8: {error}")
         if self.config[self.config.subcommand].seed_everything is True:
-            parser.error("--seed_everything must be a number, or false for none: for true Lightning takes 0 each time")
+            parser.error("--seed_everything must be a number, or false for none: for true Lightning takes 0, always")
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; bad data or settings end with their own message, not a traceback."""
@@ -132,7 +132,7 @@ class DetmixCLI(LightningCLI):
             "default_root_dir": run_dir,
             "callbacks": [*_as_list(config.get("callbacks")), *self._callbacks(run_dir, fitting)],
         }
-        _require_supported(config)
+        _require_precision(config.get("precision"))
         if config.get("precision") is None:
             chosen["precision"] = "bf16-mixed" if _has_bf16(config.get("accelerator")) else "32-true"
         plugins = _as_list(config.get("plugins"))
@@ -140,7 +140,10 @@ class DetmixCLI(LightningCLI):
             chosen["plugins"] = [*plugins, CheckpointFiles()]
         if config.get("logger") is None:
             chosen["logger"] = self._loggers(run_dir) if fitting else False
-        return super().instantiate_trainer(**chosen, **kwargs)
+        trainer = super().instantiate_trainer(**chosen, **kwargs)
+        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+            raise ValueError("trainer.strategy starts processes that keep their results to themselves: use 'ddp'")
+        return trainer
 
     @property
     def run_dir(self) -> Path:
@@ -189,7 +192,7 @@ class DetmixCLI(LightningCLI):
         self._prepare()
         try:
             require_writable(self.run_dir / str(self.subcommand) / "metrics.json", "results")
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             self.parser.error(str(error))
 
     before_test = before_validate
@@ -274,10 +277,10 @@ class DetmixCLI(LightningCLI):
     def _chosen_checkpoint(self, settings: Any) -> str | None:
         """Path of it; ``last`` and ``best`` are the run's own, of which ``fit`` may begin without the last."""
         given, folder = settings["ckpt_path"], self.run_dir / "checkpoints"
+        if self._trial is not None:  # its few steps are behind those of any run
+            return None if given in ("last", "best", None) else str(given)
         if self.subcommand != "fit":
             given = given or "last"
-        elif settings["resume"] and given == "best":
-            raise ValueError("--resume goes on from the last checkpoint: leave it out to go on from the best one")
         elif settings["resume"] or given == "last":
             others = None if given == "last" else given
             given = "last" if (folder / "last.ckpt").exists() else others
@@ -404,20 +407,17 @@ def _forget_from(run_dir: Path, step: int) -> None:
     forget_from(run_dir, step)
 
 
-def _require_supported(trainer: Mapping[str, Any]) -> None:
-    """Refuse what Lightning's trainer can do and a run cannot.
+def _require_precision(precision: Any) -> None:
+    """Refuse weights other than float32.
 
     Raises:
-        ValueError: the precision makes weights other than float32, or the strategy starts its processes from this one.
+        ValueError: the precision makes them so.
     """
-    precision, strategy = trainer.get("precision"), trainer.get("strategy")
     if isinstance(precision, (str, int)) and str(precision) not in _PRECISIONS:
         raise ValueError(
             f"trainer.precision must be one of {', '.join(_PRECISIONS)}, which leave weights and boxes in float32, "
             f"got {precision!r}"
         )
-    if isinstance(strategy, str) and set(_LAUNCHERS) & set(strategy.split("_")):
-        raise ValueError(f"trainer.strategy {strategy!r} leaves the results in processes that end with it: use 'ddp'")
 
 
 def _has_bf16(accelerator: str | None) -> bool:

@@ -41,7 +41,7 @@ _IN_A_GROUP = re.compile(
 
 # and of a text in the place of such a group
 _NO_GROUP = re.compile(
-    r'Parser key "(?P<group>[\w.]+)":\n+  - Expected a path but (?P<value>[\w./-]+) either not accessible'
+    r'Parser key "(?P<group>[\w.]+)":\n+  - Expected a path but (?P<value>[^{\n]*?) either not accessible'
 )
 
 
@@ -80,7 +80,7 @@ def with_suggestion(message: str, parser: ArgumentParser, *others: str) -> str:
     name, known = ".".join(filter(None, found.groups())), [*_settings_of(parser), *others]
     if name in known:
         return f"{message}; it belongs behind the subcommand"
-    close = difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE) or _elsewhere(name, known)
+    close = _elsewhere(name, known) or difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE)
     return f"{message}; did you mean {' or '.join(close)}?" if close else message
 
 

@@ -35,4 +35,4 @@ def quiet() -> Iterator[None]:
 
 
 def _is_helpful(record: logging.LogRecord) -> bool:
-    return "try installing [litlogger]" not in record.getMessage()  # a service that nobody asked for
+    return "try installing [lit" not in record.getMessage()  # services that nobody asked for
