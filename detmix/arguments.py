@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any, get_args
 
 import numpy as np
@@ -22,6 +23,17 @@ def check_share(name: str, value: float) -> float:
     number = _number(name, value)
     if not 0.0 <= number <= 1.0:
         raise ValueError(f"{name} must lie in [0, 1], got {value}")
+    return number
+
+
+def check_count(name: str, value: Any) -> int:
+    """A value as Python's integer; TypeError unless it is an integer, and ValueError unless it is 0 or more."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if number < 0:
+        raise ValueError(f"{name} must be 0 or more, got {number}")
     return number
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset
 
-from .arguments import check_alpha, check_choice, check_share
+from .arguments import check_alpha, check_choice, check_count, check_share
 from .cache import Loaded, PartnerCache
 from .canvas import canvas_size, compiled_blend, image_size, require_same_kind
 from .cutmix import cutmix_pair, cutout, region_around
@@ -117,7 +117,7 @@ class MixupDataset(Switched, Dataset[Sample]):
         check_alpha(alpha)
         check_share("p", p)
         check_share("min_weight", min_weight)
-        cache = _checked_cache(cache)
+        cache = check_count("cache", cache)
         _check_choices(mix, partner, cache)
         pairing = alpha > 0 and p > 0 and mix != "cutout"
         _check_length(dataset, pairing=pairing)
@@ -244,16 +244,6 @@ def _check_choices(mix: str, partner: str, cache: int) -> None:
         raise ValueError(f"cutout takes no partner, got partner={partner!r}")
     if mix == "cutout" and cache:
         raise ValueError(f"cutout takes no partner that could be held, got cache={cache}")
-
-
-def _checked_cache(cache: Any) -> int:
-    try:
-        cache = operator.index(cache)
-    except TypeError:
-        raise TypeError(f"cache must be an integer, got {cache!r}") from None
-    if cache < 0:
-        raise ValueError(f"cache must be 0 or more, got {cache}")
-    return cache
 
 
 def _index(dataset: Sized, partner: PartnerPolicy) -> Partners:

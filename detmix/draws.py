@@ -38,17 +38,6 @@ class _Key(ISeedSequence):
         return self._words
 
 
-def check_epoch(epoch: SupportsIndex) -> int:
-    """The number of an epoch as Python's; TypeError unless it is an integer, and ValueError unless it is 0 or more."""
-    try:
-        number = operator.index(epoch)
-    except TypeError:
-        raise TypeError(f"epoch must be an integer, got {epoch!r}") from None
-    if number < 0:
-        raise ValueError(f"epoch must be 0 or more, got {number}")
-    return number
-
-
 def generator_at(seed: SupportsIndex, epoch: SupportsIndex, index: SupportsIndex, stream: int) -> np.random.Generator:
     """The generator that belongs to one sample of one epoch.
 

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .arguments import check_alpha, check_share
+from .arguments import check_alpha, check_count, check_share
 from .canvas import compiled_blend, image_size
-from .draws import STREAMS, check_epoch, generator_at
+from .draws import STREAMS, generator_at
 from .memory import Held, part_of_memory
 from .mixing import Sample, mix_pair, require_sample, sample_lambda, transformed
 from .readers import Reader, this_process, this_reader
@@ -118,7 +118,7 @@ class MixupIterable(Switched, IterableDataset[Sample]):
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next reading, here and in running workers; wrapped streams hear of it then."""
-        self._set(0, check_epoch(epoch))
+        self._set(0, check_count("epoch", epoch))
         tell_transform(self, epoch)
         for mixer in mixers_within(self):
             mixer.set_epoch(epoch)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .draws import check_epoch
+from .arguments import check_count
 from .shared import Shared
 
 
@@ -22,7 +22,7 @@ class Switched:
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that the draws belong to, an integer of 0 or more, here and in running workers."""
-        self._set(0, check_epoch(epoch))
+        self._set(0, check_count("epoch", epoch))
         tell_transform(self, epoch)
         for inner in _wrapped(self):
             tell_epoch(inner, epoch)

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset
 
+from ..arguments import check_count
 from ..canvas import image_size
-from ..draws import check_epoch
 from ..mixing import Sample
 from ..readers import this_process
 from ..shared import Shared
@@ -55,7 +55,7 @@ class SampleStream(IterableDataset[Sample]):
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that the order belongs to, 0 or more, from the next reading on, here and in running workers."""
-        self._epoch.values[0] = check_epoch(epoch)
+        self._epoch.values[0] = check_count("epoch", epoch)
         tell_transform(self, epoch)
 
     @property

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from torch import Tensor
 
-from ..arguments import check_alpha, check_share
+from ..arguments import check_alpha, check_count, check_share
 from ..canvas import compiled_blend, image_size, require_supported, to_pil
-from ..draws import AUGMENTATION, check_epoch, generator_at
+from ..draws import AUGMENTATION, generator_at
 from ..mixing import mix_pair, sample_lambda
 from ..shared import Shared
 from ..targets import SLIVER, Target, require_xyxy, select_objects, without_covers, wrap_like
@@ -82,7 +82,7 @@ class Albumentations:
 
     def set_epoch(self, epoch: int) -> None:
         """Move on to the draws of an epoch; seen by workers that already run."""
-        self._epoch.values.fill_(check_epoch(epoch))
+        self._epoch.values.fill_(check_count("epoch", epoch))
 
     def __call__(self, image: Any, target: Target) -> tuple[Any, Target]:
         """Augment a sample; the inputs are left untouched.

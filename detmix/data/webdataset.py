@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from ..arguments import check_choice
+from ..arguments import check_choice, check_count
 from ..draws import SHARDS, generator_at
 from ..mixing import Sample
 from ..readers import Reader, this_process, this_reader
@@ -96,11 +96,9 @@ class WebDatasetStream(SampleStream):
         layout = Layout(tuple(classes), box_format, objects, boxes, labels, on_invalid=on_invalid)
         super().__init__(layout, transform, reduce_to)
         check_choice("share", share, Share)
-        if operator.index(shuffle) < 0:
-            raise ValueError(f"shuffle must be 0 or more, got {shuffle}")
         self.shards = _expand(shards)
         self.share: Share = share
-        self.shuffle = operator.index(shuffle)
+        self.shuffle = check_count("shuffle", shuffle)
         self.seed = operator.index(seed)
 
     def __iter__(self) -> Iterator[Sample]:
