@@ -37,6 +37,14 @@ def check_count(name: str, value: Any) -> int:
     return number
 
 
+def check_index(index: Any, length: int) -> int:
+    """An index of a sample, which may count from the end, as one from 0 on; IndexError if there is none there."""
+    index = operator.index(index)
+    if not -length <= index < length:
+        raise IndexError(f"index {index} is out of range for a data set of {length}")
+    return index % length
+
+
 def check_choice(name: str, value: Any, kind: Any) -> None:
     """Raise ValueError unless a value is one of those that a ``Literal`` names."""
     choices = get_args(kind)

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset
 
-from .arguments import check_alpha, check_choice, check_count, check_share
+from .arguments import check_alpha, check_choice, check_count, check_index, check_share
 from .cache import Loaded, PartnerCache
 from .canvas import canvas_size, compiled_blend, image_size, require_same_kind
 from .cutmix import cutmix_pair, cutout, region_around
@@ -149,7 +149,7 @@ class MixupDataset(Switched, Dataset[Sample]):
         Raises:
             IndexError: there is no such sample.
         """
-        index = _absolute(index, len(self.dataset))
+        index = check_index(index, len(self.dataset))
         setting = self._setting
         return self._draw(index, setting, self._generator(index, setting))
 
@@ -173,7 +173,7 @@ class MixupDataset(Switched, Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         """The mixed sample; the data set's own where nothing is mixed."""
-        index = _absolute(index, len(self.dataset))
+        index = check_index(index, len(self.dataset))
         setting = self._setting
         generator = self._generator(index, setting)
         draw = self._draw(index, setting, generator)
@@ -228,13 +228,6 @@ class MixupDataset(Switched, Dataset[Sample]):
     def _describe(self, index: int) -> str:
         image_path = getattr(self.dataset, "image_path", None)
         return f"sample {index} ({image_path(index)})" if callable(image_path) else f"sample {index}"
-
-
-def _absolute(index: int, length: int) -> int:
-    index = operator.index(index)
-    if not -length <= index < length:
-        raise IndexError(f"index {index} is out of range for a data set of {length}")
-    return index % length
 
 
 def _check_choices(mix: str, partner: str, cache: int) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from .arguments import check_index
 from .dataset import MapDataset
 from .draws import AUGMENTATION, generator_at
 from .mixing import Sample
@@ -66,7 +67,7 @@ class SeededDataset(Switched, Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         """The data set's own sample, drawn for this index and epoch."""
-        index = range(len(self))[operator.index(index)]
+        index = check_index(index, len(self))
         generator = generator_at(self.seed, self.epoch, index, _STREAM)
         with self._seeded(generator):
             for compose in self._composes:

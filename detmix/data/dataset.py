@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..arguments import check_choice
+from ..arguments import check_choice, check_index
 from ..canvas import image_size
 from ..shared import Shared
 from ..targets import Target
@@ -85,7 +84,7 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
                 the file is named, or the annotation.
             RuntimeError: all images, or 100 one after the other, were skipped.
         """
-        index = range(len(self))[operator.index(index)]
+        index = check_index(index, len(self))
         image, target = self._read(index) if self.on_error == "raise" else self._read_from(index)
         return (image, target) if self.transform is None else self.transform(image, target)
 
@@ -111,11 +110,11 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
 
     def image_path(self, index: int) -> Path:
         """Where the image of a sample lies."""
-        return self.annotations.image_path(range(len(self))[operator.index(index)])
+        return self.annotations.image_path(check_index(index, len(self)))
 
     def labels_of(self, index: int) -> Tensor:
         """The labels of a sample, (N,) int64, without decoding its image or calling the transform."""
-        return torch.from_numpy(self.annotations.labels[self._trainable(range(len(self))[operator.index(index)])])
+        return torch.from_numpy(self.annotations.labels[self._trainable(check_index(index, len(self)))])
 
     def ground_truth(self) -> dict[str, list[dict[str, Any]]]:
         """All annotations in COCO's format, crowds included; see :meth:`Annotations.ground_truth`."""
@@ -123,7 +122,7 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
 
     def target_of(self, index: int) -> Target:
         """The target of a sample, without decoding its image or calling the transform; as fast for all."""
-        index = range(len(self))[operator.index(index)]
+        index = check_index(index, len(self))
         given, rows = self.annotations, self._trainable(index)
         columns: dict[str, tuple[NDArray[Any], torch.dtype]] = {
             "boxes": (given.boxes, torch.float32),

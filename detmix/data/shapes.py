@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ..arguments import check_index
 from ..draws import SCENES, generator_at
 from ..targets import Target
 
@@ -82,7 +82,7 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
 
     def __getitem__(self, index: int) -> tuple[Any, Target]:
         """A (3, size, size) uint8 scene and its target."""
-        index = range(self.num_scenes)[operator.index(index)]
+        index = check_index(index, self.num_scenes)
         rng = generator_at(self.seed, 0, index, SCENES)
         boxes, labels = self._place(rng)
         target = {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels), "image_id": index}
@@ -91,7 +91,7 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
 
     def labels_of(self, index: int) -> torch.Tensor:
         """The labels of a scene, (N,) int64, without drawing it or calling the transform."""
-        _, labels = self._place(generator_at(self.seed, 0, range(self.num_scenes)[operator.index(index)], SCENES))
+        _, labels = self._place(generator_at(self.seed, 0, check_index(index, self.num_scenes), SCENES))
         return torch.from_numpy(labels)
 
     def ground_truth(self) -> dict[str, Any]:
