@@ -1,19 +1,27 @@
 """Batches on their way from a data-loading worker to the process that trains.
 
 torch hands each tensor over in a shared-memory file of its own, and opening those files takes time: for the boxes and
-labels of a few objects, more than decoding their image. So the images of a batch travel in one piece of shared memory,
-and the small tensors of the targets in the message itself.
+labels of a few objects, more than decoding their image. So the images of a batch travel in one file in memory, the
+large tensors of its targets, such as masks, in another, and the small ones in the message itself.
+
+The files are written and not mapped here: a copy into fresh shared pages stops at each one, and takes twice as long.
+They have no names and do not lie in /dev/shm, which is small in many containers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from io import BufferedWriter
+from multiprocessing import reduction
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.multiprocessing import get_sharing_strategy
 from torch.utils.data import get_worker_info
 
 from .targets import Target
@@ -24,42 +32,43 @@ _ALIGNED = 64  # bytes: images begin at multiples of it
 
 def sent_together(images: list[Any], targets: list[Target]) -> tuple[list[Any], list[Target]]:
     """The same batch; in a data-loading worker, as lists that are sent faster and arrive as plain lists of the same."""
-    return (images, targets) if get_worker_info() is None else (SentImages(images), SentTargets(targets))
+    return (images, targets) if get_worker_info() is None else (SentTensors(images), SentTargets(targets))
 
 
 # Nothing in the classes below may fail: they run in a thread of the worker whose errors are printed and lost, while the
 # loader waits for the batch. What they do not know goes as it is.
 
 
-class SentImages(list[Any]):
-    """A list of images whose tensors arrive in another process in one piece of shared memory.
+class SentTensors(list[Any]):
+    """A list whose tensors arrive in another process in one piece of shared memory.
 
-    They arrive with the strides they had, without gaps. Whoever keeps one of them keeps the memory of all.
+    They arrive with the strides they had, without gaps. Whoever keeps one of them keeps the memory of all. Where the
+    system has no such files, or torch is set to share by names instead of open files, they go as torch sends them.
+    What is no plain tensor goes as it is.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        places, size = [], 0
-        for image in self:
-            places.append(_place_at(size, image) if _is_plain(image) and image.nbytes else None)
-            size += 0 if places[-1] is None else -(-image.nbytes // _ALIGNED) * _ALIGNED
-        if not size:
-            return list, (list(self),)
-        memory = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(size))
-        for image, place in zip(self, places, strict=True):
-            if place is not None:
-                _view(memory, place).copy_(image)
-        return _unpack_images, (memory, [place or image for image, place in zip(self, places, strict=True)])
+        as_they_are = list, (list(self),)
+        if not any(map(_goes_into_file, self)) or not _sends_files():
+            return as_they_are
+        try:
+            return _unpack, _written(self)
+        except OSError:  # no memory or too many open files
+            return as_they_are
 
 
 class SentTargets(list[Target]):
     """A list of targets whose small tensors arrive in another process by value; what is no plain dict goes as it is."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpack_targets, ([_pack(target) if type(target) is dict else target for target in self],)
+        packed = [_pack(target) if type(target) is dict else target for target in self]
+        dicts = [(target, sent.small) for target, sent in zip(self, packed, strict=True) if isinstance(sent, _Packed)]
+        rest = [value for target, small in dicts for key, value in target.items() if key not in small]
+        return _unpack_targets, (packed, SentTensors(rest))
 
 
 class _Place(NamedTuple):
-    """Where an image lies in the memory of its batch, and how."""
+    """Where a tensor lies in the memory of its batch, and how."""
 
     offset: int  # bytes
     size: int  # bytes
@@ -68,40 +77,61 @@ class _Place(NamedTuple):
     stride: tuple[int, ...]  # elements
 
 
-def _place_at(offset: int, image: Tensor) -> _Place:
-    dense = torch.empty_like(image, device="meta").stride()  # the same order of the dimensions in memory
-    return _Place(offset, image.nbytes, image.dtype, tuple(image.shape), dense)
+def _sends_files() -> bool:
+    return hasattr(os, "memfd_create") and get_sharing_strategy() == "file_descriptor"
+
+
+def _goes_into_file(value: Any) -> bool:
+    return _is_plain(value) and value.nbytes > 0
+
+
+def _written(values: Sequence[Any]) -> tuple[Any, list[Any]]:
+    """A file that holds the tensors, as multiprocessing sends one; and their places in it, other values as they are."""
+    with open(os.memfd_create("batch"), "wb") as file:
+        sent = [_write(file, value) if _goes_into_file(value) else value for value in values]
+        file.flush()
+        return reduction.DupFd(file.fileno()), sent
+
+
+def _write(file: BufferedWriter, tensor: Tensor) -> _Place:
+    stride = torch.empty_like(tensor, device="meta").stride()  # without gaps, the dimensions in the same order
+    dense = tensor if tensor.stride() == stride else tensor.clone()
+    place = _Place(-(-file.tell() // _ALIGNED) * _ALIGNED, tensor.nbytes, tensor.dtype, tuple(tensor.shape), stride)
+    file.seek(place.offset)
+    file.write(dense.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data)
+    return place
+
+
+def _unpack(file: Any, sent: Sequence[Any]) -> list[Any]:
+    with open(file.detach(), "r+b") as opened:
+        memory = torch.frombuffer(mmap.mmap(opened.fileno(), 0), dtype=torch.uint8)
+    return [_view(memory, one) if isinstance(one, _Place) else one for one in sent]
 
 
 def _view(memory: Tensor, place: _Place) -> Tensor:
     return memory.narrow(0, place.offset, place.size).view(place.dtype).as_strided(place.shape, place.stride)
 
 
-def _unpack_images(memory: Tensor, sent: Sequence[Any]) -> list[Any]:
-    return [_view(memory, one) if isinstance(one, _Place) else one for one in sent]
-
-
 class _Packed(NamedTuple):
-    """The keys in their order, the small tensors as arrays, which are pickled by value, and the rest."""
+    """The keys of a target in their order, and its small tensors as arrays, which are pickled by value."""
 
     keys: list[str]
     small: dict[str, NDArray[Any]]
-    rest: dict[str, Any]
 
 
 def _pack(target: Target) -> _Packed:
     # copies: memory that is shared with a large tensor is given back when that one is sent, before these are written
     small = {key: value.numpy().copy() for key, value in target.items() if _is_plain(value) and value.nbytes <= _MOST}
-    return _Packed(list(target), small, {key: value for key, value in target.items() if key not in small})
+    return _Packed(list(target), small)
 
 
-def _unpack_targets(sent: Sequence[Any]) -> list[Any]:
-    return [_target(one) if isinstance(one, _Packed) else one for one in sent]
+def _unpack_targets(packed: Sequence[Any], rest: Sequence[Any]) -> list[Any]:
+    values = iter(rest)
+    return [_target(one, values) if isinstance(one, _Packed) else one for one in packed]
 
 
-def _target(packed: _Packed) -> Target:
-    keys, small, rest = packed
-    return {key: torch.from_numpy(small[key]) if key in small else rest[key] for key in keys}
+def _target(packed: _Packed, rest: Iterator[Any]) -> Target:
+    return {key: torch.from_numpy(packed.small[key]) if key in packed.small else next(rest) for key in packed.keys}
 
 
 def _is_plain(value: Any) -> bool:

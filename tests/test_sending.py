@@ -1,16 +1,22 @@
+import gc
+import os
 import pickle
+import shutil
 from collections import OrderedDict
+from functools import partial
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.multiprocessing import get_sharing_strategy, set_sharing_strategy
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
 from detmix import MixupBatch, collate
-from detmix.sending import SentImages, SentTargets
+from detmix.sending import SentTargets, SentTensors
 
 from .datasets import assert_same
 from .factories import ListDataset, make_sample
@@ -68,7 +74,7 @@ def assert_arrived(arrived, sent):
 @pytest.mark.parametrize("names", [list(IMAGES), ["planar"], ["interleaved", "floats"], ["empty", "array"], []])
 def test_images_arrive_as_they_were(names):
     sent = [IMAGES[name] for name in names]
-    arrived = send(SentImages(sent))
+    arrived = send(SentTensors(sent))
     assert type(arrived) is list
     for name, one, other in zip(names, arrived, sent, strict=True):
         assert_arrived(one, other)
@@ -78,13 +84,56 @@ def test_images_arrive_as_they_were(names):
 
 def test_images_share_one_piece_of_memory_and_do_not_touch_each_other():
     sent = [torch.full((3, size, 7), size, dtype=torch.uint8) for size in range(1, 9)]
-    message = bytes(ForkingPickler.dumps(SentImages(sent)))
-    assert message.count(b"rebuild_storage") == 1
+    message = bytes(ForkingPickler.dumps(SentTensors(sent)))
+    assert b"rebuild_storage" not in message
     arrived = pickle.loads(message)
     assert len({image.untyped_storage().data_ptr() for image in arrived}) == 1
     for row, image in enumerate(arrived):
         image.fill_(100 + row)
     assert [image.unique().tolist() for image in arrived] == [[100 + row] for row in range(8)]
+
+
+def assert_sent_as_torch_does(images):
+    message = bytes(ForkingPickler.dumps(SentTensors(images)))
+    assert b"rebuild_storage" in message
+    for one, other in zip(pickle.loads(message), images, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_images_go_as_torch_sends_them_where_it_shares_by_names(request):
+    request.addfinalizer(partial(set_sharing_strategy, get_sharing_strategy()))
+    set_sharing_strategy("file_system")
+    assert_sent_as_torch_does([IMAGES["planar"], IMAGES["floats"]])
+
+
+def test_images_go_as_torch_sends_them_where_the_system_has_no_files_in_memory(monkeypatch):
+    monkeypatch.delattr(os, "memfd_create")
+    assert_sent_as_torch_does([IMAGES["planar"], IMAGES["floats"]])
+
+
+def test_images_go_as_torch_sends_them_where_no_memory_is_left_for_a_file(monkeypatch):
+    monkeypatch.setattr(os, "memfd_create", lambda name: os.open("/dev/full", os.O_WRONLY))
+    assert_sent_as_torch_does([IMAGES["planar"], IMAGES["floats"]])
+
+
+def test_images_take_no_room_in_dev_shm_which_is_small_in_containers():
+    before = shutil.disk_usage("/dev/shm").used
+    arrived = send(SentTensors([torch.ones(3, 4000, 3000, dtype=torch.uint8)]))
+    assert shutil.disk_usage("/dev/shm").used - before < arrived[0].nbytes / 2
+
+
+def files_in_memory():
+    gc.collect()
+    links = (link for link in Path("/proc/self/fd").iterdir() if link.is_symlink())
+    return sum(str(link.readlink()).startswith("/memfd:batch") for link in links)
+
+
+def test_no_file_stays_open_once_the_images_are_gone():
+    before = files_in_memory()
+    arrived = [send(SentTensors([torch.rand(3, 40, 50) for _ in range(2)])) for _ in range(5)]
+    assert files_in_memory() == before + 5
+    del arrived
+    assert files_in_memory() == before
 
 
 def test_targets_arrive_as_they_were():
@@ -111,7 +160,16 @@ def test_what_is_small_is_in_the_message_and_what_is_large_is_not():
     assert sample["boxes"].numpy().tobytes() in small
     assert b"rebuild_storage" not in small
     assert len(large) < KINDS["masks"].nbytes
-    assert b"rebuild_storage" in large
+
+
+def test_large_tensors_of_all_targets_share_one_piece_of_memory():
+    sent = [{"masks": torch.full((2, 90, 95), row, dtype=torch.uint8), "image_id": row} for row in range(3)]
+    message = bytes(ForkingPickler.dumps(SentTargets(sent)))
+    assert b"rebuild_storage" not in message
+    arrived = pickle.loads(message)
+    assert len({target["masks"].untyped_storage().data_ptr() for target in arrived}) == 1
+    assert [target["masks"].unique().tolist() for target in arrived] == [[0], [1], [2]]
+    assert [list(target.items())[1] for target in arrived] == [("image_id", row) for row in range(3)]
 
 
 def test_small_tensors_are_sent_as_they_were_though_their_memory_is_sent_with_a_large_one():
@@ -137,4 +195,4 @@ def test_batches_of_workers_are_lists_of_dicts_as_without_workers(mixed):
 def test_batches_of_workers_are_sent_together(joined, monkeypatch):
     monkeypatch.setattr("detmix.sending.get_worker_info", lambda: object())
     images, targets = joined([make_sample(1, seed=index) for index in range(2)])
-    assert (type(images), type(targets)) == (SentImages, SentTargets)
+    assert (type(images), type(targets)) == (SentTensors, SentTargets)
