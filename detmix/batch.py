@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from .arguments import check_alpha, check_choice, check_share
+from .arguments import check_alpha, check_choice, check_count, check_share
 from .canvas import blend, canvas_size, compiled_blend, image_size, require_same_kind
 from .cutmix import cutmix_pair, region_around
 from .draws import BATCHES, generator_at
@@ -191,9 +191,16 @@ class MixupBatch(Switched):
         return {"step": self.step, "epoch": self.epoch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on drawing where ``state_dict`` was taken."""
-        self.step = state["step"]
-        self.set_epoch(state["epoch"])
+        """Go on drawing where ``state_dict`` was taken.
+
+        Raises:
+            KeyError: the state lacks a number.
+            TypeError: one is not an integer.
+            ValueError: one is negative.
+        """
+        step, epoch = check_count("step", state["step"]), check_count("epoch", state["epoch"])
+        self.step = step
+        self.set_epoch(epoch)
 
     def _mix(
         self, images: Any, targets: Sequence[Target], generator: np.random.Generator

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torchvision.models.detection.image_list import ImageList
 
-from .arguments import check_alpha, check_choice, check_share
+from .arguments import check_alpha, check_choice, check_count, check_share
 from .batch import Pairing, draw_partners
 from .detectors.fcos import WeightedFCOS
 from .detectors.rcnn import WeightedRoIHeads
@@ -227,8 +227,14 @@ class ManifoldMixup:
         return {"step": self.step}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on drawing where ``state_dict`` was taken."""
-        self.step = state["step"]
+        """Go on drawing where ``state_dict`` was taken.
+
+        Raises:
+            KeyError: the state lacks the step.
+            TypeError: it is not an integer.
+            ValueError: it is negative.
+        """
+        self.step = check_count("step", state["step"])
 
     def _install(self) -> None:
         for name, hook in self._hooks:

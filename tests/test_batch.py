@@ -288,6 +288,24 @@ def test_a_saved_state_goes_on_with_the_draws_that_would_have_come():
     assert_same(steps(resumed), steps(reference))
 
 
+WRONG_STATES = [
+    ({"epoch": 1}, KeyError),
+    ({"step": 2}, KeyError),
+    ({"step": 2.5, "epoch": 1}, TypeError),
+    ({"step": 2, "epoch": "1"}, TypeError),
+    ({"step": -1, "epoch": 1}, ValueError),
+    ({"step": 2, "epoch": -1}, ValueError),
+]
+
+
+@pytest.mark.parametrize(("state", "error"), WRONG_STATES)
+def test_a_state_that_cannot_be_is_refused_and_changes_nothing(state, error):
+    mixer = MixupBatch()
+    with pytest.raises(error, match="step|epoch"):
+        mixer.load_state_dict(state)
+    assert mixer.state_dict() == {"step": 0, "epoch": 0}
+
+
 def test_draws_of_ranks_differ_and_repeat():
     def drawn(rank):
         with process_group(rank, 2):

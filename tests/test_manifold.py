@@ -351,6 +351,14 @@ def test_every_other_image_is_as_likely_a_partner_when_shuffled():
     assert stats.chisquare(counts[~np.eye(4, dtype=bool)]).pvalue > 1e-3
 
 
+@pytest.mark.parametrize(("state", "error"), [({}, KeyError), ({"step": 2.5}, TypeError), ({"step": -1}, ValueError)])
+def test_a_state_that_cannot_be_is_refused_and_changes_nothing(state, error):
+    mixer = ManifoldMixup(make_model(), layers_of("FasterRCNN"))
+    with pytest.raises(error, match="step"):
+        mixer.load_state_dict(state)
+    assert mixer.state_dict() == {"step": 0}
+
+
 def test_draws_are_those_of_seed_rank_and_step_and_go_on_from_a_state():
     model = make_model().eval()
     mixer = ManifoldMixup(model, layers_of("FasterRCNN"), seed=4)
