@@ -13,6 +13,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from io import BufferedWriter
 from multiprocessing import reduction
 from typing import Any, NamedTuple
@@ -35,8 +36,8 @@ def sent_together(images: list[Any], targets: list[Target]) -> tuple[list[Any], 
     return (images, targets) if get_worker_info() is None else (SentTensors(images), SentTargets(targets))
 
 
-# Nothing in the classes below may fail: they run in a thread of the worker whose errors are printed and lost, while the
-# loader waits for the batch. What they do not know goes as it is.
+# Nothing in what sends may fail: it runs in a thread of the worker whose errors are printed and lost, while the loader
+# waits for the batch. What it does not know goes as it is. It is for messages alone, not for pickles that are kept.
 
 
 class SentTensors(list[Any]):
@@ -48,23 +49,32 @@ class SentTensors(list[Any]):
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        as_they_are = list, (list(self),)
-        if not any(map(_goes_into_file, self)) or not _sends_files():
-            return as_they_are
-        try:
-            return _unpack, _written(self)
-        except OSError:  # no memory or too many open files
-            return as_they_are
+        return list, (list(self),)
+
+
+def _send_tensors(tensors: SentTensors) -> tuple[Any, ...]:
+    if any(map(_goes_into_file, tensors)) and _sends_files():
+        with suppress(OSError):  # no memory or too many open files
+            return _unpack, _written(tensors)
+    return tensors.__reduce__()
 
 
 class SentTargets(list[Target]):
     """A list of targets whose small tensors arrive in another process by value; what is no plain dict goes as it is."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        packed = [_pack(target) if type(target) is dict else target for target in self]
-        dicts = [(target, sent.small) for target, sent in zip(self, packed, strict=True) if isinstance(sent, _Packed)]
-        rest = [value for target, small in dicts for key, value in target.items() if key not in small]
-        return _unpack_targets, (packed, SentTensors(rest))
+        return list, (list(self),)
+
+
+def _send_targets(targets: SentTargets) -> tuple[Any, ...]:
+    packed = [_pack(target) if type(target) is dict else target for target in targets]
+    dicts = [(target, sent.small) for target, sent in zip(targets, packed, strict=True) if isinstance(sent, _Packed)]
+    rest = [value for target, small in dicts for key, value in target.items() if key not in small]
+    return _unpack_targets, (packed, SentTensors(rest))
+
+
+reduction.ForkingPickler.register(SentTensors, _send_tensors)
+reduction.ForkingPickler.register(SentTargets, _send_targets)
 
 
 class _Place(NamedTuple):

@@ -17,6 +17,8 @@ from rich.table import Table
 
 from .captions import as_utf8, one_line
 
+_NAME = 8  # characters of a name that stay beside each other however narrow the terminal is
+
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
@@ -114,7 +116,7 @@ def table_of(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
     """
     table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
     for name in names:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", min_width=_NAME)
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     return table

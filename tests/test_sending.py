@@ -1,3 +1,4 @@
+import copy
 import gc
 import os
 import pickle
@@ -134,6 +135,18 @@ def test_no_file_stays_open_once_the_images_are_gone():
     assert files_in_memory() == before + 5
     del arrived
     assert files_in_memory() == before
+
+
+@pytest.mark.parametrize("keep", [pickle.dumps, lambda batch: pickle.dumps(copy.deepcopy(batch))])
+def test_what_a_worker_keeps_is_whole_and_holds_no_file(keep):
+    images, before = [IMAGES["planar"], IMAGES["interleaved"]], files_in_memory()
+    kept = keep((SentTensors(images), SentTargets([{"masks": KINDS["masks"], "name": "a"}])))
+    assert files_in_memory() == before
+    assert len(kept) > KINDS["masks"].nbytes
+    arrived, [target] = pickle.loads(kept)
+    assert type(arrived) is list
+    assert all(map(torch.equal, arrived, images))
+    assert torch.equal(target["masks"], KINDS["masks"])
 
 
 def test_targets_arrive_as_they_were():

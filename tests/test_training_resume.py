@@ -183,17 +183,39 @@ STOPS_EARLY = callback(
 )
 
 
-@pytest.mark.parametrize(("arguments", "more"), [(["--trainer.max_epochs=1"], 2), ([STOPS_EARLY], 3)])
+@pytest.mark.parametrize(
+    ("arguments", "more"),
+    [
+        (["--trainer.max_epochs=1"], 2),
+        ([STOPS_EARLY], 3),
+        (["--trainer.max_epochs=1", "--trainer.max_steps=100"], 2),
+    ],
+)
 def test_a_run_that_is_finished_is_left_alone_until_it_may_do_more(tmp_path, in_repository, capsys, arguments, more):
     run = train(tmp_path, *arguments)
-    files = [run / name for name in ("model.pt", "report.html", "metrics.json", "checkpoints/last.ckpt")]
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == STEPS
+    names = ("config.yaml", "model.pt", "report.html", "metrics.json", "checkpoints/last.ckpt")
+    files = [run / name for name in names]
     before = [file.read_bytes() for file in files]
-    train(tmp_path, *arguments, "--resume")
+    train(tmp_path, *arguments, "--resume", "--model.lr=0.5")
     assert [file.read_bytes() for file in files] == before
     assert "finished run goes on with a higher --trainer.max_epochs" in capsys.readouterr().out
     assert not (tmp_path / "run-1").exists()
     train(tmp_path, *arguments, "--resume", f"--trainer.max_epochs={more}")
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2 * STEPS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more"),
+    [
+        (["--trainer.max_steps=4"], ["--trainer.max_steps=-1"]),
+        ([STOPS_EARLY, "--trainer.val_check_interval=4"], ["--trainer.max_epochs=3"]),
+    ],
+)
+def test_what_is_left_out_of_an_epoch_by_a_limit_is_told(tmp_path, in_repository, arguments, more):
+    train(tmp_path, *arguments)
+    with pytest.warns(UserWarning, match="ended within epoch 0, after 4 of its batches"):
+        train(tmp_path, *arguments, *more, "--resume")
 
 
 VARIANTS = {
@@ -313,6 +335,52 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_the_command_that_goes_on(
     [command] = [line.strip() for line in said.splitlines() if line.strip().startswith("python tools/train.py fit")]
     cli_main([word for word in shlex.split(command)[2:] if "Signals" not in word])
     assert differences(wanted, outcome(tmp_path / "run")) == []
+
+
+def test_a_run_that_goes_back_to_an_earlier_checkpoint_of_its_own_has_no_later_one_any_more(
+    uninterrupted, tmp_path, capfd
+):
+    wanted, copies = uninterrupted
+    folder = tmp_path / "run" / "checkpoints"
+    shutil.copytree(copies / "fitted", tmp_path / "run")
+    shutil.copy(copies / "start6" / "checkpoints" / "last.ckpt", folder / "earlier.ckpt")
+    said = stopped(tmp_path, signal.SIGTERM, "on_fit_start", 0, capfd, f"--ckpt_path={folder / 'earlier.ckpt'}")
+    assert f"Nothing was trained since {folder / 'last.ckpt'}. Go on from there with" in said
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 6
+    (folder / "earlier.ckpt").unlink()
+    assert differences(wanted, outcome(train(tmp_path, "--resume"))) == []
+
+
+class Fails(L.Callback):
+    """Ends the training with an error before its first step."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        raise ValueError("stop here")
+
+
+def test_the_checkpoint_of_another_run_is_not_said_to_be_ones_own(uninterrupted, tmp_path):
+    _, copies = uninterrupted
+    other = copies / "start6" / "checkpoints" / "last.ckpt"
+    with pytest.raises(ValueError, match="stop here") as ended:
+        train(tmp_path, callback("tests.test_training_resume.Fails"), f"--ckpt_path={other}")
+    assert "No checkpoint was written yet. Begin again with" in ended.value.__notes__[0]
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_measurement_with_its_code(uninterrupted, tmp_path, capfd, command, number):
+    _, copies = uninterrupted
+    shutil.copytree(copies / "fitted", tmp_path / "run")
+    hook = {"validate": "on_validation_batch_end", "test": "on_test_batch_end"}[command]
+    signals = callback("tests.test_training_resume.Signals", number=int(number), hook=hook, step=0)
+    arguments = ["--config", "configs/quickstart.yaml", "--runs", str(tmp_path), "--name=run", *SMALL[:-1], signals]
+    handler = signal.getsignal(number)
+    with pytest.raises(SystemExit) as ended:
+        cli_main([command, *arguments])
+    assert ended.value.code == 128 + number
+    assert signal.getsignal(number) == handler
+    assert f"{number.name}: stopping" in capfd.readouterr().err
+    assert not (tmp_path / "run" / command).exists()
 
 
 @pytest.mark.parametrize(

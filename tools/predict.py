@@ -23,6 +23,7 @@ from rich.console import Console
 
 from detmix.terminal import Parser, require_text, tell
 from detmix.training.predict import predict_images
+from detmix.training.signals import StopRequests
 from detmix.training.trained import open_trained
 
 
@@ -31,6 +32,7 @@ def main() -> None:
     parser = make_parser()
     require_text(parser)
     settings = vars(parser.parse_args())
+    StopRequests(at_once=True).listen()  # nothing half written is to stay
     model = {name: settings.pop(name) for name in ("weights", "config", "detector", "classes", "options")}
     try:
         tables = predict_images(trained=open_trained(**model), **settings)

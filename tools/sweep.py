@@ -66,12 +66,13 @@ def main() -> None:
         if options.dry_run:
             show_plan(plan, look_into(folder, plan, retry=options.retry), options.jobs)
             return
-        command = shlex.join(["python", "tools/sweep.py", *sys.argv[1:]])
+        command = shlex.join(["python", *sys.argv])
         shown, states = run_sweep(plan, folder, train=TRAIN, command=command, jobs=options.jobs, retry=options.retry)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     except Interrupted as stop:
-        sys.exit(str(stop))
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.number)
     Console().print(shown)
     ends = [state for state in states.values() if not isinstance(state, str)]
     failed = sum(not end.finished for end in ends)

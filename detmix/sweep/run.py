@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 
 from ..files import write_text
 from ..training.signals import StopRequests
@@ -22,7 +23,15 @@ _LOOK = 0.5  # seconds between two looks at the runs
 
 
 class Interrupted(Exception):
-    """The sweep was told to stop; its message says how to go on."""
+    """The sweep was told to stop by a signal; its message says how to go on.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 def run_sweep(
@@ -71,8 +80,8 @@ def run_sweep(
     if workers.errors:
         raise workers.errors[0]
     if requests.received is not None:
-        raise Interrupted(f"Stopped. The same command goes on:\n{command}")
-    return Group(*result_tables(comparisons), f"See {folder / 'sweep.html'}"), states
+        raise Interrupted(f"Stopped. The same command goes on:\n{command}", requests.received)
+    return Group(*result_tables(comparisons), escape(f"See {folder / 'sweep.html'}")), states
 
 
 def _watch(workers: Workers, command: str) -> None:

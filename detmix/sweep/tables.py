@@ -27,7 +27,9 @@ def plan_table(plan: Plan, states: States, jobs: int, estimate: Estimate | None 
         jobs: how many at a time.
         estimate: of a run, for the time where no run has finished.
     """
-    table = table_of(f"{plan.config}: {len(plan.arms)} arms, {plan.seeds} seeds", ["arm", "settings"], _COUNTED)
+    table = table_of(
+        f"{escape(str(plan.config))}: {len(plan.arms)} arms, {plan.seeds} seeds", ["arm", "settings"], _COUNTED
+    )
     for arm, settings in plan.arms.items():
         told = "\n".join(f"--{key}={text}" for key, text in settings.items()) or "those of the config"
         table.add_row(escape(_name(arm, plan.baseline)), escape(told), *map(str, _counts(states, arm).values()))
@@ -37,7 +39,7 @@ def plan_table(plan: Plan, states: States, jobs: int, estimate: Estimate | None 
 
 def progress_table(plan: Plan, states: States, jobs: int) -> Table:
     """How far each arm is, and its numbers so far."""
-    table = table_of(str(plan.config), ["arm"], [*_COUNTED, *MEASURES, f"{MEASURES[0]} gain"])
+    table = table_of(escape(str(plan.config)), ["arm"], [*_COUNTED, *MEASURES, f"{MEASURES[0]} gain"])
     comparisons = [comparison for comparison in compare_arms(plan, states) if comparison.factor == ARMS]
     for levels in zip(*(comparison.levels for comparison in comparisons), strict=True):
         numbers = [f"{100 * level.mean:.1f}" if level.values else "-" for level in levels]
@@ -127,8 +129,8 @@ def _time_left(plan: Plan, states: States, jobs: int, estimate: Estimate | None 
     if estimate is None or estimate.seconds is None:
         return f"Time left is unknown until a run has finished ({at_once})."
     return (
-        f"About {duration(left * estimate.seconds)} left, one at a time: the first batches of {estimate.arm} were "
-        f"tried, and a run of it would take {duration(estimate.seconds)}. Several at a time share the cores."
+        f"About {duration(left * estimate.seconds)} left, one at a time: the first batches of {escape(estimate.arm)} "
+        f"were tried, and a run of it would take {duration(estimate.seconds)}. Several at a time share the cores."
     )
 
 

@@ -77,17 +77,17 @@ class RunFiles(L.Callback):
                 warnings.warn(doubt, stacklevel=2)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock, and save the resolved config and what the labels mean."""
+        """Start the clock."""
         self._start = time.time() - self._seconds_before
         self._first_start = not (self.run_dir / SAMPLES).exists()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """There is something to train, or a finished run would keep its files: save the config and what labels mean."""
+        self._trained = True
         if trainer.is_global_zero:
             classes = json.dumps(categories(data_of(trainer).class_names, data_of(trainer).category_ids), indent=2)
             write_text(self.run_dir / "config.yaml", self.config_text)
             write_text(self.run_dir / CLASSES_FILE, classes + "\n")
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """There is something to train: a run that is finished already keeps its files."""
-        self._trained = True
 
     def state_dict(self) -> dict[str, Any]:
         """How the run was started, and how long it has taken, for the checkpoint."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
@@ -23,7 +25,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
 
-from ..files import remove_temporary, require_writable
+from ..files import remove_temporary, require_writable, write_whole
 from ..reporting.tables import number_text
 from ..terminal import outliving_readers, require_text, tell
 from .artifacts import RunFiles
@@ -178,13 +180,13 @@ class DetmixCLI(LightningCLI):
         self._prepare()
         try:
             self._held = _hold(self.run_dir)
+            if self._goes_on:
+                # read again: who held it may have gone on until now
+                _forget_from(self.run_dir, self._read_checkpoint()["global_step"], self._checkpoint_path)
+            else:
+                _keep_earlier(self.run_dir)
         except (ValueError, OSError) as error:
             self.parser.error(str(error))
-        if self._goes_on:
-            # read again: who held it may have gone on until now
-            _forget_from(self.run_dir, self._read_checkpoint()["global_step"])
-        else:
-            _keep_earlier(self.run_dir)
         self._checkpoint = {}
 
     def before_validate(self) -> None:
@@ -216,13 +218,26 @@ class DetmixCLI(LightningCLI):
 
     def fit(self, **arguments: Any) -> None:
         """Train; what SIGINT and SIGTERM do meanwhile is up to ``LastCheckpoint``."""
-        self._requests.listen()
         try:
-            self.trainer.fit(**arguments)
+            self._listening(self.trainer.fit, arguments)
         finally:
-            self._requests.restore()
             if self._held is not None:
                 let_go(self._held)
+
+    def validate(self, **arguments: Any) -> None:
+        """Measure; SIGINT and SIGTERM end it at once."""
+        self._listening(self.trainer.validate, arguments)
+
+    def test(self, **arguments: Any) -> None:
+        """The same for the test images."""
+        self._listening(self.trainer.test, arguments)
+
+    def _listening(self, work: Callable[..., Any], arguments: dict[str, Any]) -> None:
+        self._requests.listen()
+        try:
+            work(**arguments)
+        finally:
+            self._requests.restore()
 
     def after_fit(self) -> None:
         """Say what came out, and where to look."""
@@ -402,8 +417,12 @@ def _keep_earlier(run_dir: Path) -> None:
 
 
 @rank_zero_only
-def _forget_from(run_dir: Path, step: int) -> None:
+def _forget_from(run_dir: Path, step: int, checkpoint: Path) -> None:
+    """Go back to a checkpoint of the run's own: it is the last one from now on, and the log ends where it does."""
     remove_temporary(run_dir)
+    last = run_dir / "checkpoints" / "last.ckpt"
+    if checkpoint.resolve() != last.resolve():
+        write_whole(last, partial(shutil.copyfile, checkpoint))
     forget_from(run_dir, step)
 
 

@@ -20,8 +20,9 @@ def hold(run_dir: Path) -> IO[str]:
         ValueError: another process holds it; it is named.
         OSError: the file cannot be written.
     """
-    run_dir.parent.mkdir(parents=True, exist_ok=True)
-    path = run_dir.parent / f".{run_dir.name}.lock"
+    folder = run_dir.resolve()  # one lock for all links to it
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.parent / f".{folder.name}.lock"
     file = path.open("a+")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

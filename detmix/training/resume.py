@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
     Timer,
 )
+from lightning.pytorch.utilities import rank_zero_warn
 
 from .callbacks import callbacks_of, is_last_epoch
 from .data import data_of
@@ -81,7 +82,7 @@ class LastCheckpoint(Checkpoint):
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take out what was added; a run that had ended early, and may do no more now than then, is to stop at once."""
         self._restored = checkpoint.get(_KEY)
-        self._step = checkpoint["global_step"]
+        self._step = checkpoint["global_step"] if self.path.exists() else None  # it may be that of another run
         limits = self._restored and self._restored.pop("ended_early", None)
         if limits and all(now <= then for now, then in zip(_limits(trainer), limits, strict=True)):
             self._ended_early = trainer.should_stop = True
@@ -100,6 +101,7 @@ class LastCheckpoint(Checkpoint):
             _require_same_step(trainer, self.path)
         within_epoch = self._restored is not None and self._restored["batches"] > 0
         if self._restored is not None:
+            _warn_of_an_epoch_cut_short(trainer, self._restored)
             states = self._restored.pop("random")
             data_of(trainer).go_on(**self._restored)
             if trainer.global_rank < len(states):
@@ -136,7 +138,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write a checkpoint, unless the run counts steps: Lightning would then do this end of the epoch again."""
-        if trainer.max_steps in (-1, trainer.global_step) or trainer.should_stop:
+        if trainer.max_steps in (-1, trainer.global_step) or trainer.should_stop or is_last_epoch(trainer):
             self._ended_early = trainer.should_stop and not _is_out_of_time(trainer)
             self._write(trainer)
 
@@ -204,8 +206,10 @@ class LastCheckpoint(Checkpoint):
         raise Stopped(128 + number if trainer.is_global_zero else 0)
 
     def _way_on(self) -> str:
-        if self._step is None:
+        if not self.path.exists():
             return f"No checkpoint was written yet. Begin again with\n  {self.command}"
+        if self._step is None:
+            return f"Nothing was trained since {self.path}. Go on from there with\n  {self.command}"
         return f"{self.path} holds the run up to step {self._step}. Go on from there with\n  {self.command}"
 
 
@@ -243,6 +247,15 @@ def _require_same_step(trainer: L.Trainer, path: Path) -> None:
         raise RuntimeError(
             f"the processes would go on from different steps, {', '.join(map(str, steps))} in the order of their "
             f"ranks: all hosts must see {path}"
+        )
+
+
+def _warn_of_an_epoch_cut_short(trainer: L.Trainer, restored: dict[str, Any]) -> None:
+    """Say that Lightning takes the epoch within which a run was ended by its limits for a whole one."""
+    if restored["batches"] and trainer.current_epoch > restored["epoch"]:
+        rank_zero_warn(
+            f"the run was ended within epoch {restored['epoch']}, after {restored['batches']} of its batches, by "
+            "max_steps, max_time or a callback: it goes on with the next epoch, without the rest of that one"
         )
 
 
