@@ -122,9 +122,9 @@ class MixupBatch(Switched):
             ValueError: alpha is negative, p or min_weight outside [0, 1], or mix or pairing is unknown.
         """
         super().__init__()
-        check_alpha(alpha)
-        check_share("p", p)
-        check_share("min_weight", min_weight)
+        alpha = check_alpha(alpha)
+        p = check_share("p", p)
+        min_weight = check_share("min_weight", min_weight)
         check_choice("mix", mix, BatchMix)
         check_choice("pairing", pairing, Pairing)
         self.alpha = alpha

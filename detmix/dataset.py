@@ -114,9 +114,9 @@ class MixupDataset(Switched, Dataset[Sample]):
                 comes to more than the process's part of that.
         """
         super().__init__()
-        check_alpha(alpha)
-        check_share("p", p)
-        check_share("min_weight", min_weight)
+        alpha = check_alpha(alpha)
+        p = check_share("p", p)
+        min_weight = check_share("min_weight", min_weight)
         cache = check_count("cache", cache)
         _check_choices(mix, partner, cache)
         pairing = alpha > 0 and p > 0 and mix != "cutout"

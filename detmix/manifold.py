@@ -138,8 +138,8 @@ class ManifoldMixup:
             ValueError: the model is not adapted; a layer does not exist in it, is not for its kind, is a mere list
                 or dict of modules, or is named twice; alpha is negative, p outside [0, 1], or pairing unknown.
         """
-        check_alpha(alpha)
-        check_share("p", p)
+        alpha = check_alpha(alpha)
+        p = check_share("p", p)
         check_choice("pairing", pairing, Pairing)
         names = isinstance(layers, Sequence) and not isinstance(layers, str)
         if not names or not all(isinstance(layer, str) for layer in layers):

@@ -93,9 +93,9 @@ class MixupIterable(Switched, IterableDataset[Sample]):
                 together, other loaders, ranks and levels of mixing not.
         """
         super().__init__()
-        check_alpha(alpha)
-        check_share("p", p)
-        check_share("min_weight", min_weight)
+        alpha = check_alpha(alpha)
+        p = check_share("p", p)
+        min_weight = check_share("min_weight", min_weight)
         _check_stream(dataset)
         if operator.index(buffer_size) < 1:
             raise ValueError(f"buffer_size must be 1 or more, got {buffer_size}")

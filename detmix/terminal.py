@@ -107,7 +107,7 @@ def bar_of(bars: Progress, name: str, unit: str) -> Callable[[int, int], None]:
 
 
 def table_of(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
-    """An empty table whose numbers are never cut short; names break into lines where the terminal is narrow.
+    """An empty table whose names break into lines where the terminal is narrow, so that no number is cut short.
 
     Args:
         title: written above it.

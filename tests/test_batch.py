@@ -288,6 +288,12 @@ def test_a_saved_state_goes_on_with_the_draws_that_would_have_come():
     assert_same(steps(resumed), steps(reference))
 
 
+def test_settings_may_be_tensors_without_dimensions():
+    mixer = MixupBatch(alpha=torch.tensor(1.5), p=torch.tensor(0.5), min_weight=torch.tensor(0.25))
+    assert (mixer.alpha, mixer.p, mixer.min_weight) == (1.5, 0.5, 0.25)
+    assert_same(steps(mixer), steps(MixupBatch(alpha=1.5, p=0.5, min_weight=0.25)))
+
+
 WRONG_STATES = [
     ({"epoch": 1}, KeyError),
     ({"step": 2}, KeyError),

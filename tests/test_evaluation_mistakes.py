@@ -187,6 +187,13 @@ def test_masks_are_compared_as_masks():
         assert find_mistakes(known, read_predictions(rows, known, masks=True)).confusion[0, 0] == 1  # by their boxes
 
 
+def test_boxes_are_those_of_the_file_and_not_those_of_masks():
+    truth = make_truth([(0, 0, [0, 0, 10, 10], {"segmentation": [[0, 0, 3, 0, 3, 3]]})], 1)
+    truth["images"][0] |= {"height": 20, "width": 30}
+    for known in (truth, read_ground_truth(truth, masks=True)):
+        assert find_mistakes(known, make_predictions([(0, 0, [0, 0, 10, 10], 0.9)])).confusion[0, 0] == 1
+
+
 @pytest.mark.parametrize("iou", [0, -0.5, 1.5, float("nan")])
 def test_refuses_an_iou_out_of_range(iou):
     with pytest.raises(ValueError, match=r"iou must lie in \(0, 1\]"):

@@ -12,9 +12,10 @@ import pytest
 from rich.console import Console
 
 from detmix.sweep import look_into, make_plan, plan_table, results, run, run_sweep, workers
+from detmix.sweep.estimate import Estimate
 from detmix.sweep.markdown import arms_compared, sweep_section
 from detmix.sweep.outcome import Outcome, outcome_of
-from detmix.sweep.tables import seconds_left
+from detmix.sweep.tables import progress_table, seconds_left
 
 from .browser import find_faults
 from .conftest import ROOT
@@ -192,6 +193,28 @@ def test_a_dry_look_writes_nothing_and_estimates_from_what_has_finished(sweep, t
     Console(file=text, width=100).print(plan_table(plan, states, 2))
     assert "--model.objective=unweighted" in text.getvalue()
     assert "About 0:04:00 left, with 2 at a time." in text.getvalue()
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path):
+    config = tmp_path / "exp[/x] [v2].yaml"
+    config.parent.mkdir()
+    config.write_text((ROOT / "configs/quickstart.yaml").read_text())
+    plan = make_plan(config, grid=GRID)
+    estimate = Estimate("train=[/b]", 60.0, [])
+    text = io.StringIO()
+    console = Console(file=text, width=200)
+    console.print(plan_table(plan, look_into(tmp_path / "sweep", plan), 1, estimate))
+    console.print(progress_table(plan, look_into(tmp_path / "sweep", plan), 1))
+    assert text.getvalue().count("exp[/x] [v2].yaml") == 2
+    assert "the first batches of train=[/b] were tried" in text.getvalue()
+
+
+def test_arms_keep_their_names_in_a_narrow_terminal():
+    plan = make_plan(Path("configs/quickstart.yaml"), grid=GRID)
+    text = io.StringIO()
+    Console(file=text, width=60).print(progress_table(plan, look_into(Path("nowhere"), plan), 1))
+    first_column = "".join(line[:9].strip() for line in text.getvalue().splitlines())
+    assert "objective=unweighted" in first_column
 
 
 def test_a_failure_is_told_by_what_the_last_attempt_printed(sweep, tmp_path):

@@ -19,9 +19,10 @@ def plan(in_repository):
 
 
 def watched(tmp_path, monkeypatch, *, batches, **of_trainer):
-    """What the stopwatch writes of batches that take these seconds, after a look at three batches of 9, 1 and 1 s."""
+    """What the stopwatch writes of batches that take these seconds, after a look at two batches of 9 and 1 s."""
     now = [100.0]
     monkeypatch.setattr(estimate.time, "monotonic", lambda: now[0])
+    of_trainer.setdefault("val_check_batch", of_trainer["num_training_batches"])
     trainer = SimpleNamespace(accumulate_grad_batches=1, is_global_zero=True, num_val_batches=[20], **of_trainer)
     watch = estimate.Stopwatch(str(tmp_path / "times.json"))
     for seconds in (9, 1):  # the first is cold
@@ -46,6 +47,17 @@ def test_all_batches_of_training_and_validation_are_counted(tmp_path, monkeypatc
     ten_epochs = {"num_training_batches": 40, "estimated_stepping_batches": 400, "check_val_every_n_epoch": 5}
     told = watched(tmp_path, monkeypatch, batches=batches, **ten_epochs)
     assert told == {"tried": 58, "whole": 400 * 3.5 + 2 * 20 * 1}
+
+
+@pytest.mark.parametrize(
+    ("every", "interval", "validations"),
+    [(1, 10, 40), (5, 10, 8), (5, 40, 2), (20, 40, 1), (None, 100, 4), (None, 1000, 1), (1, float("inf"), 10)],
+)
+def test_each_validation_is_counted(tmp_path, monkeypatch, every, interval, validations):
+    ten_epochs = {"num_training_batches": 40, "estimated_stepping_batches": 400}
+    settings = ten_epochs | {"check_val_every_n_epoch": every, "val_check_batch": interval}
+    told = watched(tmp_path, monkeypatch, batches=[2] * 9, **settings)
+    assert told["whole"] == 400 * 2 + validations * 20 * 1
 
 
 def test_an_epoch_of_fewer_batches_is_enough(tmp_path, monkeypatch):

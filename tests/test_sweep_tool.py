@@ -2,10 +2,13 @@
 
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
+
+from detmix.sweep import Interrupted
 
 from .stand_in import GRID, STAND_IN, rows
 
@@ -25,6 +28,18 @@ def test_the_tool_prints_what_came_out_and_fails_if_a_run_has(in_repository, tmp
     (tmp_path / "fault").unlink()
     monkeypatch.setattr(sys, "argv", [*command, "--retry"])
     runpy.run_path(tool, run_name="__main__")
+
+
+def test_a_sweep_that_is_told_to_stop_ends_with_the_code_of_its_signal(in_repository, monkeypatch, capsys):
+    def stop(*_, command, **__):
+        raise Interrupted(f"Stopped. The same command goes on:\n{command}", signal.SIGTERM)
+
+    monkeypatch.setattr("detmix.sweep.run_sweep", stop)
+    monkeypatch.setattr(sys, "argv", ["elsewhere/sweep.py", "--config=configs/quickstart.yaml", "--set", *GRID])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path("tools/sweep.py", run_name="__main__")
+    assert ended.value.code == 143
+    assert "goes on:\npython tools/sweep.py --config=configs/quickstart.yaml --set" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("jobs", ["0", "-2"])

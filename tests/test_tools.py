@@ -232,6 +232,12 @@ def test_analyze_names_what_is_wrong(part, arguments, message, analyze, capsys, 
     assert message in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize("more", [["--trainer.max_epochs=3"], ["--trainer.callbacks=null"]])
+def test_preview_takes_the_settings_of_a_trainer_too(call, tmp_path, more):
+    result = call("tools/preview.py", "--config", "configs/shapes_batch.yaml", f"--output={tmp_path}", *TINY, *more)
+    assert result.returncode == 0, result.stderr
+
+
 def test_preview_names_the_callback_with_a_misspelt_setting(call, in_repository, tmp_path):
     config = tmp_path / "typo.yaml"
     config.write_text((in_repository / "configs" / "shapes_batch.yaml").read_text().replace("pairing", "paring"))

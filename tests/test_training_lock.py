@@ -50,6 +50,14 @@ def test_a_run_that_another_process_trains_is_left_alone_until_that_is_gone(tmp_
         end_of(other)
 
 
+def test_links_to_one_folder_have_one_lock(tmp_path):
+    for name in ("big", "runs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "runs/link").symlink_to(tmp_path / "big/run")
+    with hold(tmp_path / "runs/link") as first, hold(tmp_path / "big/run") as second:
+        assert first.name == second.name
+
+
 def test_a_process_may_train_one_run_after_another(tmp_path):
     hold(tmp_path / "a").close()
     with hold(tmp_path / "a") as first, hold(tmp_path / "b") as second:

@@ -374,6 +374,11 @@ def test_the_preview_shows_cutout_and_what_is_left_alone(monkeypatch, tmp_path):
     assert len(set(drawn)) == 2
 
 
+def test_the_preview_refuses_callbacks_that_are_to_be_added():
+    with pytest.raises(ValueError, match="name all callbacks with --trainer.callbacks"):
+        batch_mixer(make_data(), {"callbacks": [Throughput()], "callbacks+": "detmix.training.MixBatches"})
+
+
 def test_the_preview_refuses_callbacks_that_are_none():
     assert batch_mixer(make_data(), None) is None
     assert batch_mixer(make_data(), {"callbacks": Throughput()}) is None

@@ -155,10 +155,11 @@ def test_the_threshold_says_what_is_drawn_and_counted(finder, photos, tmp_path):
 
 
 def test_pictures_of_files_that_differ_in_their_suffix_alone_keep_it(finder, photos, tmp_path):
-    shutil.copy(photos / "a.png", photos / "a.bmp")
+    for name in ("a.bmp", "a.png.png"):
+        shutil.copy(photos / "a.png", photos / name)
     predict_images([str(photos)], finder, tmp_path / "out", pictures="png")
     names = sorted(path.name for path in (tmp_path / "out/pictures").glob("*.png"))
-    assert names == ["a.bmp.png", "a.png.png"]
+    assert names == ["a.bmp.png", "a.png.png", "a.png.png.png"]
 
 
 def test_many_images_are_summed_up_by_class(finder, tmp_path):

@@ -295,6 +295,10 @@ def test_classes_with_nothing_to_tell_are_left_out_of_the_confusion(tmp_path):
     assert numbers_of(page, "object")[:3] == ["taken for cat", "taken for dog", "missed"]
     assert "owl" not in page.text("th")
     assert [cell["style"] for cell in page.all("td")[:3]] == ["--share: 62%", "--share: 12%", "--share: 25%"]
+    few = write(
+        tmp_path, **NOTHING | {"mistakes": make_mistakes(map(str, range(40)), np.diag([5, 5, *np.zeros(39, int)]))}
+    )
+    assert numbers_of(few, "object")[:3] == ["taken for 0", "taken for 1", "missed"]  # those that occur count
     many = write(tmp_path, **NOTHING | {"mistakes": make_mistakes(map(str, range(13)), np.diag(np.full(14, 5)))})
     assert "No object was taken for another class." in many.text("p")
     assert not many.all("table")

@@ -183,6 +183,8 @@ STOPS_EARLY = callback(
 )
 
 
+# with max_steps Lightning does the end of the epoch again, for which there is no new validation
+@pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
 @pytest.mark.parametrize(
     ("arguments", "more"),
     [
@@ -273,6 +275,17 @@ def test_so_does_one_that_trains_in_another_way(tmp_path, in_repository, name):
     shutil.copytree(copies / killed, tmp_path / "run")
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == step
     assert differences(wanted, outcome(train(tmp_path, "--resume", *arguments))) == []
+
+
+def test_the_report_names_each_command_that_trained_the_run(uninterrupted, tmp_path):
+    _, copies = uninterrupted
+    shutil.copytree(copies / "fitted", tmp_path / "run")
+    train(tmp_path, "--resume", "--trainer.max_epochs=3", "--model.lr=0.001")
+    train(tmp_path, "--trainer.max_epochs=3", "--resume", "--model.lr=0.001")  # finished
+    command = json.loads((tmp_path / "run" / "run.json").read_text())["summary"]["Command"]
+    assert command.count("train.py fit") == 2
+    assert f"; from step {2 * STEPS} on: python tools/train.py fit" in command
+    assert command.endswith("--resume --trainer.max_epochs=3 --model.lr=0.001")
 
 
 def test_the_log_has_each_row_once_and_tensorboard_each_number(uninterrupted, tmp_path):

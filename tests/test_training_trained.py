@@ -52,6 +52,14 @@ def test_a_run_brings_its_config_and_its_classes(run, weights, file):
     assert all(torch.equal(state[name], value) for name, value in weights.items())
 
 
+def test_the_classes_of_a_run_in_another_order_are_refused_and_other_names_for_them_are_not(run):
+    (run / "classes.json").write_text(classes_file({3: "a", 9: "b", 2: "c"}))
+    with pytest.raises(ValueError, match="in another order, and the labels of these weights mean a, b, c: leave it"):
+        open_trained(str(run / "model.pt"), classes=["b", "a", "c"])
+    for names in (("a", "b", "c"), ("x", "b", "a")):
+        assert open_trained(str(run / "model.pt"), classes=names).class_names == names
+
+
 @pytest.fixture
 def devices(monkeypatch):
     """Where detectors are built, in order."""

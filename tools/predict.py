@@ -32,12 +32,15 @@ def main() -> None:
     parser = make_parser()
     require_text(parser)
     settings = vars(parser.parse_args())
-    StopRequests(at_once=True).listen()  # nothing half written is to stay
     model = {name: settings.pop(name) for name in ("weights", "config", "detector", "classes", "options")}
+    requests = StopRequests(at_once=True)
+    requests.listen()  # or SIGTERM would leave what is half written
     try:
         tables = predict_images(trained=open_trained(**model), **settings)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         parser.error(str(error))
+    finally:
+        requests.restore()
     Console().print(tables)
     tell(f"See {settings['output']}")
 

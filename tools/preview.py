@@ -36,7 +36,9 @@ def main() -> None:
     parser.add_argument("--seed_everything", type=int, default=0, help="Seed of the augmentation.")
     parser.add_class_arguments(DetectionData, "data")
     parser.add_class_arguments(DetectionModule, "model")
-    parser.add_argument("--trainer", type=Any, help="Of tools/train.py; only its callbacks matter here.")
+    parser.add_argument(
+        "--trainer", type=dict[str, Any] | None, help="Of tools/train.py; only its callbacks matter here."
+    )
     for option in RUN_OPTIONS:
         parser.add_argument(f"--{option}", type=Any, help="Read by tools/train.py; no matter here.")
     require_text(parser)

@@ -247,8 +247,7 @@ class Mixup(A.DualTransform):
     def __init__(
         self, alpha: float = 1.5, min_weight: float = 0.0, metadata_key: str = "mixup_metadata", p: float = 0.5
     ) -> None:
-        check_alpha(alpha)
-        check_share("min_weight", min_weight)
+        alpha, min_weight = check_alpha(alpha), check_share("min_weight", min_weight)
         check_share("p", p)
         super().__init__(p=p)
         self.alpha = alpha

@@ -209,10 +209,10 @@ def _overlapping(
 
 
 def _compared(rows: _Rows, masks: bool) -> _Rows:
-    """Rows with the boxes of their masks, if they have any, and without the masks where boxes are compared."""
-    if rows.masks is None:
-        return rows
-    return replace(rows, corners=corners_of(mask_boxes(rows.masks)), masks=rows.masks if masks else None)
+    """Rows with the boxes of their masks where those are compared, and else with their own and no masks."""
+    if rows.masks is None or not masks:
+        return replace(rows, masks=None)
+    return replace(rows, corners=corners_of(mask_boxes(rows.masks)))
 
 
 def _masks_of(rows: Rows, places: NDArray[np.int64]) -> list[dict[str, Any]]:

@@ -107,10 +107,16 @@ class Stopwatch(L.Callback):
         if not 0 <= steps < float("inf"):
             return None
         pauses = [after - before for before, after in zip(self._trained, self._trained[1:], strict=False)]
-        epochs = steps / trainer.num_training_batches
-        validations = max(1, epochs // (trainer.check_val_every_n_epoch or 1))
-        looks = validations * sum(trainer.num_val_batches)
+        looks = max(1, _validations(trainer, steps)) * sum(trainer.num_val_batches)
         return steps * _typical(pauses, _SKIPPED) + looks * _typical(self._validated, 1)
+
+
+def _validations(trainer: L.Trainer, steps: float) -> float:
+    """How many begin within that many batches, as far as they are counted in batches or epochs."""
+    if trainer.check_val_every_n_epoch is None:
+        return steps // (trainer.val_check_batch or steps)
+    in_each = trainer.num_training_batches // (trainer.val_check_batch or trainer.num_training_batches)
+    return steps / trainer.num_training_batches // trainer.check_val_every_n_epoch * max(1, in_each)
 
 
 def _typical(seconds: list[float], skipped: int) -> float:

@@ -63,6 +63,7 @@ class RunFiles(L.Callback):
         self.command = command
         self.config_text = config_text
         self.measured = measured
+        self._commands: list[tuple[int, str]] = []  # by the step from which on each has trained
         self._start = time.time()
         self._seconds_before = 0.0  # of the run, in processes before this one
         self._trained = False
@@ -84,18 +85,20 @@ class RunFiles(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """There is something to train, or a finished run would keep its files: save the config and what labels mean."""
         self._trained = True
+        if not self._commands or _words(self._commands[-1][1]) != _words(self.command):
+            self._commands.append((trainer.global_step, self.command))
         if trainer.is_global_zero:
             classes = json.dumps(categories(data_of(trainer).class_names, data_of(trainer).category_ids), indent=2)
             write_text(self.run_dir / "config.yaml", self.config_text)
             write_text(self.run_dir / CLASSES_FILE, classes + "\n")
 
     def state_dict(self) -> dict[str, Any]:
-        """How the run was started, and how long it has taken, for the checkpoint."""
-        return {"command": self.command, "seconds": time.time() - self._start}
+        """The commands that have trained the run, and how long it has taken, for the checkpoint."""
+        return {"commands": self._commands, "seconds": time.time() - self._start}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the run that the checkpoint is of."""
-        self.command, self._seconds_before = state_dict["command"], state_dict["seconds"]
+        self._commands, self._seconds_before = list(state_dict["commands"]), state_dict["seconds"]
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -170,7 +173,7 @@ class RunFiles(L.Callback):
     def _summary(self, trainer: L.Trainer, module: DetectionModule) -> dict[str, str]:
         seconds = round(time.time() - self._start)
         return {
-            "Command": self.command,
+            "Command": "; ".join(f"from step {step} on: {text}" if step else text for step, text in self._commands),
             "Data": data_of(trainer).described("fit"),
             "Detector": f"{module.detector_name}, starting from {module.weights or 'nothing'}",
             "Mixing": ", ".join(mixing_of(data_of(trainer), module, callbacks_of(trainer))) or "none",
@@ -179,6 +182,11 @@ class RunFiles(L.Callback):
             "Duration": f"{seconds // 60} min {seconds % 60} s",
             "Seed": _seed(data_of(trainer)),
         } | _skipped(trainer)
+
+
+def _words(command: str) -> list[str]:
+    """What of a command tells of settings."""
+    return [word for word in command.split() if word != "--resume"]
 
 
 def _seed(data: DetectionData) -> str:

@@ -176,9 +176,8 @@ def _files(paths: Sequence[Path], annotations: Path | None) -> list[_File]:
     known: list[tuple[int, tuple[int, int] | None]] = [(number, None) for number in range(1, len(paths) + 1)]
     if annotations is not None:
         known = [(image.id, image.size) for image in stated_images(annotations, paths)]
-    alike = Counter(name.with_suffix("") for name in names)
-    # files that differ in their suffix alone keep it
-    pictures = [name if alike[name.with_suffix("")] > 1 else name.with_suffix("") for name in names]
+    stems = [name.with_suffix("") for name in names]
+    pictures = stems if len(set(stems)) == len(stems) else names  # if some differ in their suffix alone, all keep it
     rows = zip(paths, known, names, pictures, strict=True)
     return [_File(path, *image, as_utf8(name.as_posix()), picture.as_posix()) for path, image, name, picture in rows]
 

@@ -66,8 +66,10 @@ def batch_mixer(data: DetectionData, trainer: Mapping[str, Any] | None) -> Mixup
         trainer: the trainer's settings; callbacks are instances, one or a list.
 
     Raises:
-        ValueError: one of the callbacks is none.
+        ValueError: one of the callbacks is none, or some are to be added to others.
     """
+    if "callbacks+" in (trainer or {}):
+        raise ValueError("--trainer.callbacks+ cannot be told from here: name all callbacks with --trainer.callbacks")
     given = (trainer or {}).get("callbacks") or []
     for callback in given if isinstance(given, list) else [given]:
         if not isinstance(callback, L.Callback):

@@ -142,7 +142,7 @@ def _confusion(mistakes: Mistakes | None) -> list[tuple[str, list[tuple[int, flo
 
     Classes without objects and detections are left out.
     """
-    if mistakes is None or len(mistakes.class_names) > _CLASSES_IN_TABLE:
+    if mistakes is None or _are_many(mistakes):
         return []
     classes, counts = mistakes.occurring()
     shares = counts / counts.sum(1).clip(min=1)[:, None]
@@ -152,9 +152,13 @@ def _confusion(mistakes: Mistakes | None) -> list[tuple[str, list[tuple[int, flo
 
 def _confusions(mistakes: Mistakes | None) -> list[Confusion]:
     """The classes that are taken for another most often, where there are too many for a table."""
-    if mistakes is None or len(mistakes.class_names) <= _CLASSES_IN_TABLE:
+    if mistakes is None or not _are_many(mistakes):
         return []
     return mistakes.most_confused(_CONFUSIONS)
+
+
+def _are_many(mistakes: Mistakes) -> bool:
+    return len(mistakes.occurring()[0]) > _CLASSES_IN_TABLE
 
 
 def _history(rows: Sequence[Mapping[str, Any]], axis: str, series: Mapping[str, np.ndarray]) -> list[Illustration]:

@@ -242,6 +242,7 @@ def _classes_of_run(
     """Names and ids, in the order of the labels: those given, those that the run stated, or those of its data."""
     file = config.with_name(CLASSES_FILE)
     if given is not None:
+        _require_order(given, file)
         return tuple(given), tuple(range(1, len(given) + 1))
     if not file.is_file():
         if not may_build_data:
@@ -253,6 +254,16 @@ def _classes_of_run(
         return data.class_names, data.category_ids
     stated = read_classes(file)
     return tuple(category.name for category in stated), tuple(category.id for category in stated)
+
+
+def _require_order(given: Sequence[str], file: Path) -> None:
+    """Refuse the classes that a run states in another order, in which each label would mean another class."""
+    stated = [category.name for category in read_classes(file)] if file.is_file() else []
+    if list(given) != stated and sorted(given) == sorted(stated):
+        raise ValueError(
+            f"--classes names the classes of {file} in another order, and the labels of these weights mean "
+            f"{', '.join(stated)}: leave it out"
+        )
 
 
 def _of_file(weights: Path, detector: str, classes: Sequence[str] | None, options: Mapping[str, Any]) -> Trained:
