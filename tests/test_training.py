@@ -15,6 +15,7 @@ from detmix.data import Shapes
 from detmix.detectors import losses_and_detections
 from detmix.evaluation import evaluate_coco, evaluate_voc
 from detmix.reporting import CocoFile, Options, evaluate_files
+from detmix.reporting.tables import number_text
 from detmix.training import DetectionData, build_detector, cli_main, resume
 from detmix.training.artifacts import _write_ids
 from detmix.training.cli import _has_bf16
@@ -339,7 +340,9 @@ def test_the_best_checkpoint_goes_by_its_name(run, finished, tmp_path):
 def test_going_on_from_a_finished_run_says_that_nothing_was_done(run, tmp_path, capsys):
     run("fit", "--trainer.max_epochs=2")
     last = tmp_path / "quickstart" / "checkpoints" / "last.ckpt"
-    capsys.readouterr()
+    found = json.loads((tmp_path / "quickstart" / "metrics.json").read_text())
+    each = f"Epoch 1, step 4: AP {number_text(found['AP'])}, AP50 {number_text(found['AP50'])}\n"
+    assert each in capsys.readouterr().out
     run("fit", "--trainer.max_epochs=2", f"--ckpt_path={last}")
     said = " ".join(capsys.readouterr().out.split())
     assert "Nothing was evaluated: training stopped at epoch 2, step 4. A finished run goes on with a higher" in said

@@ -18,11 +18,13 @@ from ..evaluation.numbering import CLASSES_FILE, IMAGES_FILE, PREDICTIONS_FILE, 
 from ..figures import draw_boxes, image_grid
 from ..files import write_text, write_whole
 from ..machine import machine
+from ..reporting.tables import number_text
 from ..targets import Target
 from ..terminal import tell
 from .callbacks import callbacks_of, mixing_of
 from .checkpoints import save_whole
 from .data import DetectionData, Evaluated, data_of
+from .evaluation import Evaluation
 from .log import log_picture
 from .module import DetectionModule
 from .run_report import MIN_SCORE, SAMPLES, as_detections, write_facts, write_run_report, write_sample
@@ -120,6 +122,7 @@ class RunFiles(L.Callback):
             module = _module(pl_module)
             self._write_evaluation(trainer, module, folder, "val")
             if trainer.state.fn == "fit" and module.evaluation is not None:
+                tell(_in_a_line(trainer, module.evaluation))
                 write_facts(folder, self._summary(trainer, module), machine(), module.evaluation)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -182,6 +185,13 @@ class RunFiles(L.Callback):
             "Duration": f"{seconds // 60} min {seconds % 60} s",
             "Seed": _seed(data_of(trainer)),
         } | _skipped(trainer)
+
+
+def _in_a_line(trainer: L.Trainer, evaluation: Evaluation) -> str:
+    """A validation within a fit, for the log of a job that nobody watches."""
+    found = evaluation.summary()
+    place = f"Epoch {trainer.current_epoch}, step {trainer.global_step}"
+    return f"{place}: AP {number_text(found['AP'])}, AP50 {number_text(found['AP50'])}"
 
 
 def _words(command: str) -> list[str]:
