@@ -183,19 +183,9 @@ STOPS_EARLY = callback(
 )
 
 
-# with max_steps Lightning does the end of the epoch again, for which there is no new validation
-@pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
-@pytest.mark.parametrize(
-    ("arguments", "more"),
-    [
-        (["--trainer.max_epochs=1"], 2),
-        ([STOPS_EARLY], 3),
-        (["--trainer.max_epochs=1", "--trainer.max_steps=100"], 2),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "more"), [(["--trainer.max_epochs=1"], 2), ([STOPS_EARLY], 3)])
 def test_a_run_that_is_finished_is_left_alone_until_it_may_do_more(tmp_path, in_repository, capsys, arguments, more):
     run = train(tmp_path, *arguments)
-    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == STEPS
     names = ("config.yaml", "model.pt", "report.html", "metrics.json", "checkpoints/last.ckpt")
     files = [run / name for name in names]
     before = [file.read_bytes() for file in files]
@@ -218,6 +208,12 @@ def test_what_is_left_out_of_an_epoch_by_a_limit_is_told(tmp_path, in_repository
     train(tmp_path, *arguments)
     with pytest.warns(UserWarning, match="ended within epoch 0, after 4 of its batches"):
         train(tmp_path, *arguments, *more, "--resume")
+
+
+def test_a_number_of_steps_that_the_epochs_do_not_reach_is_told(tmp_path, in_repository):
+    with pytest.warns(UserWarning, match="ends this run after 6 steps, before max_steps=7: its last checkpoint"):
+        train(tmp_path, "--trainer.max_epochs=1", "--trainer.max_steps=7")
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == STEPS - 1
 
 
 VARIANTS = {
@@ -280,11 +276,12 @@ def test_so_does_one_that_trains_in_another_way(tmp_path, in_repository, name):
 def test_the_report_names_each_command_that_trained_the_run(uninterrupted, tmp_path):
     _, copies = uninterrupted
     shutil.copytree(copies / "fitted", tmp_path / "run")
+    step = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     train(tmp_path, "--resume", "--trainer.max_epochs=3", "--model.lr=0.001")
     train(tmp_path, "--trainer.max_epochs=3", "--resume", "--model.lr=0.001")  # finished
     command = json.loads((tmp_path / "run" / "run.json").read_text())["summary"]["Command"]
     assert command.count("train.py fit") == 2
-    assert f"; from step {2 * STEPS} on: python tools/train.py fit" in command
+    assert f"; from step {step} on: python tools/train.py fit" in command
     assert command.endswith("--resume --trainer.max_epochs=3 --model.lr=0.001")
 
 
@@ -357,7 +354,7 @@ def test_a_run_that_goes_back_to_an_earlier_checkpoint_of_its_own_has_no_later_o
     folder = tmp_path / "run" / "checkpoints"
     shutil.copytree(copies / "fitted", tmp_path / "run")
     shutil.copy(copies / "start6" / "checkpoints" / "last.ckpt", folder / "earlier.ckpt")
-    said = stopped(tmp_path, signal.SIGTERM, "on_fit_start", 0, capfd, f"--ckpt_path={folder / 'earlier.ckpt'}")
+    said = stopped(tmp_path, signal.SIGTERM, "setup", 0, capfd, f"--ckpt_path={folder / 'earlier.ckpt'}")
     assert f"Nothing was trained since {folder / 'last.ckpt'}. Go on from there with" in said
     assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 6
     (folder / "earlier.ckpt").unlink()

@@ -99,6 +99,7 @@ class LastCheckpoint(Checkpoint):
         """
         if trainer.world_size > 1:
             _require_same_step(trainer, self.path)
+        _warn_of_steps_out_of_reach(trainer)
         within_epoch = self._restored is not None and self._restored["batches"] > 0
         if self._restored is not None:
             _warn_of_an_epoch_cut_short(trainer, self._restored)
@@ -138,7 +139,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write a checkpoint, unless the run counts steps: Lightning would then do this end of the epoch again."""
-        if trainer.max_steps in (-1, trainer.global_step) or trainer.should_stop or is_last_epoch(trainer):
+        if trainer.max_steps in (-1, trainer.global_step) or trainer.should_stop:
             self._ended_early = trainer.should_stop and not _is_out_of_time(trainer)
             self._write(trainer)
 
@@ -247,6 +248,16 @@ def _require_same_step(trainer: L.Trainer, path: Path) -> None:
         raise RuntimeError(
             f"the processes would go on from different steps, {', '.join(map(str, steps))} in the order of their "
             f"ranks: all hosts must see {path}"
+        )
+
+
+def _warn_of_steps_out_of_reach(trainer: L.Trainer) -> None:
+    """Say that a run which counts steps has no checkpoint at the end of an epoch, not even of the last."""
+    if trainer.max_steps > trainer.estimated_stepping_batches:
+        rank_zero_warn(
+            f"max_epochs={trainer.max_epochs} ends this run after {trainer.estimated_stepping_batches} steps, before "
+            f"max_steps={trainer.max_steps}: its last checkpoint will be of the step before the last one. Leave "
+            "max_steps out"
         )
 
 
