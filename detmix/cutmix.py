@@ -15,7 +15,17 @@ from torch import Tensor
 
 from .arguments import check_share, require_generator
 from .canvas import Image, Region, canvas_size, image_size, paste, require_same_kind, require_supported
-from .targets import SLIVER, Target, check_target, concatenate, select_objects, visible_shares, widened, wrap_like
+from .targets import (
+    SLIVER,
+    Target,
+    check_target,
+    concatenate,
+    plain,
+    select_objects,
+    visible_shares,
+    widened,
+    wrap_like,
+)
 
 _SAME_PLACE = 0.01  # pixels: a box that moved by less did not move
 
@@ -86,6 +96,9 @@ def cutmix_pair(
     a box overhangs it. ``covers`` in the result keeps count; :mod:`detmix.targets` says how, and what
     becomes of it when boxes are moved in between.
 
+    Shares are of boxes with ``masks`` too. But an object goes of whose mask the cut leaves no pixel, whatever
+    is left of its box, since nothing of it can be seen. One whose mask was empty before is judged by its box.
+
     Args:
         image_a: any kind that ``mix_pair`` takes.
         target_a: boxes (Na, 4) xyxy in pixels of image A; labels (Na,). Na may be 0.
@@ -93,8 +106,8 @@ def cutmix_pair(
         target_b: as target_a, with Nb boxes.
         region: (x1, y1, x2, y2), integer pixels of the canvas, x2 and y2 exclusive; it may be empty.
         min_weight: objects whose weight comes out below this are left out, with all their keys. Those
-            whose weight comes out as 0 always are, and so is what shows of an object of B if it is narrower
-            or lower than a thousandth of a pixel.
+            whose weight comes out as 0 always are, and so are those that lose the last pixel of their mask, and
+            what shows of an object of B if it is narrower or lower than a thousandth of a pixel.
 
     Returns:
         The canvas, max(Ha, Hb) by max(Wa, Wb), of the kind and dtype given, and a new target: A's objects,
@@ -130,7 +143,7 @@ def cutout(image: Image, target: Target, *, region: Region, min_weight: float = 
         target: boxes (N, 4) xyxy in pixels, labels (N,). N may be 0.
         region: (x1, y1, x2, y2), integer pixels of the image, x2 and y2 exclusive; it may be empty.
         min_weight: objects whose weight comes out below this are left out, with all their keys. Those
-            whose weight comes out as 0 always are.
+            whose weight comes out as 0 always are, and so are those that lose the last pixel of their mask.
 
     Returns:
         A new image of the kind and dtype given, and a new target, its objects as those of A in
@@ -152,7 +165,7 @@ def cutout(image: Image, target: Target, *, region: Region, min_weight: float = 
 
 
 def outside(target: Target, region: Region, size: tuple[int, int]) -> Target:
-    """The target of an image of (H, W) pixels that a region is cut out of; covered objects stay, with weight 0."""
+    """The target of an image of (H, W) pixels that a region is cut out of; hidden objects stay, with weight 0."""
     boxes, covers = _wide_boxes(target), _covers(target)
     in_image = _clip(boxes, (0, 0, size[1], size[0]))
     cut = boxes.new_tensor(region).expand(len(boxes), 1, 4)
@@ -184,6 +197,7 @@ def _shown(
         changed["area"] = (target["area"] * share).to(target["area"].dtype)
     if "masks" in target:
         changed["masks"] = _cut_masks(target["masks"], region, keep_inside)
+        changed["weights"] *= _has_pixels(changed["masks"]) == _has_pixels(target["masks"])  # a cut adds none
     if "keypoints" in target:
         changed["keypoints"] = _cut_keypoints(target["keypoints"], region, keep_inside)
     return {**target, **changed}
@@ -238,6 +252,10 @@ def _cut_masks(masks: Tensor, region: Region, keep_inside: bool) -> Tensor:
     shown = torch.full(masks.shape[-2:], not keep_inside, device=masks.device)
     shown[y1:y2, x1:x2] = keep_inside
     return wrap_like(masks.as_subclass(Tensor) * shown, masks)
+
+
+def _has_pixels(masks: Tensor) -> Tensor:
+    return plain(masks).flatten(1).any(dim=1)
 
 
 def _cut_keypoints(keypoints: Tensor, region: Region, keep_inside: bool) -> Tensor:

@@ -9,9 +9,9 @@ key        shape, dtype         meaning
 ========== ==================== ===========================================================
 boxes      (N, 4) float         xyxy in pixels, 0-based, x2 and y2 exclusive
 labels     (N,) int64           1 ... K-1; 0 is background
-weights    (N,) float, [0, 1]   visible share of the object in the composite; absent means 1
+weights    (N,) float, [0, 1]   visible share of the object's box in the composite; absent means 1
 sources    (N,) int64           which mixed image it came from, 0 for the first; absent means 0
-masks      (N, H, W)            carried; lose the pixels that a cut hides
+masks      (N, H, W)            carried; lose the pixels that a cut hides; none left: the object goes
 keypoints  (N, P, 3)            carried; visibility 0 where a cut hides them
 area       (N,)                 carried; scaled by the share that a cut leaves
 iscrowd    (N,)                 carried

@@ -222,6 +222,53 @@ def test_masks_keypoints_and_areas_show_what_remains(dtype):
     assert target["area"].tolist() == [30, 30]
 
 
+def scattered_masks(size, seed, dtype):
+    """Four masks of no pixel, or of one to three anywhere on an image of (H, W)."""
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((4, size[0] * size[1]))
+    for mask in masks:
+        mask[rng.choice(len(mask), rng.integers(4), replace=False)] = 1
+    return torch.from_numpy(masks.reshape(4, *size)).to(dtype)
+
+
+MASK_DTYPES = st.sampled_from([torch.bool, torch.uint8, torch.float32])
+
+
+@settings(deadline=None)
+@given(SIDES, SIDES, FRACTIONS, MASK_DTYPES, st.sampled_from([cutout, cutmix_pair]), st.integers(0, 99))
+def test_objects_go_with_the_last_pixel_of_their_mask_and_weigh_the_share_of_their_box(
+    size_a, size_b, fractions, dtype, cut, seed
+):
+    sizes = [size_a, size_b] if cut is cutmix_pair else [size_a]
+    samples = [integer_sample(size, number) for number, size in enumerate(sizes, start=1)]
+    masks = [scattered_masks(size, seed, dtype) for size in sizes]
+    region = x1, y1, x2, y2 = region_on(canvas_of(*(image for image, _ in samples)), fractions)
+    _, boxed = cut(*(part for sample in samples for part in sample), region=region)
+    for (_, target), rows in zip(samples, masks, strict=True):
+        target["masks"] = rows
+    _, masked = cut(*(part for sample in samples for part in sample), region=region)
+    seen = set()
+    for (_, target), shows_inside in zip(samples, [False, True], strict=False):
+        for label, mask in zip(target["labels"].tolist(), target["masks"], strict=True):
+            pixels = mask.nonzero().tolist()
+            if not pixels or any((y1 <= y < y2 and x1 <= x < x2) == shows_inside for y, x in pixels):
+                seen.add(label)
+    kept = [row for row, label in enumerate(boxed["labels"].tolist()) if label in seen]
+    assert len(masked["masks"]) == len(kept)
+    for key in ("labels", "boxes", "weights", "area", "covers"):
+        assert torch.equal(masked[key], boxed[key][kept]), key
+
+
+def test_a_mask_may_lose_its_pixels_one_cut_after_the_other():
+    target = {"boxes": torch.tensor([[0.0, 0, 10, 10]]), "labels": torch.tensor([1])}
+    target["masks"] = torch.zeros(1, 10, 10, dtype=torch.uint8)
+    target["masks"][0, 2, 2:4] = 1
+    once = cutout(torch.zeros(1, 10, 10), target, region=(0, 0, 3, 10))
+    assert once[1]["weights"].tolist() == pytest.approx([0.7])
+    assert cutout(*once, region=(4, 0, 6, 10))[1]["weights"].tolist() == pytest.approx([0.5])
+    assert cutout(*once, region=(3, 2, 4, 3))[1]["masks"].shape == (0, 10, 10)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size_b", [(20, 30), (40, 44)])
 def test_every_kind_of_image_comes_back_as_it_came(kind, size_b):
