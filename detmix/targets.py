@@ -11,7 +11,7 @@ boxes      (N, 4) float         xyxy in pixels, 0-based, x2 and y2 exclusive
 labels     (N,) int64           1 ... K-1; 0 is background
 weights    (N,) float, [0, 1]   visible share of the object's box in the composite; absent means 1
 sources    (N,) int64           which mixed image it came from, 0 for the first; absent means 0
-masks      (N, H, W)            carried; lose the pixels that a cut hides; none left: the object goes
+masks      (N, H, W), 0 or 1    carried; lose the pixels that a cut hides; none left: the object goes
 keypoints  (N, P, 3)            carried; visibility 0 where a cut hides them
 area       (N,)                 carried; scaled by the share that a cut leaves
 iscrowd    (N,)                 carried
@@ -58,6 +58,7 @@ IMAGE_KEYS = ("image_id", "size", "orig_size", "lam")
 _OPTIONAL = ("weights", "sources", "covers")  # may be absent, which means a value
 
 _RANKS = {"boxes": 2, "masks": 3, "keypoints": 3, "covers": 3}  # number of dimensions; 1 for the rest
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _OVERHANG = 1.0  # pixels a box may reach past the image: rounding of annotation tools
 _LARGEST = sys.float_info.max
 
@@ -78,7 +79,7 @@ def check_target(
         values: False looks at keys, shapes and dtypes alone: reading values waits for the device that they are on.
 
     Raises:
-        ValueError: a value is wrong (missing key, wrong length, NaN, empty box, label or weight out of range).
+        ValueError: a value is wrong (missing key, wrong length, NaN, empty box, label, weight or mask out of range).
         TypeError: a dtype or type is wrong. Both name the image id, the key and the row.
     """
     if not isinstance(target, dict):
@@ -103,6 +104,7 @@ def check_target(
     if values:
         _check_boxes(target, size)
         _check_labels(target, num_classes)
+        _check_mask_values(target)
     if "weights" in target:
         _check_weights(target, values)
     if "sources" in target and target["sources"].dtype != torch.int64:
@@ -384,6 +386,15 @@ def _check_labels(target: Target, num_classes: int | None) -> None:
             _refuse(target, "labels", "must be 1 or more (0 is background)", label, row)
         if label >= limit:
             _refuse(target, "labels", f"must be below the number of classes, {num_classes}", label, row)
+
+
+def _check_mask_values(target: Target) -> None:
+    """Raise ValueError if masks of integers, as PNG files give, hold values above 1; others are not read."""
+    masks: Tensor | None = target.get("masks")
+    if masks is not None and masks.dtype in _INTEGERS:
+        for row, value in enumerate(plain(masks).flatten(1).amax(dim=1).tolist()):
+            if value > 1:
+                _refuse(target, "masks", "must be 0 or 1", value, row)
 
 
 def _check_weights(target: Target, values: bool) -> None:

@@ -10,9 +10,11 @@ from torchvision.datasets import CocoDetection, VOCDetection, wrap_dataset_for_t
 from torchvision.transforms import v2
 
 from detmix import MixupDataset, check_target, object_keys
+from detmix.data import Augment
 from detmix.targets import concatenate, plain, select_objects
 
-from .factories import make_target, write_coco_folder
+from .conftest import ROOT
+from .factories import make_sample, make_target, write_coco_folder
 from .test_configs import write_voc
 
 
@@ -54,6 +56,11 @@ def test_good_targets_pass():
         ({"weights": torch.tensor([1.0])}, ValueError, "weights has 1 rows"),
         ({"sources": torch.tensor([0.0, 1.0])}, TypeError, "sources must be int64"),
         ({"masks": torch.zeros(1, 48, 64)}, ValueError, "masks has 1 rows"),
+        (
+            {"masks": torch.stack([torch.ones(48, 64), 255 * torch.eye(48, 64)]).byte()},
+            ValueError,
+            "masks must be 0 or 1, got 255 in row 1",
+        ),
         ({"keypoints": torch.zeros(2, 4, 2)}, ValueError, r"keypoints must have shape \(N, P, 3\), .* got \(2, 4, 2\)"),
     ],
 )
@@ -180,6 +187,35 @@ def test_masks_of_another_size_than_the_image_are_refused():
     check_target(target, size=[96, 64])
     with pytest.raises(ValueError, match="target of image 0: masks must be of the image's 64x48 pixels, got 64x96"):
         check_target(target, size=(48, 64))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_masks_of_integers_are_refused_if_one_pixel_is_above_one(dtype):
+    masks = torch.randint(0, 2, (3, 48, 64), generator=torch.Generator().manual_seed(0), dtype=dtype)
+    target = make_target(3, seed=0) | {"masks": tv_tensors.Mask(masks)}
+    check_target(target, size=(48, 64))
+    masks[1, 47, 63] = 2
+    check_target(target, size=(48, 64), values=False)
+    with pytest.raises(ValueError, match="target of image 0: masks must be 0 or 1, got 2 in row 1"):
+        check_target(target, size=(48, 64))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.float64])
+def test_values_of_other_masks_and_of_none_are_left_alone(dtype):
+    check_target(make_target(2, seed=0) | {"masks": torch.full((2, 48, 64), 2).to(dtype)}, size=(48, 64))
+    check_target(make_target(0, seed=0) | {"masks": torch.zeros(0, 48, 64, dtype=torch.uint8)}, size=(48, 64))
+
+
+def test_masks_that_a_transform_fills_with_grey_are_refused_and_pass_with_the_fill_of_the_page():
+    sample = make_sample(2, seed=0)
+    sample[1]["masks"] = torch.ones(2, 48, 64, dtype=torch.uint8)
+    grey = Augment([v2.RandomZoomOut(fill=114, p=1)])(*sample)
+    with pytest.raises(ValueError, match="masks must be 0 or 1, got 114 in row 0"):
+        check_target(grey[1], size=grey[0].shape[1:])
+    [fill] = re.findall(r"`RandomZoomOut\(fill=(.*?)\)`", (ROOT / "docs" / "data.md").read_text())
+    image, target = Augment([v2.RandomZoomOut(fill=eval(fill, {"tv_tensors": tv_tensors}), p=1)])(*sample)
+    check_target(target, size=image.shape[1:])
+    assert (image == 114).all(0).sum() >= (image.shape[1] * image.shape[2] - 48 * 64)
 
 
 @pytest.mark.skipif(not hasattr(tv_tensors, "KeyPoints"), reason="this torchvision has no KeyPoints")
