@@ -64,7 +64,7 @@ def assert_same(result, image, target, corners):
     for field in ("labels", "sources", "rows"):
         assert np.array_equal(result[field], target[field].numpy()), field
     if "masks" in target:
-        assert np.array_equal(result["masks"], target["masks"].numpy())
+        assert np.array_equal(result["masks"], target["masks"].numpy() if len(target["masks"]) else [])
 
 
 sides = st.tuples(st.integers(20, 70), st.integers(20, 70))
@@ -241,7 +241,11 @@ def test_a_compose_without_weights_is_refused():
         ({"mixup_metadata": ["a.jpg"]}, ValueError, r"mixup_metadata\[0\] failed: a partner must be a dict .* got str"),
         ({"mask": np.zeros((48, 64))}, ValueError, r"would leave others behind: got \['mask'\]"),
         ({"image2": np.zeros((48, 64, 3))}, ValueError, r"would leave others behind: got \['image2'\]"),
-        ({"masks": []}, TypeError, r"must have masks of shape \(0, H, W\), got an empty list"),
+        (
+            {"masks": [], "mixup_metadata": [make_item(1, masks=True)]},
+            ValueError,
+            r"mixup_metadata\[0\] failed: target: masks has 0 rows and boxes has 2",
+        ),
         ({"masks": np.zeros((2, 48, 64))}, ValueError, "its partner must have them too, got"),
         ({"weights": np.ones(2, np.int64)}, TypeError, "weights must be an array or a list of floats, got int64"),
         ({"weights": ["a", "b"]}, TypeError, "weights must be an array or a list of floats, got <class 'list'>"),
@@ -294,3 +298,28 @@ def test_masks_given_as_lists_come_back_as_lists():
     assert isinstance(result["masks"], list)
     assert [mask.shape for mask in result["masks"]] == [(48, 80)] * 3
     assert np.array_equal(result["masks"][2][:30], items[1]["masks"][0])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, bool])
+@pytest.mark.parametrize("counts", [(0, 2), (2, 0), (0, 0)])
+@pytest.mark.parametrize("mixup_first", [True, False])
+def test_an_image_without_objects_has_an_empty_list_of_masks(mixup_first, counts, dtype):
+    items = [make_item(count, seed=seed, masks=True) for seed, count in enumerate(counts)]
+    for item in items:
+        item["masks"] = item["masks"].astype(dtype) if len(item["masks"]) else []
+    transforms = [Mixup(p=1), A.HorizontalFlip(p=1)]
+    result = make_compose(*transforms if mixup_first else transforms[::-1])(**items[0], mixup_metadata=items[1:])
+    masks = [(mask, item is items[0]) for item in items for mask in item["masks"]]
+    assert len(result["masks"]) == len(result["bboxes"]) == len(masks)
+    for mask, (own, first) in zip(result["masks"], masks, strict=True):
+        assert mask.dtype == dtype
+        assert np.array_equal(mask, own[:, ::-1] if mixup_first or first else own)
+
+
+@pytest.mark.parametrize("kind", [list, np.asarray])
+def test_a_flip_takes_what_mixup_leaves_where_it_leaves_no_object(kind):
+    items = [make_item(count, seed=seed, masks=True) for seed, count in enumerate((2, 0))]
+    items[0].update(masks=kind(items[0]["masks"]), weights=np.full(2, 1e-6, np.float32))
+    compose = make_compose(Mixup(p=1, min_weight=0.1), A.HorizontalFlip(p=1))
+    result = compose(**items[0], mixup_metadata=items[1:])
+    assert (len(result["bboxes"]), result["masks"]) == (0, [])

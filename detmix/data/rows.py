@@ -81,7 +81,7 @@ def _masks_of(item: dict[str, Any], size: tuple[int, int]) -> Tensor:
         raise ValueError(f"the image has masks, so its partner must have them too, got {sorted(item)}")
     masks = np.asarray(item["masks"])
     if masks.shape == (0,):
-        masks = np.zeros((0, *size), np.uint8)
+        masks = np.zeros((0, *size), bool)  # those of the other image keep their dtype
     if masks.shape[1:] != size:
         raise ValueError(f"masks must be of shape (N, {size[0]}, {size[1]}), as the image, got {masks.shape}")
     return torch.tensor(masks)

@@ -222,8 +222,9 @@ class Mixup(A.DualTransform):
     of floats.
 
     Mixed are the image, (H, W, C) or (H, W), uint8 or float32; the boxes, in the format of Compose; and masks
-    (N, H, W), if there are any, one for each box. Compose drops boxes without their masks, so this comes before
-    anything that drops boxes.
+    (N, H, W) of 0 and 1, if there are any, one for each box. Compose drops boxes without their masks, so this comes
+    before anything that drops boxes. An image without objects has ``masks=[]``: albumentations' own transforms fail at
+    an array of no masks. For their sake ``[]`` is also what comes back where no object is left.
 
     The ratio and the number of the partner are among the applied parameters (``get_applied_params``, or Compose's
     ``save_applied_params``) as ``lam`` and ``partner``. ``A.to_dict`` and ``A.from_dict`` work; for the latter,
@@ -282,23 +283,13 @@ class Mixup(A.DualTransform):
             raise type(error)(f"mixing with {self.metadata_key}[{number}] failed: {error}") from error
         return {"lam": lam, "partner": number, "mixed": mixed}
 
-    def apply(self, img: NDArray[Any], mixed: dict[str, Any], **params: Any) -> NDArray[Any]:
-        """The mixed image."""
-        return mixed["image"]
-
-    def apply_to_bboxes(self, bboxes: NDArray[Any], mixed: dict[str, Any], **params: Any) -> NDArray[Any]:
-        """The boxes of both images with their label fields."""
-        return mixed["bboxes"]
-
-    def apply_to_masks(self, masks: NDArray[Any], mixed: dict[str, Any], **params: Any) -> NDArray[Any]:
-        """The masks of both images, extended to the canvas."""
-        return mixed["masks"]
+    def apply_with_params(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What the call got, with the mixed image, boxes and masks in the place of its own."""
+        return {**kwargs, **params["mixed"]}  # albumentations' own leaves an empty list of masks as it is
 
     def _mix(self, data: dict[str, Any], partner: dict[str, Any], lam: float) -> dict[str, Any]:
         processor, fields = self._label_fields()
         with_masks = data.get("masks") is not None
-        if with_masks and not isinstance(data["masks"], np.ndarray):  # albumentations hands on an empty list untouched
-            raise TypeError("an image without objects must have masks of shape (0, H, W), got an empty list")
         first = data["bboxes"] if len(data["bboxes"]) else np.zeros((0, 4 + len(fields)), np.float32)
         second = encode(partner, processor, given=data)
         check_columns(processor)
@@ -310,7 +301,7 @@ class Mixup(A.DualTransform):
         image, target = mix_pair(*samples[0], *samples[1], lam=lam, min_weight=self.min_weight)
         rows = np.concatenate([rows for rows in (first, second) if len(rows)] or [first])
         mixed = {"image": image, "bboxes": to_rows(target, rows, fields, image_size(image))}
-        return {**mixed, "masks": target["masks"].numpy()} if with_masks else mixed
+        return {**mixed, "masks": target["masks"].numpy() if len(target["masks"]) else []} if with_masks else mixed
 
     def _label_fields(self) -> tuple[A.BboxProcessor, list[str]]:
         processor = self.get_processor("bboxes")
