@@ -1,5 +1,6 @@
 """The Python of the pages runs as it stands, block after block in one namespace, on few data and small detectors."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -177,3 +178,18 @@ def write_run(folder):
     (folder / "config.yaml").write_text(yaml.safe_dump({"model": model}))
     (folder / "classes.json").write_text(json.dumps([{"id": 3, "name": "RBC"}, {"id": 7, "name": "WBC"}]))
     torch.save(build_detector(model["detector"], 3, None, **options).state_dict(), folder / "model.pt")
+
+
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda page: page.name)
+def test_the_rows_of_a_table_have_as_many_cells_as_its_head(page):
+    lines = page.read_text().splitlines()
+    for in_table, rows in itertools.groupby(lines, key=lambda line: line.startswith("|")):
+        if in_table:
+            head, *others = rows
+            for row in others:
+                assert len(cells(row)) == len(cells(head)), row
+
+
+def cells(row):
+    """The parts between pipes; a pipe with a backslash before it stands for itself, in code too."""
+    return re.split(r"(?<!\\)\|", row)
