@@ -52,6 +52,11 @@ def test_a_tool_is_a_program(in_repository):
     ("command", "wanted"),
     [
         ("train --help", "validate"),
+        ("train --help", "\npython tools/train.py fit --config configs/bccd.yaml --resume  "),
+        ("train fit --help", "\npython tools/train.py fit --config configs/quickstart.yaml\npython"),
+        ("train fit --help", "Number from which all that is drawn follows. Under false nothing seeds torch, and"),
+        ("train test --help", "python tools/train.py test --config configs/bccd.yaml --ckpt_path best"),
+        ("train test --help", "--weights_only {true,false,null} false: read a checkpoint that holds more than"),
         ("train fit --help", "--data.mixup.help"),
         ("train validate --help", "Where nothing is mixed, _nomix is added to either."),
         ("train test --help", "whose weights are measured; by default the run's last one"),

@@ -66,6 +66,18 @@ def test_a_misspelt_key_in_a_config_is_named(run, capsys, tmp_path, text, wanted
     assert f"does not accept option {wanted}" in capsys.readouterr().err
 
 
+def test_an_error_stands_alone_with_the_way_to_the_settings(run, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run("fit", "--model.lrr=1")
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    tip, error = told.splitlines()[-2:]
+    assert "usage" not in told
+    assert tip.startswith("tip: For details of accepted options run: ")
+    assert tip.endswith(" fit --help")
+    assert error == "error: unrecognized arguments: --model.lrr=1; did you mean model.lr?"
+
+
 def test_a_setting_before_the_subcommand_is_told_to_stand_behind_it(capsys):
     with pytest.raises(SystemExit):
         cli_main(["--resume", "fit"])

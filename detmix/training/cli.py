@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from argparse import ArgumentError
+from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import lightning as L
 import torch
-from jsonargparse import ActionYesNo, capture_parser
+from jsonargparse import ActionYesNo, DefaultHelpFormatter, capture_parser
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -50,13 +50,39 @@ _CHECKPOINT = {
     True: f"Checkpoint file to go on from. {_OWN_CHECKPOINTS}",
     False: f"Checkpoint file whose weights are measured; by default the run's last one. {_OWN_CHECKPOINTS}",
 }
+_DESCRIPTIONS = {
+    "fit": """Train, and evaluate on the validation images as trainer.check_val_every_n_epoch says.
 
+python tools/train.py fit --config configs/quickstart.yaml
+python tools/train.py fit --config configs/bccd.yaml --model.lr 0.01 --name slower
+python tools/train.py fit --config configs/bccd.yaml --print_config           # all settings, and nothing is done""",
+    "validate": """Evaluate a checkpoint of a run on the validation images.
+
+python tools/train.py validate --config configs/bccd.yaml
+python tools/train.py validate --config configs/bccd.yaml --ckpt_path best""",
+    "test": """Evaluate a checkpoint of a run on the test images.
+
+python tools/train.py test --config configs/bccd.yaml
+python tools/train.py test --config configs/bccd.yaml --ckpt_path best""",
+}
+_SEED = "Number from which all that is drawn follows. Under false nothing seeds torch, and order and mixing follow 0."
+_WEIGHTS_ONLY = (
+    "false: read a checkpoint that holds more than numbers and texts. That can run code from it, so only where you "
+    "trust who made it."
+)
 
 _PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
 
 
+class _Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the lines of the description."""
+
+
 class _Parser(LightningArgumentParser):
     """A parser whose errors begin with the setting that is wrong, and tell of an unknown one which it may be."""
+
+    def print_usage(self, file: Any = None) -> None:
+        """Print nothing: an error would be lost behind the names of all settings, which ``--help`` has."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:
         """End the program with the message, or raise it."""
@@ -73,7 +99,7 @@ class DetmixCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser that reads configs within bounds."""
-        return super().init_parser(parser_mode=CONFIG_MODE, **kwargs)
+        return super().init_parser(parser_mode=CONFIG_MODE, formatter_class=_Formatter, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's name, the folder of all runs, and how a run is taken up again."""
@@ -98,10 +124,13 @@ class DetmixCLI(LightningCLI):
         )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        """Say of the checkpoint what is so here, in the place of what is so in Lightning."""
+        """Say what is so here, in the place of what is so in Lightning."""
+        kwargs["description"] = _DESCRIPTIONS[subcommand]
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        [option] = [action for action in parser._actions if action.dest == "ckpt_path"]
-        option.help = _CHECKPOINT[subcommand == "fit"]
+        checkpoint = _CHECKPOINT[subcommand == "fit"]
+        texts = {"ckpt_path": checkpoint, "seed_everything": _SEED, "weights_only": _WEIGHTS_ONLY}
+        for option in parser._actions:
+            option.help = texts.get(option.dest, option.help)
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -361,14 +390,15 @@ class DetmixCLI(LightningCLI):
         return self.config.get(str(self.subcommand), self.config)
 
 
-def cli_main(args: Sequence[str] | None = None) -> DetmixCLI:
+def cli_main(args: Sequence[str] | None = None, description: str | None = None) -> DetmixCLI:
     """Run the command line.
 
     Args:
         args: the arguments, without the program's name; those of the process unless given.
+        description: what ``--help`` begins with.
     """
     with quiet(), outliving_readers():
-        return _make(None if args is None else list(args))
+        return _make(None if args is None else list(args), parser_kwargs={"description": description})
 
 
 def check_fits(fits: Mapping[str, Sequence[str]]) -> None:
