@@ -152,8 +152,25 @@ def test_bytes_that_are_not_text_are_not_json(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.json"):
-        read_coco(tmp_path / "none.json", tmp_path)
+    def told(file):
+        with pytest.raises(FileNotFoundError) as missing:
+            read_coco(file, tmp_path)
+        return str(missing.value).removeprefix(f"{file}: no such COCO annotation file; ")
+
+    assert told(tmp_path / "none.json") == f"no .json file is in {tmp_path}"
+    for number in reversed(range(12)):
+        (tmp_path / f"{number:02}.json").touch()
+    names = ", ".join(f"'{number:02}.json'" for number in range(10))
+    assert told(tmp_path / "none.json") == f"there are [{names}] ..."
+    assert told(tmp_path / "deep" / "deeper" / "none.json") == f"there is no folder {tmp_path}/deep"
+    with pytest.raises(ValueError, match="not a file, but a folder"):
+        read_coco(tmp_path, tmp_path)
+
+
+def test_a_missing_folder_is_told_with_its_whole_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"there is no folder {tmp_path}/data$"):
+        read_coco("data/coco/none.json", tmp_path)
 
 
 def test_what_other_tools_write_is_understood(tmp_path):

@@ -278,8 +278,10 @@ def test_missing_files_are_named(tmp_path):
     folder(tmp_path, {"a": document(thing())}, image_set="trainval")
     with pytest.raises(FileNotFoundError, match=r"val\.txt: no such image set; there are \['trainval'\]"):
         read_voc(tmp_path, "val")
-    with pytest.raises(FileNotFoundError, match=r"val\.txt: no such image set; it is .*nowhere the folder that holds"):
-        read_voc(tmp_path / "nowhere", "val")
+    with pytest.raises(FileNotFoundError, match=r"val\.txt: no such image set; there is no folder /.*/nowhere$"):
+        read_voc(tmp_path / "nowhere" / "deeper", "val")
+    with pytest.raises(FileNotFoundError, match=r"val\.txt: no such image set; it is .*/Main the folder that holds"):
+        read_voc(tmp_path / "ImageSets" / "Main", "val")
     (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("a\nb\n")
     with pytest.raises(FileNotFoundError, match=r"b\.xml: no such annotation file, and .*val\.txt lists it"):
         read_voc(tmp_path, "val")

@@ -82,7 +82,7 @@ def test_a_file_of_arms_in_another_form_is_named(text, message, tmp_path):
     ("entry", "message"),
     [
         ("data.mixup.alfa=0,1", r"arm alfa=0: .*data\.mixup.*'alfa' is not accepted"),
-        ("model.goal=pair", r"arm goal=pair: .*model\.goal"),
+        ("model.goal=pair,weighted", r"arm goal=pair: .*model\.goal"),
         ("model.objective=weighted,pear", r"arm objective=pear: .*Got value: pear"),
         ("data.batch_size=2,0.5", r"arm batch_size=0\.5: .*int.*0\.5"),
         ("data.mixup.alpha=1,high", r"arm alpha=high: .*float.*high"),
@@ -120,6 +120,8 @@ def test_wrong_settings_of_all_arms_and_other_mistakes_are_told(plan, tmp_path):
         plan(grid=grid, baseline="alpha=2")
     with pytest.raises(ValueError, match="seeds must be 1 or more, got 0"):
         plan(grid=grid, seeds=0)
+    with pytest.raises(ValueError, match="a sweep compares arms, and alpha=1 is the only one: "):
+        plan(grid=["data.mixup.alpha=1"])
     with pytest.raises(ValueError, match="either --set"):
         plan()
     with pytest.raises(FileNotFoundError, match="no such file of arms"):

@@ -330,6 +330,7 @@ VOC = "voc --root {0}/VOC --image-set val --predictions {0}/kit "
 def test_evaluate_prints_and_writes_what_it_measures(evaluate, tmp_path, command, rules, wanted):
     printed = " ".join(evaluate(command + " --json {0}/numbers.json --plots {0}/plots").split())
     assert f"By the rules of {rules}" in printed
+    assert printed.endswith(f" See {tmp_path}/plots")
     assert wanted in printed
     content = json.loads((tmp_path / "numbers.json").read_text())
     assert f"AP {content['metrics']['AP']:.3f}" in printed
@@ -343,6 +344,7 @@ def test_evaluate_prints_and_writes_what_it_measures(evaluate, tmp_path, command
     [
         ("", "the following arguments are required: coco | voc"),
         (COCO.replace("results", "nothing"), "nothing.json: no such file; predictions are COCO results"),
+        (COCO.replace("truth", "nothing"), "no such COCO annotation file; there are ['results.json', 'truth.json']"),
         (COCO.replace("results", "truth"), "truth.json: Expected `array`, got `object`"),
         (VOC.replace(" val ", " test "), "test.txt: no such image set; there are ['val']"),
         (VOC + "--iou-type segm", "unrecognized arguments: --iou-type segm"),

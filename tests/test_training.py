@@ -345,14 +345,14 @@ def test_going_on_from_a_finished_run_says_that_nothing_was_done(run, tmp_path, 
     assert each in capsys.readouterr().out
     run("fit", "--trainer.max_epochs=2", f"--ckpt_path={last}")
     said = " ".join(capsys.readouterr().out.split())
-    assert "Nothing was evaluated: training stopped at epoch 2, step 4. A finished run goes on with a higher" in said
+    assert "The run is finished, at epoch 2, step 4, and there is nothing to do. A finished run goes on with a " in said
 
 
 def test_a_run_that_time_ends_before_a_validation_says_what_is_left_to_do(run, capsys):
     limits = ["--trainer.max_epochs=null", "--data.mixup.no_mixup_epochs=0", "--trainer.max_time=00:00:00:00"]
     run("fit", *limits, "--model.schedule=constant")
     said = " ".join(capsys.readouterr().out.split())
-    assert "training stopped at epoch 0, step 0. " in said
+    assert "Nothing was evaluated: training stopped at epoch 0, step 0. " in said
     assert "higher --trainer.max_epochs, max_steps or max_time; 'validate' in the place of 'fit' evaluates its" in said
 
 

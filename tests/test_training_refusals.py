@@ -1,6 +1,7 @@
 """Settings that the trainer refuses, and what it says."""
 
 import pytest
+import torch
 
 from detmix.training import cli_main
 
@@ -34,7 +35,8 @@ from detmix.training import cli_main
         ("--data.mixup.alpha=-1", "alpha must be a finite number of 0 or more, got -1"),
         ("--data.format=yolo", "yolo"),
         ("--model.objective=heavy", "heavy"),
-        ("--data.shapes.train=0", "num_scenes and max_objects must be 1 or more, got 0"),
+        ("--data.shapes.train=0", "data.shapes.train must be 1 or more, got 0"),
+        ("--data.shapes.val=0", "data.shapes.val must be 1 or more, got 0"),
         ("--data.root=own", "data.root: made-up shapes have no files. Pass data.format, coco or voc"),
         ("--data.train=[train,more]", "data.train: made-up shapes have no files"),
         ("--data.class_names=[hat]", "data.class_names: made-up shapes have no files"),
@@ -129,6 +131,16 @@ def test_a_setting_that_cannot_work_is_named_before_an_earlier_run_is_moved(run,
         run("fit", "--trainer.max_epochs=4", argument)
     assert wanted in capsys.readouterr().err
     assert earlier.read_text() == "precious"
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_a_gpu_that_is_not_there_is_told_with_the_way_without_one(run, capsys, monkeypatch, accelerator):
+    for backend in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(backend, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        run("fit", f"--trainer.accelerator={accelerator}")
+    wanted = f"{accelerator}, and torch finds none: --trainer.accelerator cpu trains without one\n"
+    assert capsys.readouterr().err.endswith(f"error: trainer.accelerator is {wanted}")
 
 
 @pytest.mark.parametrize(

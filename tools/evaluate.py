@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 
 from detmix.reporting import CocoFile, Options, VocFolder, evaluate_files
-from detmix.terminal import Parser, require_text
+from detmix.terminal import Parser, require_text, tell
 
 
 def main() -> None:
@@ -38,6 +38,8 @@ def main() -> None:
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
     Console().print(tables)
+    if settings["plots"] is not None:
+        tell(f"See {settings['plots']}")
 
 
 def make_parser() -> ArgumentParser:

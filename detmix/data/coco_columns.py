@@ -17,7 +17,7 @@ from .categories import Category
 from .coco_rows import AnnotationRow, ImageRow
 from .json_rows import read_rows
 from .masks import without_slivers
-from .paths import stamp_of
+from .paths import require_coco_file, stamp_of
 
 _Coordinate = float | None  # null becomes NaN, which is refused with the row's number and values
 
@@ -67,8 +67,7 @@ def read_content(path: Path, *, masks: bool) -> Content:
         ValueError: it is not JSON; a key is missing or of the wrong type; it was changed while it was read. The file
             is named, and the row.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such COCO annotation file")
+    require_coco_file(path)
     before = stamp_of(path.stat())
     try:
         with path.open("rb") as file:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 
 from .coco_rows import ImageRow
 from .json_rows import read_rows
-from .paths import SUFFIXES, USUAL_SUFFIXES, plain_name
+from .paths import SUFFIXES, USUAL_SUFFIXES, plain_name, require_coco_file
 
 
 def find_images(sources: Iterable[str]) -> list[Path]:
@@ -44,8 +44,7 @@ def stated_images(annotations: Path, paths: Sequence[Path]) -> list[ImageRow]:
         ValueError: it is no COCO file, or has two images of one name or one without; an image is not in it, or two are
             the same of its images.
     """
-    if not annotations.is_file():
-        raise FileNotFoundError(f"{annotations}: no such COCO annotation file")
+    require_coco_file(annotations)
     try:
         with annotations.open("rb") as file:
             images = [row for piece in read_rows(file, {"images": ImageRow}) for row in piece.rows]

@@ -18,6 +18,7 @@ SUFFIXES = frozenset(  # of the images that Pillow reads
 )
 USUAL_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 VOC_FOLDERS = ("Annotations", "JPEGImages")
+_FEW = 10  # names in a message
 _SEPARATORS = re.compile(r"[/\\]")
 
 
@@ -117,6 +118,33 @@ def stamp_of(status: os.stat_result) -> tuple[int, int, int]:
     The time of the content is what who unpacks or copies a file says; that of the status is the system's own.
     """
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def missing_folder(path: Path) -> Path | None:
+    """The outermost folder on the way to a file that does not exist; None if all are there."""
+    outermost_first = reversed(Path(os.path.abspath(path)).parents)
+    return next((folder for folder in outermost_first if not os.path.isdir(folder)), None)
+
+
+def require_coco_file(path: Path) -> None:
+    """Refuse a COCO annotation file that is not there.
+
+    Raises:
+        FileNotFoundError: there is nothing; the files beside it are named, or the folder that does not exist.
+        ValueError: it is a folder, a pipe or a device.
+    """
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path}: no such COCO annotation file; {_there_instead_of(path)}")
+    require_file(path)
+
+
+def _there_instead_of(path: Path) -> str:
+    if missing := missing_folder(path):
+        return f"there is no folder {missing}"
+    found = sorted(file.name for file in path.parent.glob("*.json"))
+    if not found:
+        return f"no .json file is in {path.parent}"
+    return f"there are {found[:_FEW]}{' ...' if found[_FEW:] else ''}"
 
 
 def require_file(path: Path) -> None:

@@ -25,7 +25,7 @@ from .annotations import Annotations
 from .cache import CacheDir
 from .cleaning import Images, Objects, OnInvalid, build_annotations, require_list, require_unique
 from .images import size_in_header
-from .paths import Folder, file_status, image_suffix, other_spelling, path_below, stamp_of
+from .paths import Folder, file_status, image_suffix, missing_folder, other_spelling, path_below, stamp_of
 from .voc_xml import VocObject, VocRecord, read_record, xml_path
 
 _LOGGER = logging.getLogger("detmix.data")
@@ -227,6 +227,8 @@ def _read_image_set(root: Path, image_set: str) -> tuple[Path, list[str]]:
 
 
 def _advice(root: Path, folder: Path) -> str:
+    if missing := missing_folder(root / "ImageSets"):
+        return f"there is no folder {missing}"
     if there := sorted(path.stem for path in folder.glob("*.txt")):
         return f"there are {there}"
     asked = "" if (root / "Annotations").is_dir() else f"; is {root} the folder that holds Annotations and ImageSets?"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.paths import require_coco_file
 from ..evaluation.kit_files import VOC_CLASSES, is_kit_files, read_kit_files
 from ..evaluation.numbering import PREDICTIONS_FILE, file_near, stated_classes
 from ..evaluation.reading import read_ground_truth, read_predictions
@@ -32,6 +33,7 @@ class CocoFile:
 
         A run that does not state all classes of the objects, as where names are spelt in another way, adds none.
         """
+        require_coco_file(self.annotations)
         truth = read_ground_truth(self.annotations, masks=masks)
         files = [_results_file(path) for path in predictions if not is_kit_files(path)]
         counted = _counted(truth)

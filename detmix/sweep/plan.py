@@ -95,7 +95,7 @@ def make_plan(
         common: settings of all arms, as on the command line.
 
     Raises:
-        ValueError: a key does not exist, a value is of the wrong type, or an argument is wrong.
+        ValueError: a key does not exist, a value is of the wrong type, an argument is wrong, or there is a single arm.
         FileNotFoundError: a file is missing.
     """
     text = _text_of(config, "config file")
@@ -105,6 +105,8 @@ def make_plan(
         raise ValueError(f"seeds must be 1 or more, got {seeds}")
     factors = parse_grid(grid)
     arms = grid_arms(factors) if arms_file is None else read_arms(arms_file)
+    if len(arms) == 1:
+        raise ValueError(f"a sweep compares arms, and {next(iter(arms))} is the only one: add a value or an arm")
     chosen = next(iter(arms)) if baseline is None else baseline
     if chosen not in arms:
         raise ValueError(f"the baseline must be one of the arms, {', '.join(arms)}; got {chosen}")

@@ -158,11 +158,13 @@ class DetmixCLI(LightningCLI):
         run_dir = self.run_dir
         fitting = self.subcommand == "fit"
         self._checkpoint = self._read_checkpoint()
+        self._first_step = self._checkpoint.get("global_step")  # None where no checkpoint is gone on from
         self._requests = StopRequests(at_once=True)
         chosen: dict[str, Any] = {
             "default_root_dir": run_dir,
             "callbacks": [*_as_list(config.get("callbacks")), *self._callbacks(run_dir, fitting)],
         }
+        _require_gpu(config.get("accelerator"))
         _require_precision(config.get("precision"))
         if config.get("precision") is None:
             chosen["precision"] = "bf16-mixed" if _has_bf16(config.get("accelerator")) else "32-true"
@@ -285,7 +287,7 @@ class DetmixCLI(LightningCLI):
     @rank_zero_only
     def _say_result(self, file: Path) -> None:
         if self.model.evaluation is None:
-            tell(f"Nothing was evaluated{self._way_to_numbers() if self.subcommand == 'fit' else ''}.")
+            tell(self._way_to_numbers() if self.subcommand == "fit" else "Nothing was evaluated.")
         else:
             shown = {name: number_text(value) for name, value in self.model.evaluation.summary().items()}
             line = f"AP {shown['AP']}  AP50 {shown['AP50']} (COCO)  AP50 {shown['voc/AP50']} (VOC)"
@@ -294,10 +296,13 @@ class DetmixCLI(LightningCLI):
 
     def _way_to_numbers(self) -> str:
         """What is left to do after a training in which no validation was due."""
+        place = f"epoch {self.trainer.current_epoch}, step {self.trainer.global_step}"
+        ended = f"Nothing was evaluated: training stopped at {place}"
+        if self.trainer.global_step == self._first_step:
+            ended = f"The run is finished, at {place}, and there is nothing to do"
         return (
-            f": training stopped at epoch {self.trainer.current_epoch}, step {self.trainer.global_step}. A finished "
-            "run goes on with a higher --trainer.max_epochs, max_steps or max_time; 'validate' in the place of 'fit' "
-            "evaluates its last checkpoint"
+            f"{ended}. A finished run goes on with a higher --trainer.max_epochs, max_steps or max_time; 'validate' in "
+            "the place of 'fit' evaluates its last checkpoint."
         )
 
     @property
@@ -466,6 +471,19 @@ def _require_precision(precision: Any) -> None:
         raise ValueError(
             f"trainer.precision must be one of {', '.join(_PRECISIONS)}, which leave weights and boxes in float32, "
             f"got {precision!r}"
+        )
+
+
+def _require_gpu(accelerator: Any) -> None:
+    """Refuse to train on a GPU where there is none.
+
+    Raises:
+        ValueError: one is asked for.
+    """
+    found = {"cuda": torch.cuda.is_available(), "gpu": torch.cuda.is_available() or torch.backends.mps.is_available()}
+    if isinstance(accelerator, str) and not found.get(accelerator, True):
+        raise ValueError(
+            f"trainer.accelerator is {accelerator}, and torch finds none: --trainer.accelerator cpu trains without one"
         )
 
 

@@ -116,8 +116,11 @@ class Splits:
         return self.root / folder / "ImageSets" / "Main" / f"{image_set}.txt"
 
     def _draw(self, stage: Stage, transform: Any) -> Shapes:
+        count = getattr(self.shapes, stage)
+        if count < 1:
+            raise ValueError(f"data.shapes.{stage} must be 1 or more, got {count}")
         return Shapes(
-            getattr(self.shapes, stage),
+            count,
             size=self.shapes.size,
             max_objects=self.shapes.max_objects,
             min_extent=self.shapes.min_extent,
