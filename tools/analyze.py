@@ -83,7 +83,7 @@ def add_part(parts: Any, name: str, summary: str) -> ArgumentParser:
     part.add_argument("--config", type=Path, required=True, help="config file of tools/train.py")
     part.add_argument("--split", choices=["val", "test"], default="val", help="which images (default: val)")
     part.add_argument("--device", help="such as cuda or cpu (default: a GPU if there is one)")
-    part.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
+    part.add_argument("--seed", type=int, default=0, help="another one draws other pairs or objects (default: 0)")
     part.add_argument("--json", dest="json_file", metavar="FILE", type=Path, help="write all numbers to this file")
     part.add_argument("--plot", metavar="FILE", type=Path, help="write a plot to this file: .png, .svg, .pdf")
     return part

@@ -77,7 +77,9 @@ def add_part(parts: Any, name: str, summary: str, predictions: str) -> ArgumentP
     coco, voc = part.add_argument_group("rules of COCO"), part.add_argument_group("rules of VOC")
     coco.add_argument("--backend", choices=["pycocotools", "faster-coco-eval"], help="(default: pycocotools)")
     coco.add_argument("--class-agnostic", action="store_true", help="take all classes for one, for proposals say")
-    coco.add_argument("--max-detections", type=int, nargs="+", metavar="N", help="an image's (default: 1 10 100)")
+    coco.add_argument(
+        "--max-detections", type=int, nargs="+", metavar="N", help="most of a class in an image (default: 1 10 100)"
+    )
     voc.add_argument("--iou", type=float, metavar="T", help="least IoU of a match (default: 0.5)")
     voc.add_argument("--use-07-metric", action="store_true", help="mean at eleven recalls, as in 2007")
     return part
