@@ -391,7 +391,7 @@ def _check_labels(target: Target, num_classes: int | None) -> None:
 def _check_mask_values(target: Target) -> None:
     """Raise ValueError if masks of integers, as PNG files give, hold values above 1; others are not read."""
     masks: Tensor | None = target.get("masks")
-    if masks is not None and masks.dtype in _INTEGERS:
+    if masks is not None and masks.dtype in _INTEGERS and masks.numel():
         for row, value in enumerate(plain(masks).flatten(1).amax(dim=1).tolist()):
             if value > 1:
                 _refuse(target, "masks", "must be 0 or 1", value, row)

@@ -204,6 +204,7 @@ def test_masks_of_integers_are_refused_if_one_pixel_is_above_one(dtype):
 def test_values_of_other_masks_and_of_none_are_left_alone(dtype):
     check_target(make_target(2, seed=0) | {"masks": torch.full((2, 48, 64), 2).to(dtype)}, size=(48, 64))
     check_target(make_target(0, seed=0) | {"masks": torch.zeros(0, 48, 64, dtype=torch.uint8)}, size=(48, 64))
+    check_target(make_target(0, seed=0) | {"masks": torch.zeros(0, 0, 0, dtype=torch.uint8)})
 
 
 def test_masks_that_a_transform_fills_with_grey_are_refused_and_pass_with_the_fill_of_the_page():
