@@ -103,6 +103,16 @@ class Identity(nn.Module):
         return type("Batch", (), {"tensors": torch.stack(images)}), targets
 
 
+class Enlarging(Identity):
+    """The same, with images twice as large as they came and padded at the right and below."""
+
+    @staticmethod
+    def stack(images, targets):
+        large = torch.stack(images).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        boxes = [{"boxes": 2 * target["boxes"]} for target in targets]
+        return type("Batch", (), {"tensors": nn.functional.pad(large, (0, 24, 0, 40))}), boxes
+
+
 def paint(boxes, values):
     """An image whose boxes are filled with a value each."""
     image = torch.zeros(1, 40, 60)
@@ -121,11 +131,12 @@ PAINTED = ListDataset(
 )
 
 
+@pytest.mark.parametrize("kind", [Identity, Enlarging])
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("grid", [1, 2])
-def test_features_are_the_mean_of_a_layers_map_over_the_box(batch_size, grid):
+def test_features_are_the_mean_of_a_layers_map_over_the_box(kind, batch_size, grid):
     """A box that is painted evenly has its paint as feature, on the image and on a map of half the size."""
-    model = Identity().train()
+    model = kind().train()
     options = {"class_names": NAMES[:2], "temperature": 0.3, "batch_size": batch_size, "grid": grid}
     result = entanglement(model, PAINTED, ["input", "backbone.0"], **options)
     paints = [[value] * grid**2 for value in (0.2, 0.8, 0.4, 0.9)]
@@ -150,6 +161,12 @@ def test_an_object_alone_in_its_class_has_no_loss_and_is_counted():
     assert result.uninformed == pytest.approx(math.log(4))
     np.testing.assert_allclose(result.uninformed_by_class, [math.log(4), math.log(4), np.nan])
     assert json.loads(json.dumps(result.to_json(), allow_nan=False))["losses_by_class"][0][2] is None
+
+
+def test_a_class_without_objects_leaves_none_out():
+    result = entanglement(Identity(), PAINTED, ["input"], class_names=NAMES, temperature=0.3)
+    assert (result.left_out, result.counts.tolist()) == (0, [2, 2, 0])
+    assert np.isnan(result.losses_by_class[0]).tolist() == [False, False, True]
 
 
 def test_what_luck_would_give_is_told_by_class():
