@@ -138,6 +138,13 @@ def test_fates_of_a_scene_by_hand():
     assert (nothing.objects, nothing.detections) == ((), ("false",))
 
 
+def test_of_many_equal_scores_the_first_takes_the_object():
+    objects = [(0, 0, [20 * n, 0, 10, 10], {}) for n in range(10)]
+    found = [(*one[:3], score) for one in objects for score in (0.6, 0.9, 0.9, 0.6, 0.9)]
+    fates = find_fates(make_truth(objects), make_predictions(found))
+    assert fates.detections == ("false", "found", "false", "false", "false") * 10
+
+
 def test_own_class_comes_before_a_better_overlap_with_another():
     objects = [(0, 0, [0, 0, 10, 8], {}), (0, 1, [0, 0, 10, 10], {})]
     result = find_mistakes(make_truth(objects), make_predictions([(0, 0, [0, 0, 10, 10], 0.9)]))
@@ -151,6 +158,12 @@ def test_worst_and_best_images():
     assert [i.image_id for i in result.worst()] == [1, 0, 2]
     assert [i.image_id for i in result.worst(2)] == [1, 0]
     assert [i.image_id for i in result.best()] == [3, 0]
+
+
+def test_of_images_without_mistakes_those_with_most_objects_are_best():
+    objects = [(i, 0, [20 * n, 0, 10, 10], {}) for i, count in enumerate((1, 3, 2)) for n in range(count)]
+    found = [(i, 0, box, 0.9) for i, _, box, _ in objects]
+    assert [i.image_id for i in find_mistakes(make_truth(objects), make_predictions(found)).best()] == [1, 2, 0]
 
 
 @given(st.integers(0, 5), st.integers(1, 30), st.data())

@@ -183,6 +183,15 @@ def test_order_of_the_rows_matters_for_equal_scores_only():
     assert evaluate_voc(truth, make_predictions([miss, hit])).ap == 0.5
 
 
+def test_many_equal_scores_are_ranked_in_the_order_given():
+    objects = [(0, 1, (1, 1, 10, 10), {})]
+    for hit in range(50):
+        boxes = [(1, 1, 10, 10) if n == hit else (50, 50, 60, 60) for n in range(50)]
+        found = [(0, 1, box, (0.5, 0.9)[n % 2]) for n, box in enumerate(boxes)]
+        wanted = kit_ap(objects, found, 1, 0.5, False)
+        assert evaluate_voc(make_truth(objects), make_predictions(found)).ap == pytest.approx(wanted)
+
+
 def test_a_detection_of_a_difficult_object_does_not_count():
     easy, hard = (0, 1, (1, 1, 10, 10), {}), (0, 1, (31, 31, 40, 40), {"difficult": 1})
     found = [(0, 1, (31, 31, 40, 40), 0.9), (0, 1, (1, 1, 10, 10), 0.8)]
