@@ -259,6 +259,25 @@ def test_the_order_is_a_function_of_seed_and_epoch(kind, shards):
         assert len({tuple(order(seed, epoch, workers)) for seed, epoch in ((1, 0), (1, 1), (2, 0))}) == 3
 
 
+def test_readers_shuffle_their_samples_in_orders_of_their_own(tmp_path):
+    names = [write_tar(tmp_path / f"{n}.tar", members_of(range(10 * n, 10 * n + 10))) for n in range(2)]
+    given = read_by_all(lambda: WebDatasetStream(names, classes=CLASSES, shuffle=10), 2, 0)
+    first, second = ([number % 10 for number in part] for part in given)
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+
+
+def test_shards_are_shuffled_as_wholes_too(tmp_path):
+    names = [write_tar(tmp_path / f"{n}.tar", members_of([2 * n, 2 * n + 1])) for n in range(4)]
+    stream, orders = WebDatasetStream(names, classes=CLASSES, shuffle=1), set()  # no two samples change places
+    for epoch in range(9):
+        stream.set_epoch(epoch)
+        found = ids(stream)
+        assert found == [number for first in found[::2] for number in (first, first + 1)]
+        orders.add(tuple(found))
+    assert len(orders) > 1
+
+
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: MixupIterable(s, buffer_size=2)])
 @pytest.mark.parametrize("kind", ["web", "hub"])
 def test_running_workers_see_the_epoch(kind, wrap, shards):
