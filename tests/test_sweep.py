@@ -148,6 +148,10 @@ def test_a_run_that_leaves_no_numbers_has_crashed(tmp_path):
     outcome = outcome_of(0, tmp_path, "run", ["all is well"], 1.0, "host")
     assert outcome.kind == "crashed"
     assert "without a metrics.json" in outcome.lines[-1]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/metrics.json").write_text('{"AP": NaN, "AP50": NaN}')
+    assert outcome_of(0, tmp_path, "run", [], 1.0, "host").kind == "crashed"
+    (tmp_path / "run/metrics.json").unlink()
     (tmp_path / "run_nomix").mkdir()
     (tmp_path / "run_nomix/metrics.json").write_text('{"AP": 0.5, "AP50": 0.7}')
     assert outcome_of(0, tmp_path, "run", [], 1.0, "host").metrics["AP50"] == 0.7

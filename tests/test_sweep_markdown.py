@@ -74,6 +74,12 @@ def test_a_summary_has_a_row_for_each_arm_and_columns_for_each_sweep():
     )
 
 
+def test_a_name_with_a_bar_stays_in_its_cell():
+    table = summary_table({"shapes": content({"a|b": [0.5]})})
+    assert {line.count("|") for line in table.splitlines()} == {4}
+    assert "| a&#124;b | 50.0 ± - |" in table
+
+
 @given(old=st.text(), block=st.text())
 def test_a_block_replaces_what_stands_between_its_marks(old, block):
     page = "before <!-- a --><!-- end of a --> after"

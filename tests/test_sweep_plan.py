@@ -1,11 +1,13 @@
 """What a sweep is made of: grids, named arms, and settings that are checked before anything runs."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from detmix.sweep import make_plan
-from detmix.sweep.plan import grid_arms, parse_grid, read_arms
+from detmix.sweep.plan import Plan, grid_arms, parse_grid, read_arms
 
 QUICKSTART = "configs/quickstart.yaml"
 
@@ -26,6 +28,20 @@ def test_a_grid_is_every_combination_and_its_runs_come_seed_by_seed(plan):
     assert sweep.pairs == [(arm, seed) for seed in (0, 1) for arm in sweep.arms]
     assert sweep.arguments(names[1])[1:] == ["--data.mixup.alpha=0", "--model.objective=pair"]
     assert len({sweep.folder(*pair) for pair in sweep.pairs}) == 8
+
+
+@pytest.mark.parametrize(
+    ("arm", "words"),
+    [
+        ("alpha=0.2, objective=pair", "alpha=0.2_objective=pair"),
+        ("{alpha: 1}", "alpha_1"),
+        ("../up", ".._up"),
+        ("x" * 300, "x" * 60),
+    ],
+)
+def test_the_folder_of_a_run_is_named_after_its_arm_in_few_plain_letters(arm, words):
+    plan = Plan(Path(QUICKSTART), {"plain": {}, arm: {}}, 3, "plain", {})
+    assert plan.folder(arm, 2) == f"01-{words}-seed2"
 
 
 def test_commas_inside_brackets_do_not_separate_values():
