@@ -57,6 +57,22 @@ def test_training_splits_without_objects_are_told_of_together(tmp_path, change):
     assert doubts(tmp_path, train=["val2017", "train2017"], val="val2017")[1:] == []
 
 
+@pytest.mark.parametrize(("stage", "evaluated"), [("fit", "val"), ("test", "test")])
+def test_evaluated_data_without_objects_are_told_of(tmp_path, change, stage, evaluated):
+    change("val2017", annotations=[])
+    [told] = doubts(tmp_path, stage)
+    assert told.startswith(f"{tmp_path / FILE.format('val2017')}: no object is annotated for data.{evaluated}")
+
+
+def test_crowds_are_no_objects(tmp_path, change):
+    rows = json.loads((tmp_path / FILE.format("train2017")).read_text())["annotations"]
+    change("train2017", annotations=[{**row, "iscrowd": 1} for row in rows])
+    [told] = doubts(tmp_path)
+    assert "no object is annotated for data.train" in told
+    change("train2017", annotations=[*rows[:2], *({**row, "iscrowd": 1} for row in rows[2:])])
+    assert doubts(tmp_path) == []
+
+
 def test_a_class_without_training_objects_is_told_of_unless_the_classes_are_named(tmp_path, change):
     names = {3: "car", 7: "a train", 1: "all"}
     categories = [{"id": number, "name": name} for number, name in names.items()]
