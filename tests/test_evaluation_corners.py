@@ -77,6 +77,15 @@ def test_correct_results_are_never_refused(seed, count, share, noise, reach):
     assert len(read(truth, make_results(found, where))) == count + noise
 
 
+def test_detections_that_cannot_all_be_corners_are_let_through():
+    boxes = np.array([[120.0, 120.0, 400.0, 400.0]] * 100)
+    truth = make_truth(boxes, range(100))
+    found, sizes = make_results(corners(boxes), range(100)), make_results(np.array([[300.0, 300, 50, 50]] * 2), (0, 1))
+    with pytest.raises(ValueError, match=MESSAGE):
+        read(truth, found + sizes[:1])  # of 101 one is less than a hundredth
+    assert len(read(truth, found + sizes)) == 102
+
+
 def test_one_object_may_be_overlapped_better_by_chance():
     truth = make_truth(np.array([[4.0, 4, 10, 10]]), [0])
     assert len(read(truth, make_results(np.array([[4.0, 4, 14, 14]]), [0]))) == 1  # IoU 0.51, as corners 1
