@@ -57,6 +57,15 @@ def test_tables_tell_numbers_classes_confusions_and_images(files):
         assert word in text
 
 
+def test_classes_without_objects_are_counted_and_not_shown(files):
+    truth = json.loads(files["coco"].annotations.read_text())
+    truth["categories"] += [{"id": 8, "name": "owl"}, {"id": 9, "name": "yak"}]
+    files["coco"].annotations.write_text(json.dumps(truth))
+    text = text_of(evaluate_files(files["coco"], files["results"], Options()))
+    assert "Classes without objects, which do not count: 2." in text
+    assert not any(name in text for name in ("owl", "yak"))
+
+
 def test_a_name_is_text_whatever_the_terminal_would_make_of_it(tmp_path):
     truth, predictions = make_scene(0)
     for category in truth["categories"]:
@@ -193,6 +202,8 @@ def test_options_that_do_not_fit_are_refused(tmp_path, files, options, message):
 def test_what_cannot_be_compared_or_written_is_refused_before_the_work(tmp_path, files):
     with pytest.raises(ValueError, match="--compare does not go together with --class-agnostic"):
         evaluate_files(files["coco"], files["kit"], Options(class_agnostic=True), other=files["kit"])
+    with pytest.raises(ValueError, match="--compare does not go together with --max-detections"):
+        evaluate_files(files["coco"], files["kit"], Options(max_detections=[5, 20]), other=files["kit"])
     with pytest.raises(ValueError, match="--resamples must be 1 or more, got 0"):
         evaluate_files(files["coco"], tmp_path / "nowhere.json", Options(), other=files["kit"], resamples=0)
     with pytest.raises(ValueError, match="--json must be a file, got .*kit, a folder"):
