@@ -42,7 +42,9 @@ def test_an_image_of_any_name_is_read_back(name, tmp_path):
     file = tmp_path / "set.json"
     file.write_text(file.read_text().replace("1.png", name))
     found = read_coco(file, tmp_path / "images")
-    samples = WebDatasetStream(write_shards(found, tmp_path / "out"), classes=found.class_names)
+    shards = write_shards(found, tmp_path / "out")
+    assert all(member == member.lower() for member in members_of(shards[0]))
+    samples = WebDatasetStream(shards, classes=found.class_names)
     for (image, target), (expected, _) in zip(samples, DetectionDataset(found), strict=True):
         assert torch.equal(image, expected), target
 
