@@ -53,10 +53,11 @@ class SentTensors(list[Any]):
 
 
 def _send_tensors(tensors: SentTensors) -> tuple[Any, ...]:
-    if any(map(_goes_into_file, tensors)) and _sends_files():
+    values = [value.resolve_neg() if _is_plain(value) else value for value in tensors]  # torch would lose the sign
+    if any(map(_goes_into_file, values)) and _sends_files():
         with suppress(OSError):  # no memory or too many open files
-            return _unpack, _written(tensors)
-    return tensors.__reduce__()
+            return _unpack, _written(values)
+    return list, (values,)
 
 
 class SentTargets(list[Target]):
@@ -131,8 +132,8 @@ class _Packed(NamedTuple):
 
 def _pack(target: Target) -> _Packed:
     # copies: memory that is shared with a large tensor is given back when that one is sent, before these are written
-    small = {key: value.numpy().copy() for key, value in target.items() if _is_plain(value) and value.nbytes <= _MOST}
-    return _Packed(list(target), small)
+    small = {key: value for key, value in target.items() if _is_plain(value) and value.nbytes <= _MOST}
+    return _Packed(list(target), {key: value.resolve_neg().numpy().copy() for key, value in small.items()})
 
 
 def _unpack_targets(packed: Sequence[Any], rest: Sequence[Any]) -> list[Any]:
@@ -145,9 +146,9 @@ def _target(packed: _Packed, rest: Iterator[Any]) -> Target:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it is a tensor of which numpy has a view."""
+    """Whether it is a tensor of which numpy has a view, once its sign is resolved."""
     plain = type(value) is Tensor and value.layout is torch.strided and value.device.type == "cpu"
-    return plain and not value.requires_grad and not value.is_neg() and value.dtype in _DTYPES
+    return plain and not value.requires_grad and value.dtype in _DTYPES
 
 
 _DTYPES = {torch.from_numpy(np.empty(0, kind)).dtype for kind in "?bBhilefd"}  # those that numpy has too
