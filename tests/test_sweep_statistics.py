@@ -1,6 +1,7 @@
 """What helped, by how much, how sure: against arithmetic by hand, scipy, and simulated sweeps."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -120,6 +121,18 @@ def test_names_stay_whole_beside_arms_that_lost_seeds_on_a_terminal_of_80_column
     assert "weighted" in shown
     assert "2 of 3" in shown
     assert "…" not in shown
+
+
+def test_the_others_stay_whole_however_many_arms_there_are_on_a_terminal_of_80_columns():
+    values = {f"arm number {n}": {0: 0.5 + n / 100, 1: 0.6, 2: 0.5} for n in range(7)}
+    comparison = compare_levels("arm", "AP50", values, "arm number 0")
+    console = Console(width=80, file=io.StringIO())
+    console.print(*result_tables([comparison]))
+    shown = console.file.getvalue()
+    assert "…" not in shown
+    assert shown.count("arm number 6") >= 1 + 5  # beside the baseline, and each of the others
+    for (later, earlier), gain in comparison.pairs.items():
+        assert re.search(rf"{later} +{earlier} +{re.escape(f'{100 * gain.mean:+.1f}')} ", shown)
 
 
 def test_luck_counts_all_differences_that_are_shown():

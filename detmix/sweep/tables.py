@@ -58,8 +58,8 @@ def result_tables(comparisons: Sequence[LevelComparison]) -> list[Table | str]:
         shown.append(_filled(table_of(title, [one.factor], columns(one)), level_rows(one)))
         shown.append(f"[bold]{escape(one.in_words())}[/bold]")
         if one.pairs:
-            headings, rows = pair_table(one)
-            shown.append(_filled(table_of(f"{one.measure}, the others: row minus column", [""], headings), rows))
+            pairs = table_of(f"{one.measure}, the others", [one.factor, "minus"], ["difference", "95 % interval"])
+            shown.append(_filled(pairs, pair_rows(one)))
     return [*shown, luck(comparisons)]
 
 
@@ -88,6 +88,11 @@ def level_cells(level: Level, resampled: bool) -> list[str]:
     gain = level.gain
     intervals = (gain.t, gain.bootstrap if resampled else gain.range) if gain else (None, None)
     return [level.counted, *numbers, _signed(level.gain), *map(_interval, intervals)]
+
+
+def pair_rows(comparison: LevelComparison) -> list[list[str]]:
+    """The others among themselves, a row for each pair, which fits a terminal: two names, difference and interval."""
+    return [[*pair, _signed(gain), _interval(gain.t if gain else None)] for pair, gain in comparison.pairs.items()]
 
 
 def pair_table(comparison: LevelComparison) -> tuple[list[str], list[list[str]]]:
