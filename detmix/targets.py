@@ -389,12 +389,13 @@ def _check_labels(target: Target, num_classes: int | None) -> None:
 
 
 def _check_mask_values(target: Target) -> None:
-    """Raise ValueError if masks of integers, as PNG files give, hold values above 1; others are not read."""
+    """Raise ValueError if masks of integers, as PNG files give, hold other values than 0 and 1; others are not read."""
     masks: Tensor | None = target.get("masks")
     if masks is not None and masks.dtype in _INTEGERS and masks.numel():
-        for row, value in enumerate(plain(masks).flatten(1).amax(dim=1).tolist()):
-            if value > 1:
-                _refuse(target, "masks", "must be 0 or 1", value, row)
+        least, most = (values.tolist() for values in plain(masks).flatten(1).aminmax(dim=1))
+        for row, (low, high) in enumerate(zip(least, most, strict=True)):
+            if low < 0 or high > 1:
+                _refuse(target, "masks", "must be 0 or 1", high if high > 1 else low, row)
 
 
 def _check_weights(target: Target, values: bool) -> None:

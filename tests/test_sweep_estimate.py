@@ -60,6 +60,13 @@ def test_each_validation_is_counted(tmp_path, monkeypatch, every, interval, vali
     assert told["whole"] == 400 * 2 + validations * 20 * 1
 
 
+@pytest.mark.parametrize(("steps", "every", "validations"), [(20, 1, 4), (60, 1, 12), (60, 2, 4), (100, 2, 8)])
+def test_validations_of_an_epoch_that_ends_early_are_counted(tmp_path, monkeypatch, steps, every, validations):
+    settings = {"num_training_batches": 40, "estimated_stepping_batches": steps, "val_check_batch": 5}
+    told = watched(tmp_path, monkeypatch, batches=[2] * 9, check_val_every_n_epoch=every, **settings)
+    assert told["whole"] == steps * 2 + validations * 20 * 1
+
+
 def test_an_epoch_of_fewer_batches_is_enough(tmp_path, monkeypatch):
     short = {"num_training_batches": 2, "estimated_stepping_batches": 6, "check_val_every_n_epoch": 1}
     assert watched(tmp_path, monkeypatch, batches=[4, 3], **short) == {"tried": 7, "whole": 6 * 3.5 + 3 * 20 * 1}

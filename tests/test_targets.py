@@ -200,6 +200,12 @@ def test_masks_of_integers_are_refused_if_one_pixel_is_above_one(dtype):
         check_target(target, size=(48, 64))
 
 
+def test_masks_of_negative_integers_are_refused():
+    masks = -torch.ones(2, 48, 64, dtype=torch.int8)  # 255 as signed bytes
+    with pytest.raises(ValueError, match="masks must be 0 or 1, got -1 in row 0"):
+        check_target(make_target(2, seed=0) | {"masks": masks}, size=(48, 64))
+
+
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.float64])
 def test_values_of_other_masks_and_of_none_are_left_alone(dtype):
     check_target(make_target(2, seed=0) | {"masks": torch.full((2, 48, 64), 2).to(dtype)}, size=(48, 64))

@@ -1,5 +1,7 @@
 import json
+import os
 import runpy
+import signal
 import subprocess
 import sys
 import warnings
@@ -12,6 +14,7 @@ from PIL import Image
 from detmix.training.trained import open_run
 from tests.conftest import ROOT
 from tests.scored_files import draw_scene, write_coco, write_kit, write_results, write_voc
+from tests.stand_in import wait_until
 
 TINY = ["--data.shapes.train=4", "--data.shapes.val=2", "--samples=3"]
 
@@ -263,6 +266,24 @@ def predict(in_repository, monkeypatch, capsys, tmp_path):
         return capsys.readouterr().out
 
     return run
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_predict_that_is_stopped_with_its_workers_leaves_nothing_half_written(
+    in_repository, untrained, tmp_path, number
+):
+    (tmp_path / "photos").mkdir()
+    for name in range(2000):  # more than it draws before the signal comes
+        (tmp_path / f"photos/{name}.png").symlink_to(in_repository / "docs/images/pair.png")
+    command = [sys.executable, "tools/predict.py", str(tmp_path / "photos"), f"--weights={untrained}", QUICKSTART]
+    command += [f"--output={tmp_path}/out", "--num-workers=2", "--device=cpu"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_until(lambda: list(tmp_path.glob(".out.*/pictures/*.jpg")) or process.poll() is not None)
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 128 + number, said
+    assert said.count("stopping") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 def test_predict_draws_writes_and_prints_what_a_run_finds(predict, tmp_path, untrained):

@@ -117,22 +117,6 @@ def test_a_validation_that_broke_off_leaves_nothing_for_the_next_pass():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.detector.modules())
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning")
-def test_what_is_measured_before_a_training_are_the_weights_that_it_starts_from(monkeypatch):
-    asked = []
-
-    def build(name, num_classes, weights, **options):
-        asked.append(weights)
-        return build_detector(name, num_classes, None, **options)
-
-    monkeypatch.setattr("detmix.training.module.build_detector", build)
-    scenes = ShapesOptions(train=2, val=2, test=2, size=64, max_extent=32)
-    data = DetectionData("shapes", shapes=scenes, batch_size=2)
-    module = DetectionModule("fasterrcnn_resnet18_small", weights="backbone", options={"min_size": 64, "max_size": 64})
-    quiet_trainer().validate(module, data)
-    assert asked == ["backbone"]
-
-
 def test_a_detector_of_other_classes_is_not_trained_on():
     module = tiny_module("cat", "dog", "owl")
     module.build("validate", ["cat", "dog", "owl"])

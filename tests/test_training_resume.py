@@ -361,6 +361,20 @@ def test_a_run_that_goes_back_to_an_earlier_checkpoint_of_its_own_has_no_later_o
     assert differences(wanted, outcome(train(tmp_path, "--resume"))) == []
 
 
+@pytest.mark.parametrize(("best", "stays"), [("start6", True), ("fitted", False)])
+def test_the_best_checkpoint_of_a_run_that_goes_back_is_not_of_a_later_step(
+    uninterrupted, tmp_path, capfd, best, stays
+):
+    _, copies = uninterrupted
+    folder = tmp_path / "run" / "checkpoints"
+    shutil.copytree(copies / "fitted", tmp_path / "run")
+    (folder / "best.ckpt").unlink()
+    for name, source in (("earlier.ckpt", "start6"), ("best.ckpt", best)):
+        shutil.copy(copies / source / "checkpoints" / "last.ckpt", folder / name)
+    stopped(tmp_path, signal.SIGTERM, "setup", 0, capfd, f"--ckpt_path={folder / 'earlier.ckpt'}")
+    assert (folder / "best.ckpt").exists() == stays
+
+
 class Fails(L.Callback):
     """Ends the training with an error before its first step."""
 

@@ -121,7 +121,7 @@ def stamp_of(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def missing_folder(path: Path) -> Path | None:
-    """The outermost folder on the way to a file that does not exist; None if all are there."""
+    """The outermost on the way to a file that is no folder; None if all are."""
     outermost_first = reversed(Path(os.path.abspath(path)).parents)
     return next((folder for folder in outermost_first if not os.path.isdir(folder)), None)
 
@@ -132,16 +132,21 @@ def require_coco_file(path: Path) -> None:
     Raises:
         FileNotFoundError: there is nothing; the files beside it are named, or the folder that does not exist.
         ValueError: it is a folder, a pipe or a device.
+        OSError: nobody may look.
     """
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"{path}: no such COCO annotation file; {_there_instead_of(path)}")
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{path}: no such COCO annotation file; {_there_instead_of(path)}") from None
     require_file(path)
 
 
 def _there_instead_of(path: Path) -> str:
     if missing := missing_folder(path):
         return f"there is no folder {missing}"
-    found = sorted(file.name for file in path.parent.glob("*.json"))
+    found = sorted(
+        file.name for file in path.parent.glob("*.json") if file.name != path.name
+    )  # it may be a broken link
     if not found:
         return f"no .json file is in {path.parent}"
     return f"there are {found[:_FEW]}{' ...' if found[_FEW:] else ''}"

@@ -115,8 +115,11 @@ def _validations(trainer: L.Trainer, steps: float) -> float:
     """How many begin within that many batches, as far as they are counted in batches or epochs."""
     if trainer.check_val_every_n_epoch is None:
         return steps // (trainer.val_check_batch or steps)
-    in_each = trainer.num_training_batches // (trainer.val_check_batch or trainer.num_training_batches)
-    return steps / trainer.num_training_batches // trainer.check_val_every_n_epoch * max(1, in_each)
+    batches, every = trainer.num_training_batches, trainer.check_val_every_n_epoch
+    interval = trainer.val_check_batch or batches
+    epochs, rest = divmod(steps, batches)
+    begun = rest // interval if (epochs + 1) % every == 0 else 0
+    return epochs // every * max(1, batches // interval) + begun
 
 
 def _typical(seconds: list[float], skipped: int) -> float:

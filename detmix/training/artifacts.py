@@ -34,11 +34,12 @@ _PICTURES = 8  # images in a grid
 
 
 class RunFiles(L.Callback):
-    """Writes the settings of a run when it starts, its numbers after each validation, and its report when it ends.
+    """Writes the settings of a run before its first step, its numbers after each validation, and its report at its end.
 
     A fit writes to the run's folder
 
-    - at its start: ``config.yaml`` and ``classes.json`` (COCO's ``categories``, in the order of the labels);
+    - before its first step, so not if it is finished already: ``config.yaml`` and ``classes.json`` (COCO's
+      ``categories``, in the order of the labels);
     - in its first steps: ``train_samples/``;
     - after each validation: ``metrics.json`` (flat; accuracy, ``loss`` and its terms, ``epoch`` and
       ``step``), ``predictions.json`` (COCO
@@ -196,7 +197,7 @@ def _in_a_line(trainer: L.Trainer, evaluation: Evaluation) -> str:
 
 def _words(command: str) -> list[str]:
     """What of a command tells of settings."""
-    return [word for word in command.split() if word != "--resume"]
+    return [word for word in command.split() if word not in ("--resume", "--resume=true")]
 
 
 def _seed(data: DetectionData) -> str:

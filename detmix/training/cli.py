@@ -213,7 +213,10 @@ class DetmixCLI(LightningCLI):
             self._held = _hold(self.run_dir)
             if self._goes_on:
                 # read again: who held it may have gone on until now
-                _forget_from(self.run_dir, self._read_checkpoint()["global_step"], self._checkpoint_path)
+                self._checkpoint = self._read_checkpoint()
+                self._first_step = self._checkpoint["global_step"]
+                _take_for_last(self._checkpoint_path, self._first_step, self.run_dir / "checkpoints", self._read)
+                _forget_from(self.run_dir, self._first_step)
             else:
                 _keep_earlier(self.run_dir)
         except (ValueError, OSError) as error:
@@ -321,7 +324,11 @@ class DetmixCLI(LightningCLI):
         settings["ckpt_path"] = self._chosen_checkpoint(settings)
         if settings["ckpt_path"] is None:
             return {}
-        return read_checkpoint(self._checkpoint_path, weights_only=settings["weights_only"] is not False, mmap=True)
+        return self._read(self._checkpoint_path)
+
+    def _read(self, file: Path) -> dict[str, Any]:
+        may_run_code = self.config_init[self.subcommand]["weights_only"] is False
+        return read_checkpoint(file, weights_only=not may_run_code, mmap=True)
 
     def _chosen_checkpoint(self, settings: Any) -> str | None:
         """Path of it; ``last`` and ``best`` are the run's own, of which ``fit`` may begin without the last."""
@@ -452,13 +459,19 @@ def _keep_earlier(run_dir: Path) -> None:
 
 
 @rank_zero_only
-def _forget_from(run_dir: Path, step: int, checkpoint: Path) -> None:
-    """Go back to a checkpoint of the run's own: it is the last one from now on, and the log ends where it does."""
+def _forget_from(run_dir: Path, step: int) -> None:
     remove_temporary(run_dir)
-    last = run_dir / "checkpoints" / "last.ckpt"
+    forget_from(run_dir, step)
+
+
+@rank_zero_only
+def _take_for_last(checkpoint: Path, step: int, folder: Path, read: Callable[[Path], dict[str, Any]]) -> None:
+    """Let a run go back to an earlier checkpoint of its own: those of later steps are no more."""
+    last, best = folder / "last.ckpt", folder / "best.ckpt"
     if checkpoint.resolve() != last.resolve():
         write_whole(last, partial(shutil.copyfile, checkpoint))
-    forget_from(run_dir, step)
+        if best.exists() and read(best)["global_step"] > step:
+            best.unlink()
 
 
 def _require_precision(precision: Any) -> None:
@@ -475,7 +488,7 @@ def _require_precision(precision: Any) -> None:
 
 
 def _require_gpu(accelerator: Any) -> None:
-    """Refuse to train on a GPU where there is none.
+    """Refuse to use a GPU where there is none.
 
     Raises:
         ValueError: one is asked for.
@@ -483,7 +496,7 @@ def _require_gpu(accelerator: Any) -> None:
     found = {"cuda": torch.cuda.is_available(), "gpu": torch.cuda.is_available() or torch.backends.mps.is_available()}
     if isinstance(accelerator, str) and not found.get(accelerator, True):
         raise ValueError(
-            f"trainer.accelerator is {accelerator}, and torch finds none: --trainer.accelerator cpu trains without one"
+            f"trainer.accelerator is {accelerator}, and torch finds none: --trainer.accelerator cpu does without one"
         )
 
 

@@ -93,7 +93,7 @@ def advice(error: BaseException) -> str:
             "Out of memory on the device: lower --data.batch_size (--trainer.accumulate_grad_batches can make up for "
             "it) or the image size in --model.options."
         )
-    if "Alarm clock" in str(error):
+    if "DataLoader worker" in str(error) and "Alarm clock" in str(error):
         return "A data-loading worker ended half a minute after SIGTERM, before the step that was to be the last one."
     if "DataLoader worker" in str(error) and ("signal" in str(error) or "exited unexpectedly" in str(error)):
         return "A data-loading worker was killed, most often for memory: lower --data.num_workers."

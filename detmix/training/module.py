@@ -145,8 +145,7 @@ class DetectionModule(L.LightningModule):
                 "module.build('fit', data.class_names) before Trainer.fit, as tools/train.py does"
             )
         self.teardown(stage)  # Lightning leaves that out after an error
-        # what is measured without a checkpoint are the weights that it would start from
-        self.build("fit" if self.trainer.ckpt_path is None else stage, data_of(self.trainer).class_names)
+        self.build(stage, data_of(self.trainer).class_names)
         assert self.detector is not None
         self._hooks = keep_boxes_exact(self.detector)
         on_gpu = self.trainer.strategy.root_device.type == "cuda"

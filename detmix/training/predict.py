@@ -27,6 +27,7 @@ from ..files import whole_folder
 from ..targets import Target
 from ..terminal import as_text, bar_of, progress_bars, table_of
 from .files import set_aside
+from .signals import leave_signals_to_the_parent
 from .trained import Trained, device_named
 
 Pictures = Literal["jpg", "png", "none"]
@@ -155,13 +156,24 @@ class _Images(Dataset[tuple[_File, Tensor | str]]):
             return file, as_utf8(str(error))
 
 
+def _start_worker(number: int) -> None:
+    leave_signals_to_the_parent()
+
+
 def _detections(
     model: nn.Module, files: Sequence[_File], batch_size: int, num_workers: int
 ) -> Iterator[tuple[_File, Tensor | str, Target]]:
     """Each file with its image and what was detected in it, on the CPU."""
     place = device_of(model)
     own_draws = torch.Generator()  # or the loader would draw from the caller's random state
-    loader = DataLoader(_Images(files), batch_size, num_workers=num_workers, collate_fn=list, generator=own_draws)
+    loader = DataLoader(
+        _Images(files),
+        batch_size,
+        num_workers=num_workers,
+        collate_fn=list,
+        generator=own_draws,
+        worker_init_fn=_start_worker,
+    )
     for batch in loader:
         inputs = [as_input(image, place) for _, image in batch if isinstance(image, Tensor)]
         with torch.no_grad():
