@@ -139,7 +139,7 @@ def test_a_gpu_that_is_not_there_is_told_with_the_way_without_one(run, capsys, m
         monkeypatch.setattr(backend, "is_available", lambda: False)
     with pytest.raises(SystemExit):
         run("fit", f"--trainer.accelerator={accelerator}")
-    wanted = f"{accelerator}, and torch finds none: --trainer.accelerator cpu trains without one\n"
+    wanted = f"{accelerator}, and torch finds none: --trainer.accelerator cpu does without one\n"
     assert capsys.readouterr().err.endswith(f"error: trainer.accelerator is {wanted}")
 
 

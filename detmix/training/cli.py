@@ -5,9 +5,8 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from argparse import ArgumentError, RawDescriptionHelpFormatter
+from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +14,7 @@ from typing import IO, Any
 
 import lightning as L
 import torch
-from jsonargparse import ActionYesNo, DefaultHelpFormatter, capture_parser
+from jsonargparse import ActionYesNo, capture_parser
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -31,65 +30,20 @@ from ..terminal import outliving_readers, require_text, tell
 from .artifacts import RunFiles
 from .callbacks import MixupSchedule, ProgressBar, Throughput, ValidateAtTheEnd, mixing_of
 from .checkpoints import CheckpointFiles, read_checkpoint
-from .configs import CONFIG_MODE, plain_error, with_suggestion
+from .configs import CONFIG_MODE
 from .data import DetectionData
 from .faults import FiniteLoss
 from .files import forget_from, read_history, set_aside
 from .lock import hold, let_go
 from .log import EventLogger, RowLogger
-from .mixing import ManifoldOptions, MixupOptions
 from .module import DetectionModule
+from .parser import DESCRIPTIONS, Formatter, Parser, explain_options
 from .quiet import quiet
 from .resume import BestCheckpoint, LastCheckpoint
 from .signals import StopRequests
 from .skipped import SkippedImages
-from .splits import ShapesOptions
-
-_OWN_CHECKPOINTS = "'last' and 'best' are last.ckpt and best.ckpt in the run's own folder."
-_CHECKPOINT = {
-    True: f"Checkpoint file to go on from. {_OWN_CHECKPOINTS}",
-    False: f"Checkpoint file whose weights are measured; by default the run's last one. {_OWN_CHECKPOINTS}",
-}
-_DESCRIPTIONS = {
-    "fit": """Train, and evaluate on the validation images as trainer.check_val_every_n_epoch says.
-
-python tools/train.py fit --config configs/quickstart.yaml
-python tools/train.py fit --config configs/bccd.yaml --model.lr 0.01 --name slower
-python tools/train.py fit --config configs/bccd.yaml --print_config           # all settings, and nothing is done""",
-    "validate": """Evaluate a checkpoint of a run on the validation images.
-
-python tools/train.py validate --config configs/bccd.yaml
-python tools/train.py validate --config configs/bccd.yaml --ckpt_path best""",
-    "test": """Evaluate a checkpoint of a run on the test images.
-
-python tools/train.py test --config configs/bccd.yaml
-python tools/train.py test --config configs/bccd.yaml --ckpt_path best""",
-}
-_SEED = "Number from which all that is drawn follows. Under false nothing seeds torch, and order and mixing follow 0."
-_WEIGHTS_ONLY = (
-    "false: read a checkpoint that holds more than numbers and texts. That can run code from it, so only where you "
-    "trust who made it."
-)
 
 _PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
-
-
-class _Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Keeps the lines of the description."""
-
-
-class _Parser(LightningArgumentParser):
-    """A parser whose errors begin with the setting that is wrong, and tell of an unknown one which it may be."""
-
-    def print_usage(self, file: Any = None) -> None:
-        """Print nothing: an error would be lost behind the names of all settings, which ``--help`` has."""
-
-    def error(self, message: str, ex: Exception | None = None) -> None:
-        """End the program with the message, or raise it."""
-        groups = {"data.mixup": MixupOptions, "data.shapes": ShapesOptions, "model.manifold": ManifoldOptions}
-        names = {key: [field.name for field in fields(options)] for key, options in groups.items()}
-        within = (f"{key}.{name}" for key, found in names.items() for name in found)
-        super().error(with_suggestion(plain_error(message, names), self, *within), ex)
 
 
 class DetmixCLI(LightningCLI):
@@ -99,7 +53,7 @@ class DetmixCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser that reads configs within bounds."""
-        return super().init_parser(parser_mode=CONFIG_MODE, formatter_class=_Formatter, **kwargs)
+        return super().init_parser(parser_mode=CONFIG_MODE, formatter_class=Formatter, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's name, the folder of all runs, and how a run is taken up again."""
@@ -125,12 +79,9 @@ class DetmixCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """Say what is so here, in the place of what is so in Lightning."""
-        kwargs["description"] = _DESCRIPTIONS[subcommand]
+        kwargs["description"] = DESCRIPTIONS[subcommand]
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        checkpoint = _CHECKPOINT[subcommand == "fit"]
-        texts = {"ckpt_path": checkpoint, "seed_everything": _SEED, "weights_only": _WEIGHTS_ONLY}
-        for option in parser._actions:
-            option.help = texts.get(option.dest, option.help)
+        explain_options(parser, subcommand)
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -438,7 +389,7 @@ def _make(args: list[str] | None, **options: Any) -> DetmixCLI:
         DetectionData,
         args=args,
         save_config_callback=None,
-        parser_class=_Parser,
+        parser_class=Parser,
         seed_everything_default=0,
         trainer_defaults={"log_every_n_steps": 10},
         auto_configure_optimizers=False,
