@@ -10,21 +10,17 @@ of tools/train.py; all its data and model settings can be overridden here.
 
 from __future__ import annotations
 
-from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser
 from lightning import seed_everything
 
 from detmix.terminal import require_text
 from detmix.training import DetectionData, DetectionModule
 from detmix.training.configs import CONFIG_MODE, RUN_OPTIONS
+from detmix.training.parser import Formatter
 from detmix.training.preview import batch_mixer, write_preview
-
-
-class Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Keeps the lines of the description."""
 
 
 def main() -> None:
