@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as rle
+from torchvision.ops import masks_to_boxes
 
 from detmix import check_target
 from detmix.data import Shapes
@@ -33,6 +35,40 @@ def test_a_lone_shape_fills_its_box_and_nothing_else(monkeypatch):
     rows, columns = np.nonzero(image[0].numpy() == 2)
     box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     assert target["boxes"].tolist() == [box]
+
+
+def test_the_mask_of_a_lone_shape_is_of_the_pixels_that_it_fills(monkeypatch):
+    for seed in range(6):
+        monkeypatch.setattr("detmix.data.shapes._texture", Textures())
+        image, target = Shapes(1, max_objects=1, seed=seed, masks=True)[0]
+        assert torch.equal(target["masks"][0], (image[0] == 2).byte())
+
+
+def test_masks_are_of_whole_shapes_and_change_nothing_else():
+    scenes, plain = Shapes(12, masks=True), Shapes(12)
+    covered = 0
+    for index in range(12):
+        (image, target), (same, boxes_alone) = scenes[index], plain[index]
+        assert torch.equal(image, same)
+        check_target(target, size=(128, 128))
+        masks = target.pop("masks")
+        assert torch.equal(masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1]), target["boxes"])
+        assert target.keys() == boxes_alone.keys()
+        covered += int((masks.sum(0) > 1).sum())
+    assert covered > 0  # shapes overlap, or whole ones would be no other than what is seen of them
+
+
+def test_the_ground_truth_has_the_masks_of_the_scenes():
+    scenes = Shapes(5, masks=True)
+    truth = scenes.ground_truth()
+    for index in range(5):
+        rows = [row for row in truth["annotations"] if row["image_id"] == index]
+        for row, mask in zip(rows, scenes[index][1]["masks"].numpy(), strict=True):
+            encoded = rle.encode(np.asfortranarray(mask))
+            assert row["segmentation"] == {**encoded, "counts": encoded["counts"].decode()}
+    for row in truth["annotations"]:
+        del row["segmentation"]
+    assert truth == Shapes(5).ground_truth()
 
 
 class Textures:

@@ -71,6 +71,28 @@ def test_arrays_and_pil_images_are_drawn_as_the_tensor_of_their_pixels_is():
     assert image_grid([pixels, drawn], cell=16).size[0] > 32
 
 
+def test_masks_tint_their_pixels_alone_and_faint_ones_less():
+    mask = torch.zeros(1, 128, 96)
+    mask[:, 60:80, 30:60] = 1.0
+    shown = np.kron(mask[0].numpy(), np.ones((4, 4))) > 0.5  # such a small picture is drawn fourfold
+    tints = []
+    for weight in (1.0, 0.5):
+        target = make_target(weights=torch.tensor([weight]))
+        tint = np.abs(drawn(target | {"masks": mask}) - drawn(target))
+        assert np.array_equal(tint > 0, shown)
+        tints.append(tint[shown].mean())
+    assert 0.4 * tints[0] < tints[1] < 0.6 * tints[0]
+
+
+def test_masks_of_detections_are_cut_at_a_half():
+    scores = torch.rand(1, 128, 96, generator=torch.Generator().manual_seed(0))
+    pictures = [
+        draw_boxes(GREY, make_target(masks=masks)).tobytes() for masks in (scores[:, None], (scores > 0.5).byte())
+    ]
+    assert pictures[0] == pictures[1]
+    assert pictures[0] != draw_boxes(GREY, make_target()).tobytes()
+
+
 @pytest.mark.parametrize("image", [torch.zeros(3, 4, 4, dtype=torch.int32), np.zeros((4, 4), np.uint16)])
 def test_refuses_images_of_other_dtypes(image):
     with pytest.raises(TypeError, match=r"must be of dtype uint8 or floating, got torch\.u?int"):

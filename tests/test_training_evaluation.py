@@ -5,7 +5,7 @@ import pytest
 from detmix.evaluation import evaluate_coco, evaluate_voc
 from detmix.training.evaluation import evaluate
 
-from .test_evaluation_coco import make_scene
+from .test_evaluation_coco import add_masks, make_scene
 
 
 def test_images_that_were_not_visited_count_for_nothing():
@@ -22,6 +22,21 @@ def test_images_that_were_not_visited_count_for_nothing():
     assert result.voc.ap == evaluate_voc(part, rows).ap
     assert result.voc_11_point.ap == evaluate_voc(part, rows, use_07_metric=True).ap
     assert (result.ground_truth, result.predictions, result.losses) == (part, rows, {"loss": 0.5})
+
+
+def test_masks_are_measured_beside_boxes():
+    truth, predictions = make_scene(1)
+    assert evaluate(truth, predictions, set(range(6)), {}).segm is None
+    add_masks(truth["annotations"] + predictions)
+    result = evaluate(truth, predictions, set(range(6)), {}, masks=True)
+    boxes, masks = (evaluate_coco(truth, predictions, kind) for kind in ("bbox", "segm"))
+    assert masks.metrics != boxes.metrics
+    metrics = result.metrics()
+    for prefix, wanted in {"": boxes, "segm/": masks}.items():
+        assert {name: metrics[f"{prefix}{name}"] for name in wanted.metrics} == wanted.metrics
+        assert {name: metrics[f"{prefix}AP/{name}"] for name in wanted.ap_by_class} == wanted.ap_by_class
+        assert {name: metrics[f"{prefix}AP50/{name}"] for name in wanted.ap50_by_class} == wanted.ap50_by_class
+    assert {name: row["mask AP"] for name, row in result.by_class().items()} == masks.ap_by_class
 
 
 def test_bad_detections_end_no_training_however_much_they_look_like_corners():

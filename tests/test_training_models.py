@@ -11,17 +11,20 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from detmix import weight_losses
 from detmix.training import DetectionModule, build_detector
-from detmix.training.models import detector_names, weights_shape_the_model
+from detmix.training.models import detector_names, learns_masks, weights_shape_the_model
 
 from .factories import make_target
 
 NAMES = [
     "fasterrcnn_resnet18_small",
+    "maskrcnn_resnet18_small",
     "fasterrcnn_mobilenet_v3_large_320_fpn",
     "fasterrcnn_mobilenet_v3_large_fpn",
     "fasterrcnn_resnet50_fpn",
     "fasterrcnn_resnet50_fpn_v2",
     "fcos_resnet50_fpn",
+    "maskrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn_v2",
     "retinanet_resnet50_fpn",
     "retinanet_resnet50_fpn_v2",
     "ssd300_vgg16",
@@ -31,6 +34,7 @@ SSDLITE = "ssdlite320_mobilenet_v3_large"
 # what of a detector trained on COCO is not kept, as the keys of its state_dict
 CLASS_LAYERS = {
     "fasterrcnn_mobilenet_v3_large_320_fpn": r"roi_heads\.box_predictor\..*",
+    "maskrcnn_resnet50_fpn": r"roi_heads\.(box_predictor\..*|mask_predictor\.mask_fcn_logits\..*)",
     "retinanet_resnet50_fpn_v2": r"head\.classification_head\.cls_logits\..*",
     "fcos_resnet50_fpn": r"head\.classification_head\.cls_logits\..*",
     "ssd300_vgg16": r"head\.classification_head\.module_list\.[0-5]\.\w+",
@@ -73,7 +77,7 @@ def count_classes(model):
     return last.out_channels / anchors
 
 
-def test_the_detectors_are_those_of_torchvision_that_learn_from_boxes():
+def test_the_detectors_are_those_of_torchvision_that_learn_from_boxes_or_masks():
     assert detector_names() == NAMES
 
 
@@ -87,15 +91,17 @@ def test_a_detector_has_a_head_for_every_class_and_can_be_weighted(name):
     with torch.device("meta"):  # shapes alone
         model = weight_losses(build_detector(name, 6, None), "pair")
     assert count_classes(model) == 6
+    if learns_masks(name):
+        assert model.roi_heads.mask_predictor.mask_fcn_logits.out_channels == 6
 
 
-@pytest.mark.parametrize("name", ["fasterrcnn_resnet18_small", "fasterrcnn_mobilenet_v3_large_320_fpn", SSDLITE])
+@pytest.mark.parametrize("name", [*NAMES[:2], "fasterrcnn_mobilenet_v3_large_320_fpn", SSDLITE])
 def test_a_detector_detects(name):
     options = {"detections_per_img": 7} if name == SSDLITE else {"min_size": 64, "box_detections_per_img": 7}
     model = build_detector(name, 6, None, **options).eval()
     with torch.no_grad():
         [detection] = model([torch.rand(3, 64, 80)])
-    assert detection.keys() == {"boxes", "labels", "scores"}
+    assert detection.keys() == {"boxes", "labels", "scores"} | ({"masks"} if learns_masks(name) else set())
     assert len(detection["boxes"]) <= 7
     assert set(detection["labels"].tolist()) <= {1, 2, 3, 4, 5}
 
@@ -105,22 +111,16 @@ def test_an_unknown_detector_is_refused_with_the_known_ones():
         build_detector("yolo", 2, None)
 
 
-@pytest.mark.parametrize(
-    ("name", "wanted"),
-    [
-        ("maskrcnn_resnet50_fpn", "masks"),
-        ("maskrcnn_resnet50_fpn_v2", "masks"),
-        ("keypointrcnn_resnet50_fpn", "keypoints"),
-    ],
-)
-def test_a_detector_that_learns_from_more_than_boxes_is_refused(name, wanted):
-    with pytest.raises(ValueError, match=f"{name} learns from {wanted}, which .* do not carry.*fcos_resnet50_fpn"):
+def test_a_detector_that_learns_from_keypoints_is_refused():
+    name = "keypointrcnn_resnet50_fpn"
+    with pytest.raises(ValueError, match=f"{name} learns from keypoints, which .* do not carry.*fcos_resnet50_fpn"):
         build_detector(name, 2, None)
 
 
-def test_the_small_detector_has_no_weights_to_start_from():
-    with pytest.raises(ValueError, match="no pre-trained weights: pass weights=null, got 'coco'"):
-        build_detector("fasterrcnn_resnet18_small", 2, "coco")
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_a_small_detector_has_no_weights_to_start_from(name):
+    with pytest.raises(ValueError, match=f"{name} has no pre-trained weights: pass weights=null, got 'coco'"):
+        build_detector(name, 2, "coco")
 
 
 @pytest.mark.parametrize("weights", ["backbone", "coco"])
@@ -134,7 +134,7 @@ def test_a_failed_download_says_so_and_how_to_go_on(monkeypatch, name, weights):
         build_detector(name, 2, weights)
 
 
-@pytest.mark.parametrize("name", NAMES[1:])
+@pytest.mark.parametrize("name", NAMES[2:])
 def test_a_backbone_starts_from_the_weights_that_its_builder_takes(monkeypatch, name):
     asked = {}
     monkeypatch.setattr("detmix.training.models.get_model", lambda name, **options: asked.update(options))
@@ -147,7 +147,7 @@ def test_a_backbone_starts_from_the_weights_that_its_builder_takes(monkeypatch, 
 
 
 @pytest.mark.parametrize(("name", "classes"), [*((name, 3) for name in CLASS_LAYERS), (SSDLITE, 91)])
-def test_coco_weights_are_kept_but_for_the_layer_that_tells_classes_apart(light_vgg, downloads, name, classes):
+def test_coco_weights_are_kept_but_for_the_layers_that_are_by_class(light_vgg, downloads, name, classes):
     trained = random_state(get_model(name, weights=None, weights_backbone=None))
     downloads.append(dict(trained))
     model = build_detector(name, classes, "coco")

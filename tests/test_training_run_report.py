@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from detmix.data import Shapes
-from detmix.evaluation import evaluate_coco
+from detmix.evaluation import coco_results, evaluate_coco
 from detmix.training.run_report import as_detections, report_run, write_sample
 
 from .test_training_report import Page
@@ -180,10 +180,21 @@ def test_what_is_wrong_is_named_and_the_old_page_stays(folder, file, content, me
 
 def test_results_become_detections():
     rows = [{"image_id": 0, "category_id": 9, "bbox": [1, 2, 3, 4], "score": 0.5}]
-    detections = as_detections(rows, [4, 9])
+    detections = as_detections(rows, [4, 9], (5, 7))
     assert {name: value.tolist() for name, value in detections.items()} == {
         "boxes": [[1, 2, 4, 6]],
         "labels": [2],
         "scores": [0.5],
     }
-    assert as_detections([], [4])["boxes"].shape == (0, 4)
+    assert as_detections([], [4], (5, 7))["boxes"].shape == (0, 4)
+
+
+def test_results_with_masks_become_detections_with_masks():
+    masks = torch.rand(2, 1, 5, 7, generator=torch.Generator().manual_seed(0))
+    found = {"boxes": torch.tensor([[1.0, 2, 4, 5], [0, 0, 7, 5]]), "labels": torch.tensor([2, 1]), "masks": masks}
+    rows = coco_results([3], [{**found, "scores": torch.tensor([0.75, 0.5])}], [4, 9])
+    detections = as_detections(rows, [4, 9], (5, 7))
+    assert torch.equal(detections["masks"], (masks[:, 0] > 0.5).byte())
+    assert torch.equal(detections["boxes"], found["boxes"])
+    boxes_alone = {key: value for key, value in rows[1].items() if key != "segmentation"}
+    assert "masks" not in as_detections([rows[0], boxes_alone], [4, 9], (5, 7))

@@ -1,4 +1,4 @@
-"""Masks from COCO's segmentations, polygons and run lengths, drawn when a sample is asked for.
+"""Masks from COCO's segmentations, polygons and run lengths, drawn when a sample is asked for; and back.
 
 pycocotools draws the polygons. It takes what it gets, and memory without end or memory of others with it, so all is
 checked first.
@@ -89,6 +89,16 @@ def decode_masks(segmentations: Sequence[tuple[str, bytes]], size: tuple[int, in
         except ValueError as error:  # msgspec's are, too
             raise ValueError(f"{name}: not a segmentation: {error}") from None
     return masks
+
+
+def encode_planes(planes: NDArray[np.uint8]) -> list[dict[str, Any]]:
+    """Masks as COCO's compressed run lengths, which ``json.dump`` writes.
+
+    Args:
+        planes: (N, H, W), 1 where an object is.
+    """
+    found = coco_mask.encode(np.asfortranarray(planes.transpose(1, 2, 0)))
+    return [{**mask, "counts": mask["counts"].decode("ascii")} for mask in found]
 
 
 def _draw_polygons(polygons: list[list[float]], size: tuple[int, int]) -> NDArray[Any]:

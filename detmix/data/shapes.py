@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from ..arguments import check_index
 from ..draws import SCENES, generator_at
 from ..targets import Target
+from .masks import encode_planes
 
 CLASS_NAMES = ("circle", "square", "triangle")
 
@@ -37,6 +38,7 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
         min_extent: int = 16,
         max_extent: int = 56,
         seed: int = 0,
+        masks: bool = False,
         transform: Callable[[Any, Target], tuple[Any, Target]] | None = None,
     ) -> None:
         """Describe the scenes; nothing is drawn yet.
@@ -48,6 +50,8 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
             min_extent: smallest width and height of a shape, in pixels.
             max_extent: largest one.
             seed: scenes of different seeds have nothing in common.
+            masks: give the targets ``masks`` (N, size, size) uint8, of whole shapes as the boxes are, also where other
+                shapes cover them; and the ground truth ``segmentation``.
             transform: ``image, target -> image, target``, applied to each scene.
 
         Raises:
@@ -65,6 +69,7 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
         self.max_objects = max_objects
         self.extents = min_extent, max_extent
         self.seed = seed
+        self.masks = masks
         self.transform = transform
 
     @property
@@ -86,6 +91,8 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
         rng = generator_at(self.seed, 0, index, SCENES)
         boxes, labels = self._place(rng)
         target = {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels), "image_id": index}
+        if self.masks:
+            target["masks"] = torch.from_numpy(self._masks(boxes, labels))
         image = torch.from_numpy(self._draw(rng, boxes, labels))
         return (image, target) if self.transform is None else self.transform(image, target)
 
@@ -96,13 +103,28 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
 
     def ground_truth(self) -> dict[str, Any]:
         """All scenes' objects as a COCO dict, for evaluation."""
-        placed = [(index, *self._place(generator_at(self.seed, 0, index, SCENES))) for index in range(self.num_scenes)]
-        objects = [(i, box, label) for i, boxes, labels in placed for box, label in zip(boxes, labels, strict=True)]
+        objects = [row for index in range(self.num_scenes) for row in self._annotations(index)]
         return {
             "images": [{"id": i, "width": self.size, "height": self.size} for i in range(self.num_scenes)],
             "categories": [{"id": i, "name": name} for i, name in zip(self.category_ids, CLASS_NAMES, strict=True)],
-            "annotations": [_annotation(row, *found) for row, found in enumerate(objects, start=1)],
+            "annotations": [{"id": number, **row} for number, row in enumerate(objects, start=1)],
         }
+
+    def _annotations(self, index: int) -> list[dict[str, Any]]:
+        """The objects of a scene as rows of COCO's, without their ids."""
+        boxes, labels = self._place(generator_at(self.seed, 0, index, SCENES))
+        rows = [_annotation(index, box, label) for box, label in zip(boxes, labels, strict=True)]
+        if self.masks:
+            for row, mask in zip(rows, encode_planes(self._masks(boxes, labels)), strict=True):
+                row["segmentation"] = mask
+        return rows
+
+    def _masks(self, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(N, size, size) uint8, 1 where a shape is."""
+        masks = np.zeros((len(boxes), self.size, self.size), np.uint8)
+        for mask, (x1, y1, x2, y2), label in zip(masks, boxes.astype(int), labels, strict=True):
+            mask[y1:y2, x1:x2] = _silhouette(CLASS_NAMES[label - 1], x2 - x1)
+        return masks
 
     def _place(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Boxes (N, 4) float32 and labels (N,) of a scene, back to front; later shapes cover earlier ones."""
@@ -156,11 +178,10 @@ def _covered_share(box: np.ndarray, cover: np.ndarray) -> float:
     return float(width * height / np.prod(box[2:] - box[:2]))
 
 
-def _annotation(row: int, image_id: int, box: np.ndarray, label: int) -> dict[str, Any]:
+def _annotation(image_id: int, box: np.ndarray, label: int) -> dict[str, Any]:
     x1, y1, x2, y2 = box.tolist()
     bbox = [x1, y1, x2 - x1, y2 - y1]
     return {
-        "id": row,
         "image_id": image_id,
         "category_id": int(label),
         "bbox": bbox,

@@ -6,10 +6,10 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from pycocotools import mask as rle
 from torch import Tensor
+
+from ..data.masks import encode_planes
 
 
 def coco_results(
@@ -60,7 +60,8 @@ def _image_results(image_id: int, detection: dict[str, Tensor], category_ids: Se
         for box, label, score in zip(_xywh(boxes), labels, scores.tolist(), strict=True)
     ]
     if "masks" in detection:
-        for row, mask in zip(rows, _encode(detection["masks"]), strict=True):
+        planes = (detection["masks"][:, 0] > 0.5).to("cpu", torch.uint8).numpy()
+        for row, mask in zip(rows, encode_planes(planes), strict=True):
             row["segmentation"] = mask
     return rows
 
@@ -68,8 +69,3 @@ def _image_results(image_id: int, detection: dict[str, Tensor], category_ids: Se
 def _xywh(boxes: Tensor) -> list[list[float]]:
     corner, end = boxes.reshape(-1, 4).split(2, dim=1)
     return torch.cat([corner, end - corner], dim=1).tolist()
-
-
-def _encode(masks: Tensor) -> list[dict[str, Any]]:
-    planes = (masks[:, 0] > 0.5).permute(1, 2, 0).to("cpu", torch.uint8).numpy()  # (H, W, N)
-    return [{**m, "counts": m["counts"].decode("ascii")} for m in rle.encode(np.asfortranarray(planes))]

@@ -1,4 +1,4 @@
-"""Boxes over their image. Letters: C channels, H and W height and width in pixels, N boxes."""
+"""Boxes and masks over their image. Letters: C channels, H and W height and width in pixels, N boxes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from .style import PALETTE, font_of, line_height
 
 _READABLE = 480  # pixels: a picture whose longer side is shorter is magnified
 _FAINTEST = 0.15  # opacity at which a box can still be found
+_TINT = 0.45  # opacity of the mask of an object that is seen in full
 _DASHES = {"confused": (6, 2), "missed": (2, 2), "false": (2, 2), "ignored": (2, 6)}  # line and gap, in line widths
 _WORDS = {"found": "✓"}  # other fates stand for themselves
 
@@ -29,7 +30,7 @@ def draw_boxes(
     class_names: Sequence[str] | None = None,
     fates: Sequence[Fate] | None = None,
 ) -> Image.Image:
-    """Draw the boxes of a target, or of detections, over their image.
+    """Draw the boxes of a target, or of detections, over their image, and tint the pixels of their masks.
 
     Outline and caption are as opaque as the object's weight (but never below 0.15), and the caption tells
     the weight ("RBC 0.37") or the score ("RBC 93%"). Small images are magnified by a whole number.
@@ -37,7 +38,8 @@ def draw_boxes(
     Args:
         image: as for ``to_picture``; values of floats outside [0, 1] are clipped.
         target: ``boxes`` (N, 4) xyxy in pixels of the image and ``labels`` (N,) in 1 ... K-1; ``weights``
-            (N,) where it is mixed, ``scores`` (N,) where it is a detection. N may be 0.
+            (N,) where it is mixed, ``scores`` (N,) where it is a detection; ``masks`` (N, H, W) or, as detectors give
+            them, (N, 1, H, W), shown where they are above 0.5. N may be 0.
         class_names: name of label l at ``[l - 1]``; without it the label's number is written.
         fates: N of them, what became of each box: the caption begins with it, or with a tick where the object was
             found; the outline is whole then, in long dashes where it was confused, otherwise in short ones.
@@ -56,11 +58,14 @@ def draw_boxes(
         captions = [f"{_WORDS.get(fate, fate)} {text}" for fate, text in zip(fates, captions, strict=True)]
     faint_first = sorted(range(len(boxes)), key=lambda n: opacities[n])
     places = _place_captions(boxes, captions, font, canvas.size, faint_first[::-1])
+    colors = [PALETTE[(label - 1) % len(PALETTE)] for label in target["labels"].tolist()]
+    if "masks" in target:
+        for n in faint_first:
+            _tint(canvas, target["masks"][n], colors[n], _TINT * opacities[n])
     for n in faint_first:
-        color = PALETTE[(int(target["labels"][n]) - 1) % len(PALETTE)]
         dashes = None if fates is None else _DASHES.get(fates[n])
         box = _pixels(boxes[n], canvas.size)
-        draw_mark(canvas, Mark(box, color, dashes, captions[n], places[n], opacities[n]), font)
+        draw_mark(canvas, Mark(box, colors[n], dashes, captions[n], places[n], opacities[n]), font)
     return canvas.convert("RGB")
 
 
@@ -86,6 +91,19 @@ def to_picture(image: AnyImage) -> Image.Image:
     if planes.is_floating_point():
         planes = (planes.float().clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(planes.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+
+
+def _tint(canvas: Image.Image, mask: Tensor, color: str, opacity: float) -> None:
+    """Blend a colour into the pixels of a mask, (H, W) or (1, H, W)."""
+    shown = mask.as_subclass(Tensor).reshape(mask.shape[-2:]) > 0.5
+    ink = Image.fromarray(shown.to("cpu", torch.uint8).numpy() * round(255 * opacity)).resize(
+        canvas.size, Image.Resampling.NEAREST
+    )
+    place = ink.getbbox()
+    if place is not None:
+        layer = Image.new("RGBA", (place[2] - place[0], place[3] - place[1]), color)
+        layer.putalpha(ink.crop(place))
+        canvas.alpha_composite(layer, place[:2])
 
 
 def _opacities(target: Target) -> list[float]:

@@ -13,6 +13,7 @@ import lightning as L
 from PIL import Image
 from torch import Tensor
 
+from ..canvas import image_size
 from ..data.paths import plain_name
 from ..evaluation.numbering import CLASSES_FILE, IMAGES_FILE, PREDICTIONS_FILE, categories, stated_ids
 from ..figures import draw_boxes, image_grid
@@ -167,7 +168,8 @@ class RunFiles(L.Callback):
         for index in range(min(_PICTURES, len(module.evaluation.ground_truth["images"]))):
             image, target = dataset[index]
             rows = [row for row in found if row["image_id"] == target["image_id"]]
-            pictures.append(draw_boxes(image, as_detections(rows, data.category_ids), data.class_names))
+            shown = as_detections(rows, data.category_ids, image_size(image))
+            pictures.append(draw_boxes(image, shown, data.class_names))
         return pictures
 
     def _show(self, trainer: L.Trainer, name: str, grid: Image.Image) -> None:
@@ -192,7 +194,8 @@ def _in_a_line(trainer: L.Trainer, evaluation: Evaluation) -> str:
     """A validation within a fit, for the log of a job that nobody watches."""
     found = evaluation.summary()
     place = f"Epoch {trainer.current_epoch}, step {trainer.global_step}"
-    return f"{place}: AP {number_text(found['AP'])}, AP50 {number_text(found['AP50'])}"
+    masks = f", AP of masks {number_text(found['segm/AP'])}" if "segm/AP" in found else ""
+    return f"{place}: AP {number_text(found['AP'])}, AP50 {number_text(found['AP50'])}{masks}"
 
 
 def _words(command: str) -> list[str]:

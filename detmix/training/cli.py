@@ -188,6 +188,7 @@ class DetmixCLI(LightningCLI):
         """Open the data, build the detector and compare it with the checkpoint before anything is written."""
         stage = str(self.subcommand)
         try:
+            self.model.check_data(self.datamodule)
             self.datamodule.setup(stage)
             self.model.build(stage, self.datamodule.class_names)
             if stage == "fit":
@@ -244,7 +245,8 @@ class DetmixCLI(LightningCLI):
             tell(self._way_to_numbers() if self.subcommand == "fit" else "Nothing was evaluated.")
         else:
             shown = {name: number_text(value) for name, value in self.model.evaluation.summary().items()}
-            line = f"AP {shown['AP']}  AP50 {shown['AP50']} (COCO)  AP50 {shown['voc/AP50']} (VOC)"
+            masks = f"AP {shown['segm/AP']} (masks)  " if "segm/AP" in shown else ""
+            line = f"AP {shown['AP']}  AP50 {shown['AP50']} (COCO)  {masks}AP50 {shown['voc/AP50']} (VOC)"
             tell(line, style="bold")
             tell(f"See {file}" if self._trial is None else "This was a trial (fast_dev_run): nothing of it is kept.")
 

@@ -45,6 +45,7 @@ class DetectionData(L.LightningDataModule):
         images: str = "{split}",
         class_names: Sequence[str] | None = None,
         one_based: bool = True,
+        masks: bool = False,
         shapes: ShapesOptions | None = None,
         mixup: MixupOptions | None = None,
         augment: list[v2.Transform] | None = None,
@@ -73,6 +74,8 @@ class DetectionData(L.LightningDataModule):
                 no objects.
             one_based: VOC: corners count from 1, the last pixel included. False for the files of tools that write
                 x, y, x + width, y + height from 0.
+            masks: read the masks of objects too, which Mask R-CNN learns from; COCO files state them, and made-up
+                scenes have them. An object of a COCO file without one is left out.
             shapes: settings of the made-up scenes.
             mixup: how training samples are mixed; null does not mix.
             augment: torchvision v2 transforms for each training image, before mixing; a horizontal flip
@@ -92,12 +95,14 @@ class DetectionData(L.LightningDataModule):
         Raises:
             ValueError: the data is malformed, empty, or of other classes; the file is named. Or batch_size is below 1,
                 or num_workers below 0. Or no training split is named; or ``one_based`` is false, and the data is not
-                VOC; or made-up scenes get settings of files.
+                VOC; or VOC is to have masks; or made-up scenes get settings of files.
             FileNotFoundError: a file is missing.
         """
         super().__init__()
         if not one_based and format != "voc":
             raise ValueError(f"data.one_based=false says how VOC's corners count, and data.format is {format}")
+        if masks and format == "voc":
+            raise ValueError("data.masks=true reads masks from COCO files, and data.format is voc")
         for name, number, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
             if number is not None and number < least:
                 raise ValueError(f"data.{name} must be {least} or more, got {number}")
@@ -108,10 +113,13 @@ class DetectionData(L.LightningDataModule):
         if not train:
             raise ValueError("data.train must have one name or more, got none")
         scenes = shapes or ShapesOptions()
-        self._splits = Splits(format, Path(root), annotations, images, scenes, seed, on_error, reduce_to, one_based)
+        self._splits = Splits(
+            format, Path(root), annotations, images, scenes, seed, on_error, reduce_to, one_based, masks
+        )
         self._names = {"val": val, "test": test}
         self.mixup = mixup
         self.augment = Augment(augment)
+        self.masks = masks
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.on_error: OnError = on_error

@@ -16,20 +16,26 @@ class Evaluation(NamedTuple):
     coco: CocoResult
     voc: VocResult  # area measure, IoU 0.5
     voc_11_point: VocResult  # the measure of 2007, IoU 0.5
+    segm: CocoResult | None  # of masks
     losses: dict[str, float]  # ``loss`` and its terms ``loss_...``, means over the images
     predictions: list[dict[str, Any]]  # COCO results
     ground_truth: dict[str, Any]  # COCO dict of the images that were visited
 
     def summary(self) -> dict[str, float]:
-        """The numbers over all classes: ``AP`` ... ``ARl``, ``voc/AP50`` and ``voc/AP50_11point``."""
-        return {**self.coco.metrics, "voc/AP50": self.voc.ap, "voc/AP50_11point": self.voc_11_point.ap}
+        """The numbers over all classes: ``AP`` ... ``ARl``, ``segm/AP`` ..., ``voc/AP50`` and ``voc/AP50_11point``."""
+        return {
+            **self.coco.metrics,
+            **({} if self.segm is None else {f"segm/{name}": value for name, value in self.segm.metrics.items()}),
+            "voc/AP50": self.voc.ap,
+            "voc/AP50_11point": self.voc_11_point.ap,
+        }
 
     def metrics(self) -> dict[str, float]:
-        """All numbers under flat keys: the summary, ``AP/<class>``, ``AP50/<class>``, ``voc/AP50/<class>``."""
+        """All numbers under flat keys: the summary, and ``AP/<class>``, ``AP50/<class>`` of COCO, masks and VOC."""
         return {
             **self.summary(),
-            **{f"AP/{name}": value for name, value in self.coco.ap_by_class.items()},
-            **{f"AP50/{name}": value for name, value in self.coco.ap50_by_class.items()},
+            **_ap_of_classes("", self.coco),
+            **({} if self.segm is None else _ap_of_classes("segm/", self.segm)),
             **{f"voc/AP50/{name}": value for name, value in self.voc.ap_by_class.items()},
         }
 
@@ -41,10 +47,16 @@ class Evaluation(NamedTuple):
                 "AP": ap,
                 "AP50": self.coco.ap50_by_class[name],
                 **{size: values[name] for size, values in self.coco.ap_by_size.items()},
+                **({} if self.segm is None else {"mask AP": self.segm.ap_by_class[name]}),
                 "VOC AP50": self.voc.ap_by_class[name],
             }
             for name, ap in self.coco.ap_by_class.items()
         }
+
+
+def _ap_of_classes(prefix: str, result: CocoResult) -> dict[str, float]:
+    ap = {f"{prefix}AP/{name}": value for name, value in result.ap_by_class.items()}
+    return ap | {f"{prefix}AP50/{name}": value for name, value in result.ap50_by_class.items()}
 
 
 def evaluate(
@@ -52,6 +64,8 @@ def evaluate(
     predictions: Sequence[dict[str, Any]],
     visited: Container[int],
     losses: Mapping[str, float],
+    *,
+    masks: bool = False,
 ) -> Evaluation:
     """Measure predictions by both rules.
 
@@ -60,6 +74,7 @@ def evaluate(
         predictions: COCO results.
         visited: ids of the images that count: fewer than all under ``limit_val_batches``.
         losses: means over these images.
+        masks: measure masks beside boxes; objects and predictions then have a ``segmentation``.
     """
     rows = list(predictions)
     truth = {
@@ -71,4 +86,5 @@ def evaluate(
     found = read_predictions(rows, known, is_xywh=True)
     rankings = rank_voc(known, found, iou=0.5)
     voc, eleven_point = (result_of(known, rankings, use_07_metric=eleven) for eleven in (False, True))
-    return Evaluation(evaluate_coco(known, found), voc, eleven_point, dict(losses), rows, truth)
+    segm = evaluate_coco(truth, rows, "segm") if masks else None
+    return Evaluation(evaluate_coco(known, found), voc, eleven_point, segm, dict(losses), rows, truth)

@@ -1,4 +1,4 @@
-"""Detectors by name: torchvision's builders of detectors that learn from boxes, and one small enough for a CPU."""
+"""Detectors by name: torchvision's builders of those that learn from boxes or masks, and two small enough for a CPU."""
 
 from __future__ import annotations
 
@@ -16,41 +16,49 @@ from torchvision.models import get_model, get_model_weights, list_models, resnet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNN, MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
 Weights = Literal["backbone", "coco"]
 
-SMALL = "fasterrcnn_resnet18_small"
+_SMALL: dict[str, type[FasterRCNN]] = {
+    "fasterrcnn_resnet18_small": FasterRCNN,
+    "maskrcnn_resnet18_small": MaskRCNN,
+}
+_CHANNELS = 64  # of the small detectors' FPN, and of their mask head
+_HIDDEN = 256  # width of their box head
 
-_CHANNELS = 64  # of the small detector's FPN
-_HIDDEN = 256  # width of its box head
-
-_WANT_MORE_THAN_BOXES = {"maskrcnn": "masks", "keypointrcnn": "keypoints"}
 # in torchvision's signatures, but no options: what is given already, and modules, which no config can hold
 _GIVEN = {"weights", "weights_backbone", "progress", "num_classes", "backbone", "size", "kwargs"}
 _MODULES = {"anchor_generator", "head", "norm_layer", "proposal_matcher"}
-_MODULES |= {"rpn_anchor_generator", "rpn_head", "box_roi_pool", "box_head", "box_predictor"}
+_MODULES |= {"rpn_anchor_generator", "rpn_head"}
+_MODULES |= {f"{kind}_{part}" for kind in ("box", "mask", "keypoint") for part in ("roi_pool", "head", "predictor")}
 # the last layers of the classification heads of RetinaNet and FCOS; of SSD and SSDlite
 _CLASS_LAYER = re.compile(r"(cls_logits|module_list\.\d+(\.1)?)\.(weight|bias)")
 
 
 def detector_names() -> list[str]:
-    """The detectors that ``build_detector`` knows: those of the installed torchvision that learn from boxes alone."""
-    return [SMALL, *(name for name in list_models(torchvision_detection) if _family(name) not in _WANT_MORE_THAN_BOXES)]
+    """The detectors that ``build_detector`` knows: all of the installed torchvision but Keypoint R-CNN."""
+    return [*_SMALL, *(name for name in list_models(torchvision_detection) if _family(name) != "keypointrcnn")]
+
+
+def learns_masks(name: str) -> bool:
+    """Whether a detector learns from masks beside boxes."""
+    return _family(name) == "maskrcnn"
 
 
 def build_detector(name: str, num_classes: int, weights: Weights | None, **options: Any) -> nn.Module:
     """A torchvision detector with a head for ``num_classes`` classes.
 
     Args:
-        name: one of ``detector_names``: a detection builder of torchvision's (Faster R-CNN, RetinaNet, FCOS, SSD,
-            SSDlite), or ``"fasterrcnn_resnet18_small"``.
+        name: one of ``detector_names``: a detection builder of torchvision's (Faster R-CNN, Mask R-CNN, RetinaNet,
+            FCOS, SSD, SSDlite), ``"fasterrcnn_resnet18_small"`` or ``"maskrcnn_resnet18_small"``.
         num_classes: K, background included.
         weights: ``"backbone"`` starts from torchvision's ImageNet backbone; ``"coco"`` from its detector
-            trained on COCO, all of it but the last layer that tells classes apart (and, in Faster R-CNN, the
-            box regression beside it, which is by class too), since labels are the data's own; None from nothing.
+            trained on COCO, all of it but the last layers whose outputs are by class (in Faster and Mask R-CNN
+            those of the boxes and of the masks too), since labels are the data's own; None from nothing.
         options: passed on to the builder, such as min_size, max_size, trainable_backbone_layers.
 
     Raises:
@@ -59,8 +67,8 @@ def build_detector(name: str, num_classes: int, weights: Weights | None, **optio
     """
     _check_name(name)
     _check_options(name, options)
-    if name == SMALL:
-        return _small(num_classes, weights, **options)
+    if name in _SMALL:
+        return _small(name, num_classes, weights, **options)
     if weights == "coco":
         return _from_coco(name, num_classes, **options)
     backbone = _backbone_weights(name) if weights == "backbone" else None
@@ -68,8 +76,8 @@ def build_detector(name: str, num_classes: int, weights: Weights | None, **optio
 
 
 def every_detector_name() -> list[str]:
-    """The detectors that ``untrained_detector`` knows: those of ``build_detector``, Mask R-CNN and Keypoint R-CNN."""
-    return [SMALL, *list_models(torchvision_detection)]
+    """The detectors that ``untrained_detector`` knows: those of ``build_detector``, and Keypoint R-CNN."""
+    return [*_SMALL, *list_models(torchvision_detection)]
 
 
 def untrained_detector(name: str, num_classes: int, **options: Any) -> nn.Module:
@@ -85,8 +93,8 @@ def untrained_detector(name: str, num_classes: int, **options: Any) -> nn.Module
     """
     _check_any_name(name)
     _check_options(name, options)
-    if name == SMALL:
-        return _small(num_classes, None, **options)
+    if name in _SMALL:
+        return _small(name, num_classes, None, **options)
     detector: nn.Module = get_model(name, weights=None, weights_backbone=None, num_classes=num_classes, **options)
     return detector
 
@@ -109,7 +117,7 @@ def pretrained_detector(name: str, weights: str, **options: Any) -> tuple[nn.Mod
     """
     _check_any_name(name)
     _check_options(name, options)
-    known = {} if name == SMALL else get_model_weights(name).__members__
+    known = {} if name in _SMALL else get_model_weights(name).__members__
     if weights not in known:
         raise ValueError(f"{name} has no weights {weights!r} in torchvision; there are {', '.join(known) or 'none'}")
     with _naming_failed_downloads(f"{weights} of {name}", "pass the path of a file with --weights"):
@@ -132,13 +140,13 @@ def weights_shape_the_model(name: str, weights: Weights | None) -> bool:
     return weights == "coco" or (weights == "backbone" and _family(name).startswith("ssdlite"))
 
 
-def _small(num_classes: int, weights: Weights | None, **options: Any) -> FasterRCNN:
-    """Faster R-CNN on the second and third stage of a ResNet-18, with a thin FPN, a small head and few proposals.
+def _small(name: str, num_classes: int, weights: Weights | None, **options: Any) -> FasterRCNN:
+    """A detector on the second and third stage of a ResNet-18, with a thin FPN, small heads and few proposals.
 
     Strides are 8, 16 and, pooled, 32.
     """
     if weights is not None:
-        raise ValueError(f"{SMALL} has no pre-trained weights: pass weights=null, got {weights!r}")
+        raise ValueError(f"{name} has no pre-trained weights: pass weights=null, got {weights!r}")
     backbone = BackboneWithFPN(resnet18(weights=None), {"layer2": "0", "layer3": "1"}, [128, 256], _CHANNELS)
     settings: dict[str, Any] = {
         "rpn_anchor_generator": AnchorGenerator(((24,), (48,), (96,)), ((0.5, 1.0, 2.0),) * 3),
@@ -152,18 +160,23 @@ def _small(num_classes: int, weights: Weights | None, **options: Any) -> FasterR
         "box_predictor": FastRCNNPredictor(_HIDDEN, num_classes),
         "box_batch_size_per_image": 32,
     }
-    return FasterRCNN(backbone, **settings | options)
+    if learns_masks(name):
+        settings |= {
+            "mask_roi_pool": MultiScaleRoIAlign(["0", "1"], output_size=14, sampling_ratio=1),
+            "mask_head": MaskRCNNHeads(_CHANNELS, (_CHANNELS, _CHANNELS), dilation=1),
+            "mask_predictor": MaskRCNNPredictor(_CHANNELS, _CHANNELS, num_classes),
+        }
+    return _SMALL[name](backbone, **settings | options)
 
 
 def _check_name(name: str) -> None:
     known = detector_names()
     if name in known:
         return
-    wanted = _WANT_MORE_THAN_BOXES.get(_family(name))
-    if wanted:
+    if name in every_detector_name():
         raise ValueError(
-            f"{name} learns from {wanted}, which the trainer's data sets do not carry. In a loop of your own "
-            f"detmix.weight_losses supports it; detectors that learn from boxes are {', '.join(known)}"
+            f"{name} learns from keypoints, which the trainer's data sets do not carry. In a loop of your own "
+            f"detmix.weight_losses supports it; detectors that learn from boxes or masks are {', '.join(known)}"
         )
     raise ValueError(f"there is no detector {name!r}; known are {', '.join(known)}")
 
@@ -176,8 +189,8 @@ def _check_any_name(name: str) -> None:
 
 def _check_options(name: str, options: dict[str, Any]) -> None:
     """Torchvision takes any keyword and drops what it does not know; a typo is to be an error."""
-    builder = FasterRCNN if name == SMALL else getattr(torchvision_detection, name)
-    kind = FasterRCNN if name == SMALL else inspect.signature(builder).return_annotation
+    builder = _SMALL.get(name) or getattr(torchvision_detection, name)
+    kind = _SMALL.get(name) or inspect.signature(builder).return_annotation
     resizing = [] if kind is SSD else [GeneralizedRCNNTransform]
     known = {key for part in (builder, kind, *resizing) for key in inspect.signature(part).parameters}
     known -= _GIVEN | _MODULES
@@ -197,6 +210,8 @@ def _from_coco(name: str, num_classes: int, **options: Any) -> nn.Module:
     if isinstance(model, FasterRCNN):
         width = model.roi_heads.box_predictor.cls_score.in_features
         model.roi_heads.box_predictor = FastRCNNPredictor(width, num_classes)
+        if isinstance(model, MaskRCNN):
+            _replace_mask_classes(model, num_classes)
         return model
     trained = model.head.classification_head.state_dict()
     fresh: Any = get_model(name, weights=None, weights_backbone=None, num_classes=num_classes)
@@ -204,6 +219,13 @@ def _from_coco(name: str, num_classes: int, **options: Any) -> nn.Module:
     kept = {key: value for key, value in trained.items() if not _CLASS_LAYER.fullmatch(key)}
     model.head.classification_head.load_state_dict(model.head.classification_head.state_dict() | kept)
     return model
+
+
+def _replace_mask_classes(model: Any, num_classes: int) -> None:
+    """Give a Mask R-CNN a fresh last layer of its masks, which are by class."""
+    trained = model.roi_heads.mask_predictor
+    fresh = MaskRCNNPredictor(trained.conv5_mask.in_channels, trained.conv5_mask.out_channels, num_classes)
+    trained.mask_fcn_logits = fresh.mask_fcn_logits
 
 
 def _backbone_weights(name: str) -> Any:

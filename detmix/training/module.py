@@ -19,11 +19,11 @@ from ..losses import Normalizer
 from ..manifold import ManifoldMixup
 from ..targets import Target
 from .checkpoints import require_same_classes, require_same_tensors
-from .data import Evaluated, data_of
+from .data import DetectionData, Evaluated, data_of
 from .evaluation import Evaluation, evaluate
 from .loadable import require_loadable, require_resumable
 from .mixing import ManifoldOptions, mix_features
-from .models import Weights, build_detector, weights_shape_the_model
+from .models import Weights, build_detector, learns_masks, weights_shape_the_model
 from .optimization import OptimizerName, Schedule, change_settings, check_warm_up, lr_factor, make_optimizer
 from .step_numbers import feature_numbers, mixing_numbers, total_and_terms
 from .visits import Visit, gather, mean_losses, visit_images
@@ -63,10 +63,12 @@ class DetectionModule(L.LightningModule):
                 ``fasterrcnn_resnet50_fpn_v2``, ``fasterrcnn_mobilenet_v3_large_fpn``,
                 ``fasterrcnn_mobilenet_v3_large_320_fpn``, ``retinanet_resnet50_fpn``,
                 ``retinanet_resnet50_fpn_v2``, ``fcos_resnet50_fpn``, ``ssd300_vgg16``,
-                ``ssdlite320_mobilenet_v3_large``; or ``fasterrcnn_resnet18_small``, which a CPU can train.
+                ``ssdlite320_mobilenet_v3_large``; with ``data.masks``, ``maskrcnn_resnet50_fpn`` and
+                ``maskrcnn_resnet50_fpn_v2``; or ``fasterrcnn_resnet18_small`` and ``maskrcnn_resnet18_small``, which a
+                CPU can train.
             weights: where to start: ``backbone`` (torchvision's ImageNet backbone), ``coco`` (its detector
-                trained on COCO, but for the last layer that tells classes apart and, in Faster R-CNN, the box
-                regression beside it, which is by class too), or null, from nothing.
+                trained on COCO, but for the last layers whose outputs are by class: in Faster and Mask R-CNN those of
+                the boxes and of the masks too), or null, from nothing.
             num_classes: background included. It comes from the data; a number here is checked against it.
             objective: what an object of a blended image counts: ``weighted`` multiplies its losses by its
                 visible share; ``pair`` matches each of the two images on its own, and lets every row learn
@@ -138,6 +140,7 @@ class DetectionModule(L.LightningModule):
 
         Raises:
             RuntimeError: a callback averages weights, and has copied the module without them.
+            ValueError: the data does not suit the detector; see ``check_data`` and ``build``.
         """
         if stage == "fit" and self.detector is None and _averages(self.trainer):
             raise RuntimeError(
@@ -145,6 +148,7 @@ class DetectionModule(L.LightningModule):
                 "module.build('fit', data.class_names) before Trainer.fit, as tools/train.py does"
             )
         self.teardown(stage)  # Lightning leaves that out after an error
+        self.check_data(data_of(self.trainer))
         self.build(stage, data_of(self.trainer).class_names)
         assert self.detector is not None
         self._hooks = keep_boxes_exact(self.detector)
@@ -153,6 +157,20 @@ class DetectionModule(L.LightningModule):
             self.detector.to(memory_format=torch.channels_last)
         if self.compile_backend is not None:
             self.detector.get_submodule("backbone").compile(backend=self.compile_backend)  # names of parameters stay
+
+    def check_data(self, data: DetectionData) -> None:
+        """Refuse data without the masks that the detector learns from, or with masks that it has no use for.
+
+        Raises:
+            ValueError: so it is; the message says what to pass.
+        """
+        wanted = learns_masks(self.detector_name)
+        if wanted and not data.masks:
+            raise ValueError(f"{self.detector_name} learns from masks, and the data has none: pass --data.masks true")
+        if data.masks and not wanted:
+            raise ValueError(
+                f"data.masks is true, and {self.detector_name} has no use for masks: Mask R-CNN learns from them"
+            )
 
     def teardown(self, stage: str) -> None:
         """Remove what computes in float32 under autocast, so that the detector can be scripted."""
@@ -331,7 +349,7 @@ class DetectionModule(L.LightningModule):
         visits = gather(self._visits)
         rows = [row for visit in visits.values() for row in visit.predictions]
         truth, losses = data_of(self.trainer).ground_truth(stage), mean_losses([*visits.values()])
-        self.evaluation = evaluate(truth, rows, visits.keys(), losses)
+        self.evaluation = evaluate(truth, rows, visits.keys(), losses, masks=data_of(self.trainer).masks)
         numbers = self.evaluation.metrics() | self.evaluation.losses
         self.log_dict({f"{stage}/{name}": value for name, value in numbers.items()}, batch_size=1)
 

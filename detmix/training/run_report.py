@@ -14,6 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..analysis import DetectionRates
+from ..canvas import image_size
+from ..data.masks import decode_masks
 from ..evaluation import Fate, ImageMistakes, find_fates, find_mistakes
 from ..evaluation.numbering import PREDICTIONS_FILE
 from ..evaluation.reading import read_ground_truth, read_predictions
@@ -68,7 +70,7 @@ def report_run(run_dir: Path) -> Path:
     data = open_data(run_dir / "config.yaml")
     predictions = _read_json(file, list[dict[str, Any]])
     try:
-        evaluation = evaluate(data.ground_truth("val"), predictions, set(facts.images), {})
+        evaluation = evaluate(data.ground_truth("val"), predictions, set(facts.images), {}, masks=data.masks)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     return write_run_report(run_dir, data, evaluation)
@@ -139,24 +141,27 @@ def write_sample(folder: Path, number: int, picture: Image.Image, target: Target
     write_whole(folder / f"{number}.jpg", lambda path: picture.save(path, format="JPEG", quality=90, comment=words))
 
 
-def as_detections(rows: Sequence[Mapping[str, Any]], category_ids: Sequence[int]) -> Target:
-    """COCO results of one image as torchvision's detections.
+def as_detections(rows: Sequence[Mapping[str, Any]], category_ids: Sequence[int], size: tuple[int, int]) -> Target:
+    """COCO results of one image as torchvision's detections, masks (N, H, W) uint8 among them where all have one.
 
     Args:
         rows: the results.
         category_ids: K-1 of them; ``category_ids[l - 1]`` becomes label l.
+        size: (H, W) of the image in pixels.
     """
     scores = torch.tensor([row["score"] for row in rows], dtype=torch.float32)
-    return {**_as_target(rows, category_ids), "scores": scores}
+    return {**_as_target(rows, category_ids, size), "scores": scores}
 
 
-def _as_target(rows: Sequence[Mapping[str, Any]], category_ids: Sequence[int]) -> Target:
+def _as_target(rows: Sequence[Mapping[str, Any]], category_ids: Sequence[int], size: tuple[int, int]) -> Target:
     label_of = {category: label for label, category in enumerate(category_ids, start=1)}
     xywh = torch.tensor([row["bbox"] for row in rows], dtype=torch.float32).reshape(-1, 4)
-    return {
+    target: Target = {
         "boxes": torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1),
         "labels": torch.tensor([label_of[row["category_id"]] for row in rows], dtype=torch.int64),
     }
+    masks = [("mask", msgspec.json.encode(row["segmentation"])) for row in rows if "segmentation" in row]
+    return {**target, "masks": torch.from_numpy(decode_masks(masks, size))} if len(masks) == len(rows) else target
 
 
 def _image_results(images: Sequence[ImageMistakes], data: DetectionData, evaluation: Evaluation) -> list[ImageResult]:
@@ -172,7 +177,7 @@ def _read(ground_truth: dict[str, Any], predictions: list[dict[str, Any]]) -> tu
 
 
 def _image_result(image: ImageMistakes, pixels: Tensor, data: DetectionData, evaluation: Evaluation) -> ImageResult:
-    title = image.file_name or f"Image {image.image_id}"
+    title, size = image.file_name or f"Image {image.image_id}", image_size(pixels)
     truth = {
         key: [row for row in evaluation.ground_truth[key] if row[of] == image.image_id]
         for key, of in (("images", "id"), ("annotations", "image_id"))
@@ -184,9 +189,9 @@ def _image_result(image: ImageMistakes, pixels: Tensor, data: DetectionData, eva
         f"Objects found: {image.found}, missed: {image.missed}, taken for another class: {image.confused}; "
         f"detections without an object: {image.false}.",
         _illustration(
-            pixels, _as_target(truth["annotations"], data.category_ids), data, fates.objects, title, "annotated"
+            pixels, _as_target(truth["annotations"], data.category_ids, size), data, fates.objects, title, "annotated"
         ),
-        _illustration(pixels, as_detections(rows, data.category_ids), data, fates.detections, title, "detected"),
+        _illustration(pixels, as_detections(rows, data.category_ids, size), data, fates.detections, title, "detected"),
     )
 
 

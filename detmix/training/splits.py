@@ -52,6 +52,7 @@ class Splits:
     on_error: OnError
     reduce_to: int | None
     one_based: bool
+    masks: bool
 
     def open(
         self,
@@ -92,7 +93,7 @@ class Splits:
     def _read(self, split: str, names: Sequence[str] | None) -> Annotations:
         if self.format == "coco":
             file, images = (self.root / _filled(pattern, split) for pattern in (self.annotations, self.images))
-            return read_coco(file, images, class_names=names)
+            return read_coco(file, images, class_names=names, masks=self.masks)
         folder, _, image_set = split.rpartition("/")
         return read_voc(self.root / folder, image_set, class_names=names, one_based=self.one_based)
 
@@ -126,6 +127,7 @@ class Splits:
             min_extent=self.shapes.min_extent,
             max_extent=self.shapes.max_extent,
             seed=3 * self.seed + ("train", "val", "test").index(stage),
+            masks=self.masks,
             transform=transform,
         )
 
