@@ -71,6 +71,7 @@ def write_coco(root: Path):
                 "bbox": [5, 6, 30, 20],
                 "area": 600,
                 "iscrowd": 0,
+                "segmentation": [[5, 6, 35, 6, 35, 26]],
             }
             for n in range(4)
         ]
@@ -86,7 +87,8 @@ def made_up_root(tmp_path):
     write_voc(tmp_path / "voc" / "VOC2007", ("trainval", "test"))
     write_voc(tmp_path / "voc" / "VOC2012", ("trainval",))
     write_coco(tmp_path / "coco")
-    return {"coco_fasterrcnn_r50": tmp_path / "coco", "voc0712_fasterrcnn_r50": tmp_path / "voc"}
+    coco = tmp_path / "coco"
+    return {"coco_fasterrcnn_r50": coco, "coco_maskrcnn_r50": coco, "voc0712_fasterrcnn_r50": tmp_path / "voc"}
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

@@ -134,8 +134,8 @@ def coco_classes() -> tuple[str, ...]:
 def weights_shape_the_model(name: str, weights: Weights | None) -> bool:
     """Whether torchvision builds another network with these weights than without.
 
-    If so, a checkpoint that started from them fits only a detector built with them. COCO's Faster R-CNN and
-    RetinaNet have batch norms of another epsilon, and SSDlite on an ImageNet backbone has wider last layers.
+    If so, a checkpoint that started from them fits only a detector built with them. COCO's Faster R-CNN, Mask
+    R-CNN and RetinaNet have batch norms of another epsilon, and SSDlite on an ImageNet backbone has wider last layers.
     """
     return weights == "coco" or (weights == "backbone" and _family(name).startswith("ssdlite"))
 
