@@ -33,6 +33,7 @@ TWO_STEPS = [
     "--model.options.min_size=64",
     "--model.options.max_size=96",
 ]
+ALL_OF_TRAINING = "annotations/instances_train2017.json"  # for each split
 OBJECT = "<object><name>{}</name><bndbox><xmin>5</xmin><ymin>6</ymin><xmax>40</xmax><ymax>30</ymax></bndbox></object>"
 
 SIZE = "<size><width>64</width><height>48</height><depth>3</depth></size>"
@@ -130,6 +131,16 @@ def test_a_missing_annotation_file_is_named(tmp_path, in_repository, capsys):
     with pytest.raises(SystemExit):
         cli_main(["fit", *arguments])
     assert "instances_train2017.json" in capsys.readouterr().err
+
+
+def test_images_that_are_not_there_are_told_with_the_file_that_lists_them(tmp_path):
+    write_coco(tmp_path)
+    data = DetectionData("coco", root=str(tmp_path), train=["train2017"], val="val2017", annotations=ALL_OF_TRAINING)
+    (tmp_path / "val2017" / "0.jpg").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=rf"0\.jpg: not found.* data\.val, in {tmp_path / ALL_OF_TRAINING}, is to"
+    ):
+        data.setup("fit")
 
 
 def test_an_unknown_class_is_named_with_its_file(made_up_root, tmp_path, in_repository, capsys):

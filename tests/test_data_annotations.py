@@ -114,15 +114,16 @@ def test_what_was_dropped_and_clipped_is_reported_once_with_rows(caplog):
     message = record.getMessage()
     assert (record.name, record.levelno) == ("detmix.data", logging.WARNING)
     assert "set.json: 2 of 5 boxes without width or height" in message
-    assert "set.json: row 1 has xyxy [5.0, 5.0, 5.0, 9.0]; set.json: row 2" in message
-    assert "1 of 5 boxes more than a pixel past the edge of the image, clipped: set.json: row 3" in message
+    assert "dropped: row 1 has xyxy [5.0, 5.0, 5.0, 9.0]; row 2" in message
+    assert "1 of 5 boxes more than a pixel past the edge of the image, clipped: row 3" in message
+    assert message.count("set.json") == 1
 
 
 def test_a_long_report_shows_the_first_rows_only(caplog):
     build([[5, 5, 5, 9]] * 100)
     message = caplog.records[0].getMessage()
     assert "100 of 100" in message
-    assert message.count("set.json: row") == 3
+    assert message.count("row ") == 3
 
 
 def test_nothing_to_report_is_silent(caplog):
@@ -132,7 +133,7 @@ def test_nothing_to_report_is_silent(caplog):
 
 @pytest.mark.parametrize("box", [[5, 5, 5, 9], [5, 5, 9, 4], [70, 3, 80, 9], [-3, 1, 5, 5]])
 def test_raise_makes_a_dropped_or_clipped_box_an_error(box):
-    with pytest.raises(ValueError, match=r"set\.json: row 1 has xyxy"):
+    with pytest.raises(ValueError, match=r"set\.json: 1 of 2 boxes .*: row 1 has xyxy"):
         build([[1, 1, 2, 2], box], on_invalid="raise")
 
 

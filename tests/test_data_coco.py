@@ -322,9 +322,9 @@ def test_invalid_boxes_are_dropped_with_one_warning_or_raised(tmp_path, caplog):
     assert found.boxes[1].tolist() == [15, 3, 20, 7]
     ((_, level, message),) = caplog.record_tuples
     assert level == logging.WARNING
-    assert "set.json: annotations[1] has xyxy [5.0, 5.0, 5.0, 15.0]" in message
-    assert "set.json: annotations[2] has xyxy [15.0, 3.0, 45.0, 7.0]" in message
-    with pytest.raises(ValueError, match=r"set\.json: annotations\[1\]"):
+    assert "dropped: annotations[1] has xyxy [5.0, 5.0, 5.0, 15.0]" in message
+    assert "clipped: annotations[2] has xyxy [15.0, 3.0, 45.0, 7.0]" in message
+    with pytest.raises(ValueError, match=r"set\.json: 1 of 3 .*: annotations\[1\]"):
         read(tmp_path, data, on_invalid="raise")
 
 

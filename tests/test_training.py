@@ -172,15 +172,15 @@ def test_a_one_stage_detector_trains_and_validates(run, tmp_path, monkeypatch, d
     assert losses_in(folder / "validate") == pytest.approx(losses_in(folder), rel=1e-5)
 
 
-def test_images_without_annotations_can_be_validated_on(tmp_path, in_repository, capsys):
+def test_images_without_annotations_can_be_validated_on(tmp_path, in_repository, capsys, caplog):
     write_coco(tmp_path)
     file = tmp_path / "annotations" / "instances_val2017.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
     data = ["--data.format=coco", f"--data.root={tmp_path}", "--data.train=[train2017]", "--data.val=val2017"]
     arguments = ["--config", "configs/quickstart.yaml", "--runs", str(tmp_path), *TINY, *data]
-    with pytest.warns(UserWarning, match=rf"{file}: no object is annotated for data\.val") as warned:
-        cli_main(["fit", *arguments, "--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0"])
-    assert len(warned) == 1
+    cli_main(["fit", *arguments, "--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0"])
+    [told] = [record.getMessage() for record in caplog.records if record.name == "detmix.training"]
+    assert told == f"{file}: no object is annotated for data.val: there is no AP to measure, and no best.ckpt"
     assert "AP –  AP50 – (COCO)  AP50 – (VOC)\n" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "quickstart" / "metrics.json").read_text())
     assert metrics["AP"] == -1
@@ -189,7 +189,7 @@ def test_images_without_annotations_can_be_validated_on(tmp_path, in_repository,
     assert metrics["loss"] > 0
 
 
-def test_a_split_with_other_ids_and_without_one_class_is_scored_by_name(tmp_path, in_repository, monkeypatch):
+def test_a_split_with_other_ids_and_without_one_class_is_scored_by_name(tmp_path, in_repository, monkeypatch, caplog):
     """What is detected is what is annotated, one class of three is not in the validation file, and ids are swapped."""
     write_coco(tmp_path)
     files = {split: tmp_path / "annotations" / f"instances_{split}.json" for split in ("train2017", "val2017")}
@@ -208,8 +208,8 @@ def test_a_split_with_other_ids_and_without_one_class_is_scored_by_name(tmp_path
     monkeypatch.setattr("detmix.training.visits.losses_and_detections", annotated)
     data = ["--data.format=coco", f"--data.root={tmp_path}", "--data.train=[train2017]", "--data.val=val2017"]
     arguments = ["--config", "configs/quickstart.yaml", "--runs", str(tmp_path), *TINY, *data]
-    with pytest.warns(UserWarning, match="no training object is of 'bus'"):
-        cli_main(["fit", *arguments, "--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0"])
+    cli_main(["fit", *arguments, "--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0"])
+    assert "no training object is of 'bus'" in caplog.text
     run = tmp_path / "quickstart"
     metrics = json.loads((run / "metrics.json").read_text())
     assert [metrics[f"AP/{name}"] for name in ("bus", "car", "train")] == [-1, pytest.approx(1), pytest.approx(1)]
@@ -226,6 +226,25 @@ def test_a_split_with_other_ids_and_without_one_class_is_scored_by_name(tmp_path
     for predictions in (run, run / "predictions.json", run / "test"):
         with pytest.raises(ValueError, match=r"image_id 0 is '0.jpg', and .* has none of that name"):
             evaluate_files(CocoFile(files["val2017"]), predictions, Options())
+
+
+def test_a_part_of_the_images_is_told_to_be_one(run, tmp_path, capsys):
+    run(
+        "fit",
+        "--trainer.max_epochs=1",
+        "--data.mixup.no_mixup_epochs=0",
+        "--trainer.limit_val_batches=2",
+        "--data.batch_size=1",
+    )
+    told = capsys.readouterr().out
+    assert told.count(" (measured: 2 of 4 images)\n") == 2  # in the line of the validation, and in that of the end
+    assert json.loads((tmp_path / "quickstart" / "metrics.json").read_text())["images"] == 2
+    assert json.loads((tmp_path / "quickstart" / "run.json").read_text())["summary"]["Data"].endswith("2 of 4 images)")
+
+
+def test_the_default_loggers_can_be_asked_for(run, tmp_path):
+    run("fit", "--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0", "--trainer.logger=true")
+    assert {path.name for path in (tmp_path / "quickstart").iterdir()} >= {"csv", "tensorboard"}
 
 
 def test_only_names_that_tell_images_apart_are_stated(tmp_path):

@@ -64,6 +64,19 @@ def test_evaluated_data_without_objects_are_told_of(tmp_path, change, stage, eva
     assert told.startswith(f"{tmp_path / FILE.format('val2017')}: no object is annotated for data.{evaluated}")
 
 
+def test_a_class_that_is_trained_on_and_not_evaluated_on_is_told_of(tmp_path, change):
+    rows = json.loads((tmp_path / FILE.format("val2017")).read_text())["annotations"]
+    change("val2017", annotations=[row for row in rows if row["category_id"] == 3])
+    [told] = doubts(tmp_path)
+    assert told == (
+        f"{tmp_path / FILE.format('val2017')}: no object of data.val is of 'train', which training objects are of: "
+        "AP is the mean over 1 class of 2"
+    )
+    rows = json.loads((tmp_path / FILE.format("train2017")).read_text())["annotations"]
+    change("train2017", annotations=[row for row in rows if row["category_id"] == 3])
+    assert doubts(tmp_path, class_names=["car", "train"]) == []  # neither is trained on what is not there
+
+
 def test_crowds_are_no_objects(tmp_path, change):
     rows = json.loads((tmp_path / FILE.format("train2017")).read_text())["annotations"]
     change("train2017", annotations=[{**row, "iscrowd": 1} for row in rows])

@@ -45,7 +45,12 @@ def add_visibility(parts: Any) -> None:
     """Add the options of ``visibility``."""
     part = add_part(parts, "visibility", "detection rate against visibility, on blended images")
     part.add_argument(
-        "--model", dest="models", metavar="NAME=PATH", action=Named, required=True, help="weights; again for each model"
+        "--model",
+        dest="models",
+        metavar="[NAME=]PATH",
+        action=Named,
+        required=True,
+        help="weights; again for each model. Without a name it is called as the folder of its run",
     )
     part.add_argument("--visibilities", type=float, nargs="+", default=VISIBILITIES, help="default: 0.1 ... 0.9")
     part.add_argument("--iou-threshold", type=float, default=0.5, help="least IoU of a match (default: 0.5)")
@@ -90,15 +95,21 @@ def add_part(parts: Any, name: str, summary: str) -> ArgumentParser:
 
 
 class Named(Action):
-    """Collects NAME=PATH into a dict of paths by name."""
+    """Collects NAME=PATH, or PATH of what lies in the folder of a run, into a dict of paths by name."""
 
     def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: Any = None) -> None:
         """Add one."""
-        name, _, path = values.partition("=")
+        name, _, path = values.partition("=") if "=" in values else (_run_of(values), "", values)
         named = getattr(namespace, self.dest) or {}
         if not (name and path) or name in named:
-            parser.error(f"{option_string} must be NAME=PATH with a name of its own, got {values}")
+            parser.error(f"{option_string} must be PATH or NAME=PATH, each with a name of its own, got {values}")
         setattr(namespace, self.dest, named | {name: Path(path)})
+
+
+def _run_of(weights: str) -> str:
+    """The name of the folder that weights lie in, or of the run whose checkpoint they are."""
+    folder = Path(weights).absolute().parent
+    return folder.parent.name if folder.name == "checkpoints" else folder.name
 
 
 def temperature(text: str) -> float | str:

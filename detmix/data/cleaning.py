@@ -231,7 +231,8 @@ def report(
     for what, wrong in bad.items():
         rows = np.flatnonzero(wrong)
         if len(rows):
-            shown = "; ".join(f"{where(row)} has xyxy {boxes[row].tolist()}" for row in rows[:_ROWS_SHOWN].tolist())
+            places = {row: where(row).removeprefix(f"{source}: ") for row in rows[:_ROWS_SHOWN].tolist()}
+            shown = "; ".join(f"{place} has xyxy {boxes[row].tolist()}" for row, place in places.items())
             more = "; ..." if len(rows) > _ROWS_SHOWN else ""
             done = f", {'dropped' if what in _DROPPED else 'clipped'}" if on_invalid == "drop" else ""
             findings.append(f"{len(rows)} of {len(boxes)} {what}{done}: {shown}{more}")

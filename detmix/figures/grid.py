@@ -70,7 +70,12 @@ def lambda_grid(
     blends = [mix(*sample_a, *sample_b, lam=lam) for lam in ratios]
     pictures = [draw_boxes(image, target, class_names) for image, target in blends]
     captions = [f"λ = {lam:g}" for lam in ratios]
-    return image_grid(pictures, captions, columns=3, title="One pair at each ratio: λ is the share of image A")
+    return image_grid(
+        pictures,
+        captions,
+        columns=3,
+        title="One pair at each ratio: λ is the share of image A, and the weight of its boxes",
+    )
 
 
 def _shrink(image: AnyImage, longest: int) -> Image.Image:

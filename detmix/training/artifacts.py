@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from .module import DetectionModule
 from .run_report import MIN_SCORE, SAMPLES, as_detections, write_facts, write_run_report, write_sample
 from .skipped import SkippedImages
 
+_LOGGER = logging.getLogger("detmix.training")
 _PICTURES = 8  # images in a grid
 
 
@@ -42,8 +43,8 @@ class RunFiles(L.Callback):
     - before its first step, so not if it is finished already: ``config.yaml`` and ``classes.json`` (COCO's
       ``categories``, in the order of the labels);
     - in its first steps: ``train_samples/``;
-    - after each validation: ``metrics.json`` (flat; accuracy, ``loss`` and its terms, ``epoch`` and
-      ``step``), ``predictions.json`` (COCO
+    - after each validation: ``metrics.json`` (flat; accuracy, ``loss`` and its terms, ``images``, how many were
+      measured, ``epoch`` and ``step``), ``predictions.json`` (COCO
       results), ``images.json`` (which id is which image and class there; only of images with names that tell them
       apart, so of no made-up scenes), ``detections.jpg`` and ``run.json`` (what the report says of how the run was
       made);
@@ -79,7 +80,7 @@ class RunFiles(L.Callback):
         if trainer.is_global_zero:
             tell(f"Data: {data_of(trainer).described(stage)}")
             for doubt in data_of(trainer).doubts(stage):
-                warnings.warn(doubt, stacklevel=2)
+                _LOGGER.warning("%s", doubt)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
@@ -150,7 +151,7 @@ class RunFiles(L.Callback):
         assert module.evaluation is not None
         evaluation = module.evaluation
         progress = self.measured or {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        metrics = evaluation.metrics() | evaluation.losses | progress
+        metrics = evaluation.metrics() | evaluation.losses | {"images": evaluation.measured} | progress
         write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         _write_ids(folder / IMAGES_FILE, data_of(trainer), stage)
         write_text(folder / PREDICTIONS_FILE, json.dumps(evaluation.predictions))
@@ -180,7 +181,7 @@ class RunFiles(L.Callback):
         seconds = round(time.time() - self._start)
         return {
             "Command": "; ".join(f"from step {step} on: {text}" if step else text for step, text in self._commands),
-            "Data": data_of(trainer).described("fit"),
+            "Data": data_of(trainer).described("fit") + ("" if module.evaluation is None else module.evaluation.part()),
             "Detector": f"{module.detector_name}, starting from {module.weights or 'nothing'}",
             "Mixing": ", ".join(mixing_of(data_of(trainer), module, callbacks_of(trainer))) or "none",
             "Objective": f"{module.objective}, normalizer {module.normalizer}",
@@ -195,7 +196,8 @@ def _in_a_line(trainer: L.Trainer, evaluation: Evaluation) -> str:
     found = evaluation.summary()
     place = f"Epoch {trainer.current_epoch}, step {trainer.global_step}"
     masks = f", AP of masks {number_text(found['segm/AP'])}" if "segm/AP" in found else ""
-    return f"{place}: AP {number_text(found['AP'])}, AP50 {number_text(found['AP50'])}{masks}"
+    part = evaluation.part()
+    return f"{place}: AP {number_text(found['AP'])}, AP50 {number_text(found['AP50'])}{masks}{part}"
 
 
 def _words(command: str) -> list[str]:

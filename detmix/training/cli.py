@@ -122,7 +122,7 @@ class DetmixCLI(LightningCLI):
         plugins = _as_list(config.get("plugins"))
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             chosen["plugins"] = [*plugins, CheckpointFiles()]
-        if config.get("logger") is None:
+        if config.get("logger") in (None, True):
             chosen["logger"] = self._loggers(run_dir) if fitting else False
         trainer = super().instantiate_trainer(**chosen, **kwargs)
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
@@ -247,7 +247,7 @@ class DetmixCLI(LightningCLI):
             shown = {name: number_text(value) for name, value in self.model.evaluation.summary().items()}
             masks = f"AP {shown['segm/AP']} (masks)  " if "segm/AP" in shown else ""
             line = f"AP {shown['AP']}  AP50 {shown['AP50']} (COCO)  {masks}AP50 {shown['voc/AP50']} (VOC)"
-            tell(line, style="bold")
+            tell(line + self.model.evaluation.part(), style="bold")
             tell(f"See {file}" if self._trial is None else "This was a trial (fast_dev_run): nothing of it is kept.")
 
     def _way_to_numbers(self) -> str:

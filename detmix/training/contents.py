@@ -66,7 +66,7 @@ def _size(part: Part) -> str:
 
 
 def doubts(parts: Sequence[Part]) -> Iterator[str]:
-    """What can hardly be meant: evaluation on images trained on, and training data or other data without objects.
+    """What can hardly be meant: evaluation on images trained on, and training or other data without objects.
 
     Training splits count together, since one of several may be of images without objects on purpose.
 
@@ -85,9 +85,32 @@ def doubts(parts: Sequence[Part]) -> Iterator[str]:
                 f"({images[min(shared)]} is one), so the AP is measured on images that were trained on, and says less "
                 "of others. Give each split images of its own"
             )
+    consequences = {"train": "its samples show nothing", evaluated.stage: "there is no AP to measure, and no best.ckpt"}
     for group in (trained, [evaluated]):
         if not any(part.objects for part in group):
-            yield f"{_files(group)}: no object is annotated for data.{group[0].stage}: its samples show nothing"
+            stage = group[0].stage
+            yield f"{_files(group)}: no object is annotated for data.{stage}: {consequences[stage]}"
+
+
+def unmeasured(parts: Sequence[Part], class_names: Sequence[str]) -> Iterator[str]:
+    """Classes that are trained on, and that no object is of on which the run is evaluated, if others have some.
+
+    Args:
+        parts: as for ``doubts``.
+        class_names: the training data's, in the order of the labels.
+    """
+    *trained, evaluated = parts
+    if evaluated.file is None:
+        return
+    seen = set(evaluated.labels)
+    missing = sorted({label for part in trained for label in part.labels} - seen)
+    if seen and missing:
+        names = ", ".join(repr(class_names[label - 1]) for label in missing[:_NAMES_SHOWN])
+        more = ", ..." if len(missing) > _NAMES_SHOWN else ""
+        yield (
+            f"{evaluated.file}: no object of data.{evaluated.stage} is of {names}{more}, which training objects are of: "
+            f"AP is the mean over {'1 class' if len(seen) == 1 else f'{len(seen)} classes'} of {len(class_names)}"
+        )
 
 
 def unused(parts: Sequence[Part], class_names: Sequence[str]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from ..data import DetectionDataset
 from ..data.augment import Augment
 from ..data.dataset import OnError
 from ..seeding import SeededDataset
-from .contents import Part, all_classes, described, doubts, unused
+from .contents import Part, all_classes, described, doubts, unmeasured, unused
 from .loader import TrainingLoader, TrainingOrder
 from .mixing import MixupOptions, mix_samples
 from .signals import leave_signals_to_the_parent
@@ -189,7 +189,7 @@ class DetectionData(L.LightningDataModule):
             self._share_cores()
         for part in self._parts(stage):
             if isinstance(part.source, DetectionDataset) and (stage == "fit" or part.stage != "train"):
-                require_first_image(part.source)
+                require_first_image(part.source, f"data.{part.stage}, in {part.file}")
 
     def described(self, stage: str) -> str:
         """One line on what a stage, ``fit``, ``validate`` or ``test``, reads, and the training data."""
@@ -199,7 +199,8 @@ class DetectionData(L.LightningDataModule):
         """What of that data can hardly be meant, each in a sentence: for warnings."""
         parts = self._parts(stage)
         asked = stage == "fit" and not self._names_are_given
-        return [*doubts(parts), *(unused(parts, self.class_names) if asked else ())]
+        unlearnt = unused(parts, self.class_names) if asked else ()
+        return [*doubts(parts), *unmeasured(parts, self.class_names), *unlearnt]
 
     def _parts(self, stage: str) -> list[Part]:
         evaluated: Evaluated = "test" if stage == "test" else "val"

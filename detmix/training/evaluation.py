@@ -20,6 +20,16 @@ class Evaluation(NamedTuple):
     losses: dict[str, float]  # ``loss`` and its terms ``loss_...``, means over the images
     predictions: list[dict[str, Any]]  # COCO results
     ground_truth: dict[str, Any]  # COCO dict of the images that were visited
+    images: int  # that there are, visited or not
+
+    @property
+    def measured(self) -> int:
+        """How many images were visited."""
+        return len(self.ground_truth["images"])
+
+    def part(self) -> str:
+        """How many images were visited, in brackets, where they are not all, as under ``limit_val_batches``."""
+        return "" if self.measured == self.images else f" (measured: {self.measured} of {self.images} images)"
 
     def summary(self) -> dict[str, float]:
         """The numbers over all classes: ``AP`` ... ``ARl``, ``segm/AP`` ..., ``voc/AP50`` and ``voc/AP50_11point``."""
@@ -87,4 +97,6 @@ def evaluate(
     rankings = rank_voc(known, found, iou=0.5)
     voc, eleven_point = (result_of(known, rankings, use_07_metric=eleven) for eleven in (False, True))
     segm = evaluate_coco(truth, rows, "segm") if masks else None
-    return Evaluation(evaluate_coco(known, found), voc, eleven_point, segm, dict(losses), rows, truth)
+    return Evaluation(
+        evaluate_coco(known, found), voc, eleven_point, segm, dict(losses), rows, truth, len(ground_truth["images"])
+    )

@@ -53,7 +53,9 @@ class StopRequests:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received, self._received_at = number, time.monotonic()
-            when = "." if self.at_once else " after this step; Ctrl-C from now on ends at once."
+            when = (
+                "." if self.at_once else " after this step; Ctrl-C again, two seconds or more from now, ends at once."
+            )
             # not print: its buffer may be in use just now
             with suppress(OSError):  # whoever read it may have got the signal too, as `tee` does
                 os.write(2, f"\n{signal.Signals(number).name}: stopping{when}\n".encode())

@@ -105,7 +105,10 @@ class Splits:
             self._read(split, None)
         except (ValueError, OSError):
             return ""
-        return ". To have other classes than the training data's, name all of them with data.class_names"
+        listed = ", ".join(names)
+        return (
+            f". The classes are {listed}, those of data.train. To have others, name all of them with data.class_names"
+        )
 
     def file(self, split: str) -> Path | None:
         """The file that says which images a split has; None for made-up scenes."""
@@ -139,10 +142,15 @@ def _filled(pattern: str, split: str) -> str:
         raise ValueError(f"data: {pattern!r} is no path in which {{split}} stands for the split") from error
 
 
-def require_first_image(source: DetectionDataset) -> None:
-    """Refuse a folder without images; where images may be missing, one that is not there."""
+def require_first_image(source: DetectionDataset, name: str) -> None:
+    """Refuse a folder without images; where images may be missing, one that is not there.
+
+    Args:
+        source: the data of a split.
+        name: what errors call it.
+    """
     first = source.image_path(0)
     wanted = first if source.on_error == "raise" else first.parent
     if not wanted.exists():
-        advice = other_spelling(first) or "look at --data.root and, for COCO, --data.images"
-        raise FileNotFoundError(f"{wanted}: not found, and the first image of its split is to be there; {advice}")
+        advice = other_spelling(first) or "look at --data.root and, for COCO, --data.images and --data.annotations"
+        raise FileNotFoundError(f"{wanted}: not found, and the first image of {name}, is to be there; {advice}")
