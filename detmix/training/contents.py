@@ -107,9 +107,10 @@ def unmeasured(parts: Sequence[Part], class_names: Sequence[str]) -> Iterator[st
     if seen and missing:
         names = ", ".join(repr(class_names[label - 1]) for label in missing[:_NAMES_SHOWN])
         more = ", ..." if len(missing) > _NAMES_SHOWN else ""
+        left = "1 class" if len(seen) == 1 else f"{len(seen)} classes"
         yield (
-            f"{evaluated.file}: no object of data.{evaluated.stage} is of {names}{more}, which training objects are of: "
-            f"AP is the mean over {'1 class' if len(seen) == 1 else f'{len(seen)} classes'} of {len(class_names)}"
+            f"{evaluated.file}: no object of data.{evaluated.stage} is of {names}{more}, which training objects are of: AP "
+            f"is the mean over {left} of {len(class_names)}"
         )
 
 
