@@ -14,7 +14,15 @@ from torch import Tensor
 
 from .arguments import check_alpha, check_share, require_generator
 from .canvas import Image, blend, canvas_size, image_size, require_same_kind
-from .targets import Target, check_target, concatenate, require_aligned, select_objects
+from .targets import (
+    OBJECT_KEYS,
+    Target,
+    check_target,
+    concatenate,
+    per_object_keys,
+    require_aligned,
+    select_objects,
+)
 
 Sample = tuple[Any, Target]
 
@@ -90,12 +98,13 @@ def transformed(transform: Callable[[Any, Target], Sample] | None, image: Any, t
     """
     if transform is None:
         return image, target
+    keys = (*OBJECT_KEYS, *per_object_keys(target))  # a key of one's own is known by its rows, and only until then
     sample = transform(image, target)
     if sample is None or (_is_pair(sample) and sample[1] is None):
         raise TypeError(f"transform must return (image, target), and it returned {'(image, None)' if sample else None}")
     result = sample[-1] if isinstance(sample, (tuple, list)) else None  # what comes last may be of another format
     if isinstance(result, dict) and isinstance(result.get("boxes"), Tensor):
-        require_aligned(result)
+        require_aligned(result, keys)
     return sample
 
 

@@ -61,6 +61,7 @@ _RANKS = {"boxes": 2, "masks": 3, "keypoints": 3, "covers": 3}  # number of dime
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _OVERHANG = 1.0  # pixels a box may reach past the image: rounding of annotation tools
 _LARGEST = sys.float_info.max
+_SANITIZED = (tv_tensors.BoundingBoxes, tv_tensors.Mask)  # what SanitizeBoundingBoxes filters without being told
 
 # pixels; a box that is thinner after a cut or a crop is a rounding error, which resizing turns into an empty box
 SLIVER = 1e-3
@@ -142,12 +143,12 @@ def object_keys(sample: Any) -> tuple[Tensor, ...]:
         sample: a target, or a tuple that ends with one, as a v2 transform receives it.
 
     Returns:
-        The tensors of all keys that belong to the objects, boxes and ``tv_tensors`` excepted
-        (torchvision filters those by itself).
+        The tensors of all keys that belong to the objects, but for the boxes and what is ``tv_tensors.BoundingBoxes``
+        or ``tv_tensors.Mask``: torchvision filters those by itself. ``tv_tensors.KeyPoints`` come out of it as a plain
+        tensor, which no later transform moves, so let it be the last one.
     """
     target = sample if isinstance(sample, dict) else sample[-1]
-    keys = per_object_keys(target)
-    return tuple(target[k] for k in keys if not isinstance(target[k], tv_tensors.TVTensor) and k != "boxes")
+    return tuple(target[k] for k in per_object_keys(target) if k != "boxes" and not isinstance(target[k], _SANITIZED))
 
 
 def per_object_keys(target: Target) -> list[str]:
@@ -156,7 +157,7 @@ def per_object_keys(target: Target) -> list[str]:
     return [k for k, v in target.items() if k in OBJECT_KEYS or _has_rows(k, v, count)]
 
 
-def require_aligned(target: Target, keys: Iterable[str] = OBJECT_KEYS) -> None:
+def require_aligned(target: Target, keys: Iterable[str]) -> None:
     """Raise ValueError if transforms left out boxes, and not the rows of these keys that belong to them."""
     count = target["boxes"].shape[0]
     for key in keys:

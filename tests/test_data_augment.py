@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from detmix import MixupBatch, MixupDataset, MixupIterable, cutmix_pair, cutout, object_keys
 from detmix.data import Augment, MixupBatchTransform, to_tv_tensors
 from detmix.data.transforms import Albumentations
+from detmix.targets import OBJECT_KEYS
 
 from .factories import make_sample
 
@@ -162,6 +163,19 @@ def test_a_transform_behind_mixing_that_leaves_out_boxes_alone_is_named(mixing):
         next(iter(mixing(samples, transform=lambda image, target: (image, {**target, "area": torch.tensor(3.0)}))))
     _, target = next(iter(mixing(samples, transform=lambda image, target: (image, len(target["boxes"])))))
     assert target == 6
+
+
+@pytest.mark.parametrize("mixing", [MixupDataset, MixupIterable])
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_a_key_of_ones_own_that_a_transform_leaves_behind_is_named(mixing, p):
+    def first(image, target):
+        return image, {key: value[:1] if key in OBJECT_KEYS else value for key, value in target.items()}
+
+    samples = [
+        (image, target | {"track": torch.arange(3)}) for image, target in (make_sample(3, seed=n) for n in (0, 1))
+    ]
+    with pytest.raises(ValueError, match=r"the transforms left 1 boxes, and 'track' of shape \((3|6),\)"):
+        next(iter(mixing(samples, p=p, transform=first)))
 
 
 def test_keypoints_are_refused_since_v2_would_leave_them_behind():

@@ -289,6 +289,40 @@ def test_errors_say_what_was_wanted():
         to_tv_tensors(image, target)
 
 
+GEOMETRY = {
+    "points": lambda boxes: tv_tensors.KeyPoints(boxes[:, :2], canvas_size=(HEIGHT, WIDTH)),
+    "keypoints": lambda boxes: tv_tensors.KeyPoints(boxes[:, None, :2], canvas_size=(HEIGHT, WIDTH)),
+    "seen": lambda boxes: tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(HEIGHT, WIDTH)),
+    "road": lambda boxes: tv_tensors.Mask(torch.zeros(HEIGHT, WIDTH)),
+}
+
+
+@pytest.mark.parametrize("key", GEOMETRY)
+def test_geometry_that_albumentations_would_leave_where_it_is_is_refused(key):
+    if "points" in key and not hasattr(tv_tensors, "KeyPoints"):
+        pytest.skip("this torchvision has no KeyPoints")
+    image, target = make_wrapped([[0, 0, 20, 20], [50, 30, 80, 55]])
+    with pytest.raises(TypeError, match=rf"would leave '{key}', a tv_tensors\.\w+, where it is"):
+        Albumentations([A.HorizontalFlip(p=1)])(image, target | {key: GEOMETRY[key](target["boxes"])})
+
+
+@pytest.mark.parametrize(
+    "alone", [A.HorizontalFlip(p=1), A.Compose([A.HorizontalFlip(p=1)]), A.OneOf([A.HorizontalFlip(p=1)] * 2, p=1)]
+)
+def test_a_transform_may_come_alone(alone):
+    image, target = make_sample([[0, 0, 20, 20], [50, 30, 80, 55]])
+    flipped, moved = Albumentations(alone)(image, target)
+    assert torch.equal(flipped, image.flip(-1))
+    assert moved["boxes"].tolist() == [[70, 0, 90, 20], [10, 30, 40, 55]]
+    assert torch.equal(moved["masks"], target["masks"].flip(-1))
+    assert torch.equal(moved["keypoints"][..., 0], WIDTH - 1 - target["keypoints"][..., 0])
+
+
+def test_a_compose_alone_keeps_its_probability():
+    image, target = make_sample([[0, 0, 20, 20]])
+    assert torch.equal(Albumentations(A.Compose([A.HorizontalFlip(p=1)], p=0))(image, target)[0], image)
+
+
 def sanitizing(*transforms):
     clean = [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(labels_getter=detmix.object_keys)]
     return v2.Compose([*transforms, *clean])

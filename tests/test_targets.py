@@ -93,6 +93,25 @@ def test_object_keys_gives_all_per_object_tensors_but_the_boxes():
         assert [id(tensor) for tensor in object_keys(sample)] == [id(target["labels"]), id(target["weights"])]
 
 
+@pytest.mark.skipif(not hasattr(tv_tensors, "KeyPoints"), reason="this torchvision has no KeyPoints")
+@pytest.mark.parametrize(("key", "shape"), [("points", (4, 2)), ("points", (4, 5, 2)), ("keypoints", (4, 5, 2))])
+def test_keypoints_of_torchvision_leave_with_the_box_that_is_sanitized(key, shape):
+    boxes = tv_tensors.BoundingBoxes(torch.tensor([[1.0, 1, 9, 9]] * 4), format="XYXY", canvas_size=(48, 64))
+    boxes[1, 2] = 1.0
+    points = tv_tensors.KeyPoints(torch.rand(shape), canvas_size=(48, 64))
+    target = {
+        "boxes": boxes,
+        "labels": torch.arange(1, 5),
+        "masks": tv_tensors.Mask(torch.ones(4, 48, 64)),
+        key: points,
+    }
+    clean = v2.SanitizeBoundingBoxes(labels_getter=object_keys)
+    _, kept = clean(tv_tensors.Image(torch.zeros(3, 48, 64)), target | {"seen": boxes.clone()})
+    assert {k: len(rows) for k, rows in kept.items()} == dict.fromkeys(["boxes", "labels", "masks", key, "seen"], 3)
+    assert type(kept[key]) is torch.Tensor
+    assert torch.equal(kept[key], plain(points)[[0, 2, 3]])
+
+
 @pytest.mark.parametrize("target", [None, (), "cat"])
 def test_what_is_no_dict_is_refused(target):
     with pytest.raises(TypeError, match=r"a target must be a dict with boxes and labels, got \w+$"):

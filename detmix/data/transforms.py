@@ -18,13 +18,14 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 from torch import Tensor
+from torchvision import tv_tensors
 
 from ..arguments import check_alpha, check_count, check_share
 from ..canvas import compiled_blend, image_size, require_supported, to_pil
@@ -37,6 +38,8 @@ from .rows import check_columns, encode, to_rows, to_sample
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # a look-up on the network at every import
 import albumentations as A  # noqa: E402  it reads that variable when imported
 
+_Transform: TypeAlias = A.BasicTransform | A.BaseCompose
+
 
 class Albumentations:
     """Albumentations transforms as a callable on samples: ``image, target = augment(image, target)``.
@@ -47,7 +50,7 @@ class Albumentations:
     gets visibility 0; left and right are not swapped by a flip.
 
     Args:
-        transforms: albumentations transforms, in order.
+        transforms: albumentations transforms, in order, or one, such as an ``A.OneOf``.
         min_visibility: drops a box of which one transform leaves less than this share of its area.
         min_area: drops a box that a transform leaves smaller than this, in square pixels.
         seed: given, the draws depend on it, the epoch and the target's ``image_id`` alone, whatever the
@@ -58,7 +61,7 @@ class Albumentations:
 
     def __init__(
         self,
-        transforms: Sequence[A.BasicTransform | A.BaseCompose],
+        transforms: Sequence[_Transform] | _Transform,
         *,
         min_visibility: float = 0.0,
         min_area: float = 0.0,
@@ -77,8 +80,9 @@ class Albumentations:
             filter_invalid_bboxes=True,
         )
         points = A.KeypointParams(format="xy", label_fields=["points"], remove_invisible=False)
+        chosen = [transforms] if isinstance(transforms, _Transform) else transforms
         # NoOp takes every kind of target, so boxes are filtered after a list that has only colour changes too
-        self._compose = A.Compose([*transforms, A.NoOp()], bbox_params=boxes, keypoint_params=points)
+        self._compose = A.Compose([*chosen, A.NoOp()], bbox_params=boxes, keypoint_params=points)
 
     def set_epoch(self, epoch: int) -> None:
         """Move on to the draws of an epoch; seen by workers that already run."""
@@ -96,10 +100,12 @@ class Albumentations:
 
         Raises:
             TypeError: the image is neither a tensor nor an array nor a PIL image, of bfloat16, or of a mode that
-                ``mix_pair`` does not take; or a transform makes it another kind.
+                ``mix_pair`` does not take; or a transform makes it another kind. Another key than boxes and masks is of
+                ``tv_tensors``, and so says that it lies in the image: it would be left where it is.
             ValueError: there is a seed, and the target has no ``image_id``; boxes are not in xyxy.
         """
         require_xyxy(target["boxes"])
+        _refuse_unmoved(target)
         pixels = _to_array(image)
         height, width = pixels.shape[:2]
         boxes = target["boxes"].as_subclass(Tensor).double().numpy()
@@ -124,6 +130,17 @@ class Albumentations:
 
     def _draw_from(self, generator: np.random.Generator) -> None:
         self._compose.set_random_state(generator, random.Random(int(generator.integers(2**63))))
+
+
+def _refuse_unmoved(target: Target) -> None:
+    """Raise TypeError if there is geometry of ``tv_tensors`` that albumentations is not told of."""
+    for key, value in target.items():
+        if isinstance(value, tv_tensors.TVTensor) and key not in ("boxes", "masks"):
+            raise TypeError(
+                "Albumentations moves boxes, masks and keypoints, the last of shape (N, P, 3) in a plain tensor, and "
+                f"would leave {key!r}, a tv_tensors.{type(value).__name__}, where it is: take it out, or use "
+                "detmix.data.Augment"
+            )
 
 
 def _to_array(image: Any) -> NDArray[Any]:
