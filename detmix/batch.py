@@ -10,6 +10,7 @@ import hashlib
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from .arguments import check_alpha, check_choice, check_count, check_share
 from .canvas import blend, canvas_size, compiled_blend, image_size, require_same_kind
 from .cutmix import cutmix_pair, region_around
 from .draws import BATCHES, generator_at
-from .mixing import Draw, mix_targets, sample_lambda
+from .mixing import Draw, mix_targets, require_sample, sample_lambda
 from .readers import this_process
 from .sending import sent_together
 from .switch import Switched
@@ -44,8 +45,11 @@ def collate(samples: Iterable[tuple[Any, Target]]) -> tuple[list[Any], list[Targ
 
     Returns:
         The images and the targets, each as a list.
+
+    Raises:
+        TypeError: a sample is no such pair; its row in the batch is named.
     """
-    pairs = list(samples)
+    pairs = [require_sample(given, partial("row {} of the batch".format, row)) for row, given in enumerate(samples)]
     return sent_together([image for image, _ in pairs], [target for _, target in pairs])
 
 
@@ -178,7 +182,7 @@ class MixupBatch(Switched):
 
         Raises:
             ValueError: as ``__call__``.
-            TypeError: a target has no integer image_id, or as ``__call__``.
+            TypeError: a sample is no pair, a target has no integer image_id, or as ``__call__``.
         """
         images, targets = collate(samples)
         _check_batch(images, targets)

@@ -53,6 +53,17 @@ def test_collate_keeps_images_of_unequal_size_and_their_targets_in_order():
     assert collate([]) == ([], [])
 
 
+@pytest.mark.parametrize("together", [collate, MixupBatch().collate])
+@pytest.mark.parametrize(
+    ("changed", "wanted"),
+    [(lambda sample: (*sample, "cat.jpg"), "3 values"), (lambda sample: {"a": 0, "b": 1}, "dict")],
+)
+def test_what_is_no_pair_is_named_with_its_row(together, changed, wanted):
+    samples = [make_sample(1, seed=row) for row in range(3)]
+    with pytest.raises(TypeError, match=rf"must give \(image, target\), got {wanted} for row 2 of the batch"):
+        together([*samples[:2], changed(samples[2])])
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.integers(2, 6),
