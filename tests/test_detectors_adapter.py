@@ -21,6 +21,7 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import complete_box_iou_loss
 
 from detmix import ManifoldMixup, unweight_losses, weight_losses
+from detmix.detectors.checks import are_weighted
 from detmix.detectors.fcos import WeightedFCOS, WeightedFCOSHead
 from detmix.detectors.rcnn import WeightedRegionProposalNetwork, WeightedRoIHeads
 from detmix.detectors.retinanet import WeightedRetinaNet, WeightedRetinaNetHead
@@ -58,6 +59,21 @@ def test_unweight_losses_gives_plain_torchvision_back(family):
     assert [vars(module).keys() for module in model.modules()] == [vars(module).keys() for module in plain.modules()]
     losses, _ = losses_of(model, make_batch(COUNTS, **WEIGHTED_BATCH))
     assert losses == losses_of(plain, make_batch(COUNTS))[0]
+
+
+@every_family
+@pytest.mark.parametrize("objective", ["weighted", "pair"])
+def test_more_targets_than_images_are_named(family, objective):
+    images, targets = make_batch(COUNTS, **WEIGHTED_BATCH)
+    with pytest.raises(ValueError, match="a batch must have as many images as targets, got 2 and 3"):
+        weight_losses(make_assembled(family), objective)(images[:2], targets)
+
+
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_other_targets_than_there_are_anchors_for_are_named(count):
+    _, targets = make_batch(COUNTS, **WEIGHTED_BATCH)
+    with pytest.raises(ValueError, match=f"as many images as targets, got {count} and 3"):
+        are_weighted([torch.zeros(5, 4)] * count, targets, "weighted")
 
 
 @every_family

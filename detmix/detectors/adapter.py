@@ -86,6 +86,9 @@ def weight_losses(model: Model, objective: Objective = "weighted", normalizer: N
             losses are refused too, since their class could not change without losing what they add.
         ValueError: the objective or normalizer is unknown.
 
+        The model itself, in training on a batch with weights, raises TypeError where labels are not int64, also where
+        torchvision's RetinaNet and FCOS would take int32, and ValueError where there are more targets than images.
+
     Source: Zhang et al., Bag of Freebies for Training Object Detection Neural Networks, arXiv:1902.04103
     (weighted); Zhang et al., mixup, arXiv:1710.09412, and Vu et al., LossMix, arXiv:2303.10343 (pair).
     """

@@ -7,21 +7,27 @@ Values are looked at on the CPU only: on a GPU that would stop the queue at ever
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..targets import Target
+from ..targets import Target, require_target_each
 from .rows import Objective
 
 
-def are_weighted(targets: Sequence[Target], objective: Objective) -> bool:
+def are_weighted(images: Sequence[Any], targets: Sequence[Target], objective: Objective) -> bool:
     """Whether the losses of a batch are ours to compute: torchvision's own are right where nothing has weights.
+
+    Args:
+        images: something of each image, such as its anchors; counted alone.
+        targets: theirs.
+        objective: of the model.
 
     Raises:
         TypeError: weights, sources or labels are of a wrong type or dtype.
-        ValueError: labels are missing; something has a wrong shape or lies on another device; a weight is
-            outside [0, 1].
+        ValueError: there are more or fewer targets than images; labels are missing; something has a wrong shape or
+            lies on another device; a weight is outside [0, 1].
     """
     if objective == "unweighted":
         return False
@@ -29,6 +35,7 @@ def are_weighted(targets: Sequence[Target], objective: Objective) -> bool:
         require_keys(row, target, "labels")
     if not any("weights" in target for target in targets):
         return False
+    require_target_each(len(images), targets)
     for row, target in enumerate(targets):
         _check_column(row, target, "weights")
         _check_column(row, target, "sources")

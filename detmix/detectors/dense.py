@@ -53,9 +53,9 @@ def grouped(
 
     Raises:
         TypeError: the head was replaced after ``weight_losses``, and would take groups for images.
-        ValueError: a label is too large.
+        ValueError: there are more or fewer targets than images, or a label is too large.
     """
-    if not are_weighted(targets, model.objective):
+    if not are_weighted(anchors, targets, model.objective):
         return targets, anchors
     if not hasattr(model.head, "objective"):
         raise TypeError(

@@ -56,7 +56,7 @@ class WeightedRegionProposalNetwork(RegionProposalNetwork):
         torchvision passes both results on to ``compute_loss``, the boxes encoded against the anchors. The
         weighted loss encodes for itself, and only the sampled rows, so it gets the anchors back as boxes.
         """
-        if not are_weighted(targets, self.objective):
+        if not are_weighted(anchors, targets, self.objective):
             return super().assign_targets_to_anchors(anchors, targets)
         return [AnchorTargets(self._match(*image), *image) for image in zip(anchors, targets, strict=True)], anchors
 
@@ -103,7 +103,7 @@ class WeightedRoIHeads(RoIHeads):
         targets: list[Target] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """As torchvision's; in training with weighted targets, the losses are the weighted ones."""
-        if not self.training or targets is None or not are_weighted(targets, self.objective):
+        if not self.training or targets is None or not are_weighted(proposals, targets, self.objective):
             return super().forward(features, proposals, image_shapes, targets)
         proposals, images = self._sample(proposals, targets)
         pooled = self.box_head(self.box_roi_pool(features, proposals, image_shapes))

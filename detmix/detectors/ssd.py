@@ -25,7 +25,7 @@ class WeightedSSD(SSD):
         self, targets: list[Target], head_outputs: dict[str, Tensor], anchors: list[Tensor], matched_idxs: list[Tensor]
     ) -> dict[str, Tensor]:
         """Both losses, each a sum over the batch's foreground and, for the class, its hardest background."""
-        if not are_weighted(targets, self.objective):
+        if not are_weighted(anchors, targets, self.objective):
             losses: dict[str, Tensor] = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
             return losses
         require_labels(targets, head_outputs["cls_logits"].shape[-1])
