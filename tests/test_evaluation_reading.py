@@ -1,14 +1,17 @@
 import json
 import math
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from pycocotools import mask as rle
+from torchvision.datasets import CocoDetection
 
-from detmix.evaluation import evaluate_coco
+from detmix.evaluation import evaluate_coco, evaluate_voc
 from detmix.evaluation.reading import read_ground_truth, read_predictions
 
+from .factories import write_coco_folder
 from .hostile import ending
 
 TRUTH = {
@@ -46,6 +49,17 @@ def test_ground_truth_is_sorted_by_id_and_completed():
     assert objects.areas.tolist() == [90.5, 12.0]
     assert (objects.crowd.tolist(), objects.difficult.tolist()) == ([True, False], [False, True])
     assert objects.corners[1].tolist() == [2.5, 3, 4.5, 6]  # 1-based, the last pixel included
+
+
+def test_the_object_of_pycocotools_is_read_as_its_file(tmp_path):
+    write_coco_folder(tmp_path / "coco", 4)
+    file = tmp_path / "coco" / "set.json"
+    held = CocoDetection(str(tmp_path / "coco" / "images"), str(file)).coco
+    rows = [{"image_id": 100, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}]
+    assert evaluate_coco(held, rows).metrics == evaluate_coco(file, rows).metrics
+    assert evaluate_voc(held, rows).ap == evaluate_voc(file, rows).ap
+    with pytest.raises(ValueError, match="ground truth: Expected `object`, got `types.SimpleNamespace`"):
+        read_ground_truth(SimpleNamespace(dataset=[held.dataset]))
 
 
 def test_of_two_categories_of_one_name_that_with_objects_counts():

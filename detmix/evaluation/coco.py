@@ -79,7 +79,7 @@ def evaluate_coco(
     average recall of the best 100 and 1000 of each image.
 
     Args:
-        ground_truth: COCO-format dict or the path of its JSON file; it is not changed.
+        ground_truth: COCO-format dict, the path of its JSON file, or pycocotools' ``COCO`` of it; it is not changed.
         predictions: list of COCO results or the path of their JSON file; it is not changed. May be empty.
         iou_type: ``"bbox"``, or ``"segm"`` for masks: then annotations and predictions need a
             ``segmentation``, images a ``height`` and ``width``, and a prediction's area is

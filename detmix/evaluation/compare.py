@@ -84,7 +84,7 @@ def compare_coco(
     """Compare two sets of predictions by COCO's rules.
 
     Args:
-        ground_truth: COCO-format dict or the path of its JSON file.
+        ground_truth: COCO-format dict, the path of its JSON file, or pycocotools' ``COCO`` of it.
         first: list of COCO results or the path of their JSON file.
         second: the same; differences are second - first.
         iou_type: ``"bbox"`` or ``"segm"``.
@@ -130,7 +130,7 @@ def compare_voc(
     """Compare two sets of predictions by the VOC kit's rules.
 
     Args:
-        ground_truth: COCO-format dict or the path of its JSON file.
+        ground_truth: COCO-format dict, the path of its JSON file, or pycocotools' ``COCO`` of it.
         first: list of COCO results or the path of their JSON file.
         second: the same; differences are second - first.
         iou: the least IoU of a match, in (0, 1].

@@ -137,7 +137,7 @@ def find_mistakes(
     """Count what was found, confused, missed and made up, by class and by image; the rules stand above.
 
     Args:
-        ground_truth: COCO-format dict or the path of its JSON file.
+        ground_truth: COCO-format dict, the path of its JSON file, or pycocotools' ``COCO`` of it.
         predictions: list of COCO results or the path of their JSON file. May be empty.
         iou: the least IoU of a match, in (0, 1].
         min_score: the least score of a detection that counts.

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -35,8 +35,15 @@ from .masks import encode_masks, mask_areas, mask_boxes
 from .numbering import Ids, numbering_of
 from .records import Detections, GroundTruth, Objects, Rows, corners_of
 
+
+class HoldsDataset(Protocol):
+    """What has COCO's dict as its ``dataset``: pycocotools' ``COCO``, which is torchvision's ``CocoDetection.coco``."""
+
+    dataset: dict[str, Any]
+
+
 Source: TypeAlias = str | os.PathLike[str]
-TruthSource: TypeAlias = Source | dict[str, Any] | GroundTruth
+TruthSource: TypeAlias = Source | dict[str, Any] | HoldsDataset | GroundTruth
 PredictionSource: TypeAlias = Source | Sequence[dict[str, Any]] | Detections
 _Box = tuple[float, float, float, float]
 
@@ -80,7 +87,8 @@ def read_ground_truth(source: TruthSource, *, masks: bool = False) -> GroundTrut
     """Read and check a ground truth.
 
     Args:
-        source: COCO-format dict, the path of a JSON file that holds one, or a ground truth that is read already.
+        source: COCO-format dict, the path of a JSON file that holds one, pycocotools' ``COCO`` of it, or a ground
+            truth that is read already.
         masks: also read each annotation's ``segmentation``; images then need a ``height`` and ``width``.
 
     Raises:
@@ -91,7 +99,7 @@ def read_ground_truth(source: TruthSource, *, masks: bool = False) -> GroundTrut
     if isinstance(source, GroundTruth):
         _check_masks(source.objects, source.source, masks)
         return source
-    name, content = _decode(source, _MaskTruth if masks else _BoxTruth, "ground truth", _not_given)
+    name, content = _decode(_content(source), _MaskTruth if masks else _BoxTruth, "ground truth", _not_given)
     images = sorted(content.images, key=lambda i: i.id)
     _check_unique(content, name)
     rows = content.annotations
@@ -122,6 +130,11 @@ def read_ground_truth(source: TruthSource, *, masks: bool = False) -> GroundTrut
     )
     names = tuple(c.name for c in categories)
     return GroundTruth(image_ids, tuple(i.file_name for i in images), sizes, category_ids, names, objects, name)
+
+
+def _content(source: Source | dict[str, Any] | HoldsDataset) -> Source | dict[str, Any]:
+    held = getattr(source, "dataset", None)
+    return held if isinstance(held, dict) else source  # type: ignore[return-value]  # or what msgspec is to name
 
 
 def read_predictions(

@@ -59,7 +59,7 @@ def evaluate_voc(
     pixel, so that a side is its difference and 1. A COCO box (x, y, w, h) is its (x + 1, y + 1, x + w, y + h).
 
     Args:
-        ground_truth: COCO-format dict or the path of its JSON file.
+        ground_truth: COCO-format dict, the path of its JSON file, or pycocotools' ``COCO`` of it.
         predictions: list of COCO results or the path of their JSON file. May be empty.
         iou: the least IoU of a match, in (0, 1].
         use_07_metric: mean of the best precision at recalls 0, 0.1 ... 1, as in 2007; otherwise the area
