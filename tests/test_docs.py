@@ -9,6 +9,8 @@ import pytest
 import torch
 import torchvision
 import yaml
+from PIL import Image
+from torchvision import tv_tensors
 
 from detmix.data import read_voc
 from detmix.training import DetectionData
@@ -46,7 +48,11 @@ def write_coco(root):
     for split in ("train2017", "val2017"):
         write_coco_folder(root / "made", 7)
         (root / "made" / "images").rename(root / split)
-        (root / "made" / "set.json").rename(root / "annotations" / f"instances_{split}.json")
+        content = json.loads((root / "made" / "set.json").read_text())
+        for row in content["annotations"]:
+            row["area"] = row["bbox"][2] * row["bbox"][3]
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+        (root / "made" / "set.json").unlink()
         (root / "made").rmdir()
 
 
@@ -75,6 +81,15 @@ def test_data(run_page, tmp_path, monkeypatch):
     mixed = [target for name in ("coco_set", "voc_set") for _, target in names[name]]
     assert (len(names["coco_set"]), len(names["voc_set"]), names["num_classes"]) == (6, 4, 4)
     assert all(target["boxes"].dtype == torch.float32 and "lam" in target for target in mixed)
+    assert all(len(target[key]) == len(target["boxes"]) for target in mixed[:6] for key in ("area", "iscrowd"))
+    boxes = tv_tensors.BoundingBoxes([[1, 2, 1, 9], [2, 2, 9, 9]], format="XYXY", canvas_size=(16, 16))
+    columns = {"labels": torch.tensor([1, 2]), "area": [0.0, 49.0], "iscrowd": [0, 1]}
+    _, kept = names["clean"](Image.new("RGB", (16, 16)), {"boxes": boxes, **columns})
+    assert {key: rows.tolist() for key, rows in kept.items() if key != "boxes"} == {
+        "labels": [2],
+        "area": [49.0],
+        "iscrowd": [1],
+    }
 
 
 EXPORTS = {  # where the file of a split or of all lies, and the images, and what comes before their names
