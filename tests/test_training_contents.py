@@ -69,7 +69,7 @@ def test_a_class_that_is_trained_on_and_not_evaluated_on_is_told_of(tmp_path, ch
     change("val2017", annotations=[row for row in rows if row["category_id"] == 3])
     [told] = doubts(tmp_path)
     assert told == (
-        f"{tmp_path / FILE.format('val2017')}: no object of data.val is of 'train', which training objects are of: "
+        f"{tmp_path / FILE.format('val2017')}: no object of data.val is of 'train', while some of data.train are, so "
         "AP is the mean over 1 class of 2"
     )
     rows = json.loads((tmp_path / FILE.format("train2017")).read_text())["annotations"]

@@ -109,8 +109,8 @@ def unmeasured(parts: Sequence[Part], class_names: Sequence[str]) -> Iterator[st
         more = ", ..." if len(missing) > _NAMES_SHOWN else ""
         left = "1 class" if len(seen) == 1 else f"{len(seen)} classes"
         yield (
-            f"{evaluated.file}: no object of data.{evaluated.stage} is of {names}{more}, which training objects are of: AP "
-            f"is the mean over {left} of {len(class_names)}"
+            f"{evaluated.file}: no object of data.{evaluated.stage} is of {names}{more}, while some of data.train "
+            f"are, so AP is the mean over {left} of {len(class_names)}"
         )
 
 
