@@ -1,4 +1,4 @@
-"""Arguments that callers pass: numbers, choices and generators, looked at before they are used."""
+"""Checks of arguments: numbers, counts, indices, choices and generators."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def check_share(name: str, value: float) -> float:
     return number
 
 
-def check_count(name: str, value: Any) -> int:
-    """A value as Python's integer; TypeError unless it is an integer, and ValueError unless it is 0 or more."""
+def check_count(name: str, value: Any, least: int = 0) -> int:
+    """A value as Python's integer; TypeError unless it is an integer, and ValueError if it is below ``least``."""
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if number < 0:
-        raise ValueError(f"{name} must be 0 or more, got {number}")
+    if number < least:
+        raise ValueError(f"{name} must be {least} or more, got {number}")
     return number
 
 

@@ -122,8 +122,8 @@ class MixupBatch(Switched):
             seed: of the draws; an integer.
 
         Raises:
-            TypeError: the seed is not an integer.
-            ValueError: alpha is negative, p or min_weight outside [0, 1], or mix or pairing is unknown.
+            TypeError: alpha, p or min_weight is no number, or the seed is not an integer.
+            ValueError: alpha is negative or not finite, p or min_weight outside [0, 1], or mix or pairing is unknown.
         """
         super().__init__()
         alpha = check_alpha(alpha)

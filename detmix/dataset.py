@@ -16,7 +16,7 @@ from .cache import Loaded, PartnerCache
 from .canvas import canvas_size, compiled_blend, image_size, require_same_kind
 from .cutmix import cutmix_pair, cutout, region_around
 from .draws import MIXING, generator_at
-from .mixing import Draw, Sample, mix_pair, require_sample, sample_lambda, transformed
+from .mixing import Draw, Sample, mix_pair, raise_named, require_sample, sample_lambda, transformed
 from .partners import PartnerPolicy, Partners, index_partners
 from .switch import Switched
 from .targets import Target, check_target
@@ -104,14 +104,16 @@ class MixupDataset(Switched, Dataset[Sample]):
             seed: of the draws; an integer.
 
         Raises:
-            TypeError: the data set is a stream; the seed or cache is not an integer; or the choice of partners needs
-                labels that the data set cannot tell; one that mixes cannot, since its labels depend on the epoch.
-            ValueError: alpha is negative, p or min_weight outside [0, 1], mix or partner unknown, a choice of
-                partners or a cache given for cutout, cache negative, the data set is empty, or no sample of it has a
-                partner. A sample raises it, too, where the cache does not fit in memory, all workers of this loader
-                on this host together, other loaders, ranks and levels of mixing not: the second that a process
-                holds, if ``cache`` of its size do not fit in what is available, or a later one, if what is held
-                comes to more than the process's part of that.
+            TypeError: the data set is a stream; alpha, p or min_weight is no number; the seed or cache is not an
+                integer; or the choice of partners needs labels that the data set cannot tell; one that mixes cannot,
+                since its labels depend on the epoch.
+            ValueError: alpha is negative or not finite, p or min_weight outside [0, 1], mix or partner unknown, a
+                choice of partners or a cache given for cutout, cache negative, the data set is empty, or no sample of
+                it has a partner.
+
+        Loading a sample raises ValueError where the caches of all workers of this loader would not fit in memory: at
+        the second sample that a process holds, if ``cache`` samples of its size would not, or later, once those held
+        take more than the process's part. Other loaders, ranks and nested mixers are not counted.
         """
         super().__init__()
         alpha = check_alpha(alpha)
@@ -172,7 +174,20 @@ class MixupDataset(Switched, Dataset[Sample]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Sample:
-        """The mixed sample; the data set's own where nothing is mixed."""
+        """The mixed sample; the data set's own where nothing is mixed.
+
+        What the wrapped data set raises for the sample itself comes as it is.
+
+        Raises:
+            IndexError: there is no such sample.
+            RuntimeError: the partner could not be loaded, or the two not be mixed, whatever was raised for it, which is
+                the cause; both are named, by index and file.
+            MemoryError: there was no memory for that; it comes as it is, with the names in a note.
+            TypeError: the data set gives something else than (image, target); a target that is not mixed has a value of
+                the wrong type; or ``transform`` returns no sample.
+            ValueError: such a target is malformed, or ``transform`` left the keys out of step; or the cache does not
+                fit in memory.
+        """
         index = check_index(index, len(self.dataset))
         setting = self._setting
         generator = self._generator(index, setting)
@@ -204,7 +219,7 @@ class MixupDataset(Switched, Dataset[Sample]):
             mixed = self._join(own.sample, partner.sample, draw)
         except Exception as error:
             names = f"{self._describe(index)} with its partner {self._describe(held.index if held else draw.partner)}"
-            raise RuntimeError(f"mixing {names} failed: {error}") from error
+            raise_named(error, names)
         if self._held.capacity:
             self._held.add(setting, *((own,) if held else (partner, own)))
         return mixed

@@ -134,9 +134,10 @@ class ManifoldMixup:
             seed: of the draws; an integer.
 
         Raises:
-            TypeError: the seed is not an integer, or layers is no list of names.
+            TypeError: alpha or p is no number, the seed is not an integer, or layers is no list of names.
             ValueError: the model is not adapted; a layer does not exist in it, is not for its kind, is a mere list
-                or dict of modules, or is named twice; alpha is negative, p outside [0, 1], or pairing unknown.
+                or dict of modules, or is named twice; alpha is negative or not finite, p outside [0, 1], or pairing
+                unknown.
         """
         alpha = check_alpha(alpha)
         p = check_share("p", p)

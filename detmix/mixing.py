@@ -7,7 +7,7 @@ of image A; image B has ``1 - lam``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, NoReturn, overload
 
 import numpy as np
 from torch import Tensor
@@ -106,6 +106,24 @@ def transformed(transform: Callable[[Any, Target], Sample] | None, image: Any, t
     if isinstance(result, dict) and isinstance(result.get("boxes"), Tensor):
         require_aligned(result, keys)
     return sample
+
+
+def raise_named(error: Exception, names: str) -> NoReturn:
+    """Raise the error of two samples that could not be mixed, so that it names them.
+
+    Args:
+        error: what loading the second or mixing them raised.
+        names: of both samples.
+
+    Raises:
+        MemoryError: it was one; it comes as it is, with the names in a note.
+        RuntimeError: it was anything else, which becomes the cause.
+    """
+    failed = f"mixing {names} failed"
+    if isinstance(error, MemoryError):
+        error.add_note(failed)
+        raise error
+    raise RuntimeError(f"{failed}: {error}") from error
 
 
 def mix_pair(

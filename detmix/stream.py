@@ -21,7 +21,7 @@ from .arguments import check_alpha, check_count, check_share
 from .canvas import compiled_blend, image_size
 from .draws import STREAMS, generator_at
 from .memory import Held, part_of_memory
-from .mixing import Sample, mix_pair, require_sample, sample_lambda, transformed
+from .mixing import Sample, mix_pair, raise_named, require_sample, sample_lambda, transformed
 from .readers import Reader, this_process, this_reader
 from .shared import Shared
 from .switch import Switched, mixers_within, shares_itself_out, tell_epoch, tell_transform
@@ -86,23 +86,23 @@ class MixupIterable(Switched, IterableDataset[Sample]):
             seed: of the draws; an integer.
 
         Raises:
-            TypeError: the data set is no iterable, or one that can be read once only; the seed or
-                buffer_size is not an integer.
-            ValueError: alpha is negative, p or min_weight outside [0, 1], or buffer_size below 1. Reading raises it,
-                too, where samples as large as the third do not fit in memory, all workers of this loader on this host
-                together, other loaders, ranks and levels of mixing not.
+            TypeError: the data set is no iterable, or one that can be read once only; alpha, p or min_weight is no
+                number; the seed or buffer_size is not an integer.
+            ValueError: alpha is negative or not finite, p or min_weight outside [0, 1], or buffer_size below 1.
+
+        Reading raises ValueError at the third sample where the buffers of all workers of this loader, full of samples
+        as large, would not fit in memory. Other loaders, ranks and nested mixers are not counted.
         """
         super().__init__()
         alpha = check_alpha(alpha)
         p = check_share("p", p)
         min_weight = check_share("min_weight", min_weight)
         _check_stream(dataset)
-        if operator.index(buffer_size) < 1:
-            raise ValueError(f"buffer_size must be 1 or more, got {buffer_size}")
+        buffer_size = check_count("buffer_size", buffer_size, least=1)
         self.dataset = dataset
         self.alpha = alpha
         self.p = p
-        self.buffer_size = operator.index(buffer_size)
+        self.buffer_size = buffer_size
         self.min_weight = min_weight
         self.transform = transform
         self.shard = shard and not shares_itself_out(dataset)
@@ -149,16 +149,33 @@ class MixupIterable(Switched, IterableDataset[Sample]):
             state: what ``state_dict`` returned; resume with the same number of readers, or any at position 0.
 
         Raises:
-            ValueError: the state is not one of ``state_dict``.
+            ValueError: the state has other keys than ``state_dict`` gives, or a number is out of its range.
+            TypeError: one is not an integer.
+
+        Nothing is changed then.
         """
         if state.keys() != self._state.keys():
             raise ValueError(f"a state must have the keys {sorted(self._state)}, got {sorted(state)}")
-        self.set_epoch(state["epoch"])
-        self._state = dict(state)
-        self._to_resume = Shared(torch.full((state["readers"],), state["position"] > 0))
+        least = {"epoch": 0, "position": 0, "readers": 1}
+        checked = {name: check_count(name, state[name], least=lowest) for name, lowest in least.items()}
+        self.set_epoch(checked["epoch"])
+        self._state = checked
+        self._to_resume = Shared(torch.full((checked["readers"],), checked["position"] > 0))
 
     def __iter__(self) -> Iterator[Sample]:
-        """The samples of this reader, from the start of the epoch or from where the loaded state was taken."""
+        """The samples of this reader, from the start of the epoch or from where the loaded state was taken.
+
+        What the wrapped stream raises comes as it is.
+
+        Raises:
+            RuntimeError: two samples could not be mixed, whatever was raised for it, which is the cause; both are
+                named by their positions among those of this reader.
+            MemoryError: there was no memory for that; it comes as it is, with the names in a note.
+            TypeError: the stream gives something else than (image, target); a target that is not mixed has a value of
+                the wrong type; or ``transform`` returns no sample.
+            ValueError: such a target is malformed, or ``transform`` left the keys out of step; the buffers do not fit
+                in memory; or a loaded state was taken with another number of readers.
+        """
         self._read_by_workers.values[0] = get_worker_info() is not None
         reader = this_reader(self._process)
         reading = self._begin(reader)
@@ -236,7 +253,7 @@ class MixupIterable(Switched, IterableDataset[Sample]):
             return mix_pair(*window[own], *window[partner], lam=lam, min_weight=self.min_weight)
         except Exception as error:
             names = f"sample {position} of this reader with sample {position - own + partner}"
-            raise RuntimeError(f"mixing {names} failed: {error}") from error
+            raise_named(error, names)
 
     def __getstate__(self) -> dict[str, Any]:
         # a worker started by spawn has no process group of its own to ask

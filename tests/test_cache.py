@@ -101,6 +101,23 @@ def test_whether_and_how_much_is_mixed_is_as_without_a_cache():
         assert plain[index][1].get("lam") == cached[index][1].get("lam")
 
 
+@pytest.mark.parametrize("partner", ["any", "with_boxes", "background", "other_class"])
+def test_no_sample_is_mixed_with_its_own_older_copy(partner):
+    labels = [[1], [2], [], []]
+    samples = [(torch.full((3, 8, 8), 60 * index, dtype=torch.uint8), labelled(of)) for index, of in enumerate(labels)]
+    source, unmixed = Labelled(samples), 0
+    dataset = MixupDataset(source, partner=partner, cache=4)
+    for index in [0, 0, 1, 1, 2, 2, 3, 3] * 5:
+        image, target = dataset[index]
+        unmixed += "lam" not in target
+        assert "lam" not in target or not torch.equal(image, source[index][0])
+    assert not unmixed
+
+
+def labelled(labels):
+    return {"boxes": torch.tensor([[1.0, 1, 7, 7]] * len(labels)).reshape(-1, 4), "labels": torch.tensor(labels).long()}
+
+
 def test_a_sample_is_the_mix_of_what_was_loaded():
     source = make_counting()
     dataset = MixupDataset(source, cache=1)

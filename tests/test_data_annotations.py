@@ -317,6 +317,17 @@ def test_where_no_image_can_be_read_skipping_ends(tmp_path, count):
         DetectionDataset(found, on_error="skip")[1]
 
 
+def test_an_image_that_memory_is_short_for_is_not_skipped(annotations, monkeypatch):
+    def no_room(*arguments):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("detmix.data.images._to_tensor", no_room)
+    skipping = DetectionDataset(annotations, on_error="skip")
+    with pytest.raises(MemoryError, match="no room"):
+        skipping[0]
+    assert skipping.skipped == []
+
+
 def test_what_is_neither_raise_nor_skip_is_refused(annotations):
     with pytest.raises(ValueError, match="on_error must be one of raise, skip, got 'ignore'"):
         DetectionDataset(annotations, on_error="ignore")

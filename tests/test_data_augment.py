@@ -329,6 +329,8 @@ def test_the_arguments_show():
 
 def test_what_is_no_batch_is_refused():
     images, targets = make_images_and_targets(2)
+    with pytest.raises(TypeError, match=r"expected images and targets, got \[\]"):
+        MixupBatchTransform()()
     with pytest.raises(TypeError, match=r"expected images and targets, got \['Tensor'\]"):
         MixupBatchTransform()(images[0])
     with pytest.raises(TypeError, match=r"got \['list', 'list', 'int'\]"):

@@ -72,6 +72,19 @@ def test_every_mode_that_a_format_stores_becomes_rgb(suffix, mode, tmp_path):
     assert_shows(read_image(save(tmp_path / f"image.{suffix}", stored)), np.asarray(stored.convert("RGB")).astype(int))
 
 
+def test_out_of_memory_is_no_fault_of_the_file(tmp_path, monkeypatch):
+    def no_room(*arguments, **options):
+        raise MemoryError("no room")
+
+    path = save(tmp_path / "image.png")
+    for place in ("PIL.Image.Image.convert", "PIL.Image.open"):
+        monkeypatch.setattr(place, no_room)
+        with pytest.raises(MemoryError, match="no room"):
+            read_image(path)
+    with pytest.raises(MemoryError, match="no room"):
+        size_in_header(path)
+
+
 def test_alpha_is_dropped_not_blended(tmp_path):
     rgba = np.dstack([QUARTERS, np.zeros((48, 64), np.uint8)])
     image = read_image(save(tmp_path / "image.png", Image.fromarray(rgba)))

@@ -1,5 +1,7 @@
 """What a data set that mixes refuses, and what it says."""
 
+import traceback
+
 import pytest
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -26,6 +28,23 @@ def test_a_partner_that_fails_is_named_with_both_indices_and_files(workers):
     wanted = r"sample 0 \(image_0.jpg\) with its partner sample 1 \(image_1.jpg\) failed: cannot decode"
     with pytest.raises(RuntimeError, match=wanted):
         next(iter(loader))
+
+
+class OutOfMemory(Broken):
+    def __getitem__(self, index):
+        if index == 1:
+            raise MemoryError("no room")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_out_of_memory_stays_what_it_is_and_names_both_samples(workers):
+    dataset = MixupDataset(OutOfMemory(make_dataset(2).samples))
+    loader = DataLoader(dataset, batch_size=1, collate_fn=collate, num_workers=workers)
+    with pytest.raises(MemoryError, match="no room") as caught:
+        next(iter(loader))
+    told = "".join(traceback.format_exception(caught.value))
+    assert "mixing sample 0 (image_0.jpg) with its partner sample 1 (image_1.jpg) failed" in told
 
 
 def test_a_failure_is_told_where_image_path_is_no_method():

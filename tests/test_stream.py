@@ -312,6 +312,16 @@ def test_a_pair_that_cannot_be_mixed_is_named():
         list(MixupIterable(samples))
 
 
+def test_out_of_memory_stays_what_it_is_and_names_both_samples(monkeypatch):
+    def no_room(*arguments, **options):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("detmix.stream.mix_pair", no_room)
+    with pytest.raises(MemoryError, match="no room") as caught:
+        list(MixupIterable(make_samples(2)))
+    assert caught.value.__notes__ == ["mixing sample 0 of this reader with sample 1 failed"]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_window_larger_than_memory_is_refused_before_it_is_read(workers, monkeypatch):
     monkeypatch.setattr("detmix.memory.available_memory", lambda: 100_000)
@@ -341,7 +351,7 @@ def test_what_windows_take_is_not_asked_for_again_in_the_next_epoch(monkeypatch)
         ([], {"p": 1.5}, ValueError, r"p must lie in \[0, 1\]"),
         ([], {"min_weight": -0.5}, ValueError, "min_weight must lie"),
         ([], {"buffer_size": 0}, ValueError, "buffer_size must be 1 or more, got 0"),
-        ([], {"buffer_size": 2.5}, TypeError, "integer"),
+        ([], {"buffer_size": 2.5}, TypeError, "buffer_size must be an integer, got 2.5"),
         ([], {"seed": None}, TypeError, "integer"),
     ],
 )

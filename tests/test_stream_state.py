@@ -144,3 +144,23 @@ def test_a_state_of_another_number_of_readers_or_another_kind_is_refused():
         next(iter(stream))
     with pytest.raises(ValueError, match=r"keys \['epoch', 'position', 'readers'\], got \['step'\]"):
         stream.load_state_dict({"step": 3})
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "wanted"),
+    [
+        ({"epoch": -1}, ValueError, "epoch must be 0 or more, got -1"),
+        ({"position": -5}, ValueError, "position must be 0 or more, got -5"),
+        ({"position": 1.5}, TypeError, "position must be an integer, got 1.5"),
+        ({"readers": -1}, ValueError, "readers must be 1 or more, got -1"),
+        ({"readers": 0}, ValueError, "readers must be 1 or more, got 0"),
+        ({"readers": None}, TypeError, "readers must be an integer, got None"),
+    ],
+)
+def test_a_state_with_a_wrong_number_is_refused_and_changes_nothing(changed, error, wanted):
+    stream = MixupIterable(make_samples())
+    before = stream.state_dict()
+    with pytest.raises(error, match=wanted):
+        stream.load_state_dict({"epoch": 3, "position": 2, "readers": 1, **changed})
+    assert stream.state_dict() == before
+    assert stream.epoch == 0

@@ -146,7 +146,7 @@ class MixupBatchTransform(v2.Transform):
         Raises:
             TypeError: not images and targets came.
         """
-        pair = inputs if len(inputs) > 1 else inputs[0]
+        pair = inputs[0] if len(inputs) == 1 else inputs
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(f"expected images and targets, got {[type(value).__name__ for value in inputs]}")
         images, targets = pair

@@ -138,6 +138,8 @@ def _content(picture: Any, name: str) -> Any:
             return read_file(Path(opener.path))
         with opener as file:
             return file.read()
+    except MemoryError:  # says nothing of the file
+        raise
     except Exception as error:  # each of fsspec's file systems has its own
         raise OSError(f"{name}: {picture} cannot be read: {error}") from error
 

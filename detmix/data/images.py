@@ -175,6 +175,8 @@ def content_size(data: bytes, *, name: str | Path) -> tuple[int, int]:
 def _naming(name: str | Path) -> Iterator[None]:
     try:
         yield
+    except MemoryError:  # says nothing of the file
+        raise
     except UnidentifiedImageError as error:  # whose text tells but an address in memory
         raise ValueError(f"{name}: corrupt, truncated or not an image: none of a known format") from error
     except Exception as error:  # a broken file makes Pillow raise almost anything

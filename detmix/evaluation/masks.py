@@ -29,6 +29,8 @@ def encode_masks(segmentations: list[Any], sizes: NDArray[np.int64], name: str, 
     for number, (segmentation, (height, width)) in enumerate(zip(segmentations, sizes.tolist(), strict=True)):
         try:
             encoded.append(_encode(segmentation, height, width))
+        except MemoryError:  # says nothing of the mask
+            raise
         except Exception as error:  # pycocotools raises plain Exceptions
             wanted = f"polygons or run lengths of {height} x {width} pixels"
             raise ValueError(f"{name}: a mask must be {wanted}: {error} - at `{place.format(number)}`") from None
