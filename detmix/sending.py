@@ -4,8 +4,8 @@ torch hands each tensor over in a shared-memory file of its own, and opening tho
 labels of a few objects, more than decoding their image. So the images of a batch travel in one file in memory, the
 large tensors of its targets, such as masks, in another, and the small ones in the message itself.
 
-The files are written and not mapped here: a copy into fresh shared pages stops at each one, and takes twice as long.
-They have no names and do not lie in /dev/shm, which is small in many containers.
+The files are written and not mapped here: a copy into a new mapping takes twice as long, since each of its pages costs
+a page fault. They have no names and do not lie in /dev/shm, which is small in many containers.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from detmix.analysis import entanglement, soft_nearest_neighbour_loss
+from detmix.analysis.neighbours import squared_distances
 from tests.factories import ListDataset, make_assembled, make_detector, make_sample
 
 NAMES = ("cat", "dog", "bird")
@@ -47,6 +48,23 @@ def test_order_shift_and_scale_with_its_temperature_change_no_loss(seed, scale, 
     )
     moved = soft_nearest_neighbour_loss(features * scale + shift, labels, 2.0 * scale**2)
     torch.testing.assert_close(moved, loss, equal_nan=True, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dimensions", [3, 100])
+def test_distances_are_those_of_a_double_loop_and_those_of_twins_are_zero(dimensions):
+    """With an offset of all that is large beside what tells them apart."""
+    rng = np.random.default_rng(dimensions)
+    features = rng.normal(size=(12, dimensions))
+    features[6:9] = features[:3]  # twins
+    features[9] = features[3]
+    features[9, 0] += 1e-4  # nearly one
+    features = features * 37 + 1e6
+    naive = [[sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) for y in features] for x in features]
+    expected = torch.tensor(naive, dtype=torch.float64)
+    found = squared_distances(torch.from_numpy(features))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-8)
+    assert torch.equal(found == 0, expected == 0)
+    assert (expected == 0).sum() == 12 + 6
 
 
 def make_clusters(count=20, distance=100.0, seed=0):
@@ -248,6 +266,12 @@ def test_no_more_objects_are_taken_than_asked(most):
     else:
         assert entanglement(*arguments, **options).counts.tolist() == [min(most, 6), 0]
     assert steps[-1] == (min(most, 6), most)
+
+
+@pytest.mark.parametrize("name", ["max_objects", "grid", "batch_size"])
+def test_counts_of_the_entanglement_are_integers(name):
+    with pytest.raises(TypeError, match=f"{name} must be an integer, got 2.5"):
+        entanglement(Identity(), PAINTED, ["input"], class_names=NAMES[:2], **{name: 2.5})
 
 
 @pytest.mark.parametrize(

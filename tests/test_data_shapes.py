@@ -113,8 +113,8 @@ def test_iteration_ends():
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        ({"num_scenes": 0}, "num_scenes and max_objects must be 1 or more, got 0"),
-        ({"num_scenes": 1, "max_objects": 0}, "got 1 and 0"),
+        ({"num_scenes": 0}, "num_scenes must be 1 or more, got 0"),
+        ({"num_scenes": 1, "max_objects": 0}, "max_objects must be 1 or more, got 0"),
         ({"num_scenes": 1, "min_extent": 60}, "min_extent=60, max_extent=56"),
         ({"num_scenes": 1, "size": 50}, "size=50"),
     ],
@@ -122,3 +122,25 @@ def test_iteration_ends():
 def test_impossible_settings_are_refused(options, wanted):
     with pytest.raises(ValueError, match=wanted):
         Shapes(**options)
+
+
+@pytest.mark.parametrize("name", ["num_scenes", "max_objects", "size", "min_extent", "max_extent"])
+def test_settings_that_are_no_integers_are_refused(name):
+    with pytest.raises(TypeError, match=f"{name} must be an integer, got 2.5"):
+        Shapes(**{"num_scenes": 2, name: 2.5})
+    with pytest.raises(TypeError, match="integer"):
+        Shapes(2, seed=1.5)
+
+
+def test_a_scene_has_the_keys_that_are_promised():
+    image, target = Shapes(2, size=96, max_extent=40, masks=True)[1]
+    assert (image.shape, image.dtype) == ((3, 96, 96), torch.uint8)
+    count = len(target["boxes"])
+    assert count >= 1
+    found = {key: (tuple(value.shape), value.dtype) for key, value in target.items() if key != "image_id"}
+    assert found == {
+        "boxes": ((count, 4), torch.float32),
+        "labels": ((count,), torch.int64),
+        "masks": ((count, 96, 96), torch.uint8),
+    }
+    assert target["image_id"] == 1

@@ -103,3 +103,9 @@ def test_shards_are_not_mixed_with_others(tmp_path):
         write_shards(found, tmp_path / "out")
     with pytest.raises(ValueError, match="samples_per_shard must be 1 or more, got 0"):
         write_shards(found, tmp_path / "other", samples_per_shard=0)
+    with pytest.raises(TypeError, match="samples_per_shard must be an integer, got 2.5"):
+        write_shards(found, tmp_path / "other", samples_per_shard=2.5)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="file"):
+        write_shards(found, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"

@@ -35,7 +35,7 @@ def distinct(predictions):
 def coco_draws(truth, predictions, weights):
     read = read_ground_truth(truth)
     evaluation = run_pycocotools(read, read_predictions(predictions, read), "bbox")
-    return _measure_coco(rankings_of(evaluation), read.class_names, evaluation.params.recThrs, weights)
+    return _measure_coco(rankings_of(evaluation), read.class_names, evaluation.params, weights)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -192,21 +192,28 @@ def test_no_images_or_no_categories_to_compare(compare, empty):
     assert compare(nothing, [], [], resamples=3) == {}
 
 
+def test_a_class_without_objects_and_detections_changes_nothing():
+    truth, first, second = make_pair(0, num_images=4)
+    wider = {**truth, "categories": [*truth["categories"], {"id": 99, "name": "yak"}]}
+    assert compare_coco(wider, first, second, resamples=5) == compare_coco(truth, first, second, resamples=5)
+
+
 def test_nothing_to_compare():
     nothing = {"images": [{"id": 0}], "categories": [{"id": 1, "name": "cat"}], "annotations": []}
     assert compare_coco(nothing, [], [], resamples=3) == compare_voc(nothing, [], [], resamples=3) == {}
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "error", "message"),
     [
-        ({"resamples": 0}, "resamples must be 1 or more, got 0"),
-        ({"confidence": 1.0}, r"confidence must lie in \(0, 1\), got 1.0"),
+        ({"resamples": 0}, ValueError, "resamples must be 1 or more, got 0"),
+        ({"resamples": 2.5}, TypeError, "resamples must be an integer, got 2.5"),
+        ({"confidence": 1.0}, ValueError, r"confidence must lie in \(0, 1\), got 1.0"),
     ],
 )
 @pytest.mark.parametrize("compare", [compare_coco, compare_voc])
-def test_refuses_what_makes_no_interval(compare, options, message):
-    with pytest.raises(ValueError, match=message):
+def test_refuses_what_makes_no_interval(compare, options, error, message):
+    with pytest.raises(error, match=message):
         compare(*make_pair(0, num_images=3), **options)
 
 

@@ -171,7 +171,7 @@ def test_fates_are_told_by_the_line_and_in_words():
     assert lengths["missed"] == lengths["false"] == pytest.approx(1 / 2, abs=0.06)
     captions = [changed[:200] for changed in kinds.values()]
     assert all((one != other).any() for n, one in enumerate(captions) for other in captions[:n])
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="fates must be one for each of 1 boxes, got 0"):
         draw_boxes(GREY, make_target(boxes), fates=[])
 
 

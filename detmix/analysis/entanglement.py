@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..arguments import check_count
 from ..detectors.modes import evaluating
 from ..draws import ANALYSIS, generator_at
 from ..targets import Target
@@ -100,12 +101,14 @@ def entanglement(
     Raises:
         ValueError: there is no such layer (near ones are named), its output lacks a key or is no map, features are
             not finite, no class has two objects, or a number is out of its range.
-        TypeError: the model has no transform and backbone, or a layer returns something else than tensors.
+        TypeError: the model has no transform and backbone, a layer returns something else than tensors, or
+            max_objects, grid or batch_size is not an integer.
 
     Source: Frosst, Papernot, Hinton, Analyzing and Improving Representations with the Soft Nearest Neighbor
     Loss, arXiv:1902.01889.
     """
-    _check_counts(max_objects=max_objects, grid=grid, batch_size=batch_size)
+    max_objects = check_count("max_objects", max_objects, least=1)
+    grid, batch_size = check_count("grid", grid, least=1), check_count("batch_size", batch_size, least=1)
     check_temperature(temperature)
     check_layers(model, layers)
     names = names_of(dataset, class_names)
@@ -179,9 +182,3 @@ def _by_class(losses: NDArray[np.float64], classes: NDArray[np.int64], count: in
     """The mean of the losses of each class's objects; NaN where it has none."""
     of_classes = [losses[classes == row] for row in range(count)]
     return [float(of_class.mean()) if len(of_class) else float("nan") for of_class in of_classes]
-
-
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")

@@ -30,6 +30,11 @@ def box_features(
 
     Returns:
         (N, D) by layer, the boxes of all images in order, with one entry for each map of a module that gives several.
+
+    Raises:
+        ValueError: the backbone does not call a layer; what that gives lacks a key that is named for it, or is no map
+            of shape (B, C, H, W).
+        TypeError: a layer returns something else than tensors, or lists, tuples and dicts of them.
     """
     batch, targets = model.transform(images, [{"boxes": rows} for rows in boxes])
     placed = [target["boxes"] for target in targets]

@@ -121,7 +121,17 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
         return self.annotations.ground_truth()
 
     def target_of(self, index: int) -> Target:
-        """The target of a sample, without decoding its image or calling the transform; as fast for all."""
+        """The target of a sample, without decoding its image or calling the transform; as fast for all.
+
+        Returns:
+            A dict of ``boxes`` (N, 4) float32, xyxy in pixels of the whole image, ``labels`` (N,) int64, from 1 on,
+            ``area`` (N,) float32, in square pixels, ``iscrowd`` and ``difficult`` (N,) int64, and ``image_id``, an int;
+            with masks also ``masks`` (N, H, W) uint8. All are copies.
+
+        Raises:
+            IndexError: there is no such sample.
+            ValueError: a segmentation is malformed; the annotation is named.
+        """
         index = check_index(index, len(self))
         given, rows = self.annotations, self._trainable(index)
         columns: dict[str, tuple[NDArray[Any], torch.dtype]] = {

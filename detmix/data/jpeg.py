@@ -17,9 +17,10 @@ _END_OF_BLOCK = 0
 def find_zeros(data: bytes) -> int | None:
     """Where 512 bytes of zeros or more stand in the place of a JPEG's picture.
 
-    They are told from a picture in a sequential file of one scan, of which a table of codes has something else than the
-    end of a block in its first place, as the standard's own table for brightness has. There, zeros would be tens of
-    blocks in a row with the same coefficients up to the last, which no picture has. Elsewhere they may be a plain area.
+    They can be told from a picture in sequential JPEGs of one scan, where a Huffman table for AC coefficients that the
+    scan uses does not map the code of zero bits alone to end-of-block; the standard's table for brightness does not.
+    Zeros would then be tens of blocks in a row, each with the same coefficients up to the last, which no picture has.
+    In other files they may be a plain area.
 
     Args:
         data: what the file holds.

@@ -21,7 +21,14 @@ _UNSAID = {"weights": 1.0, "sources": 0}  # what a partner means that leaves the
 
 
 def encode(partner: dict[str, Any], processor: Any, *, given: dict[str, Any]) -> NDArray[Any]:
-    """A partner's boxes and label fields as Compose encodes those of ``given``: (N, 4 + fields), in [0, 1]."""
+    """A partner's boxes and label fields as Compose encodes those of ``given``: (N, 4 + fields), in [0, 1].
+
+    Raises:
+        ValueError: the partner is no dict with image and bboxes, lacks a label field, or has more or fewer values of
+            one than boxes; boxes or weights are no numbers; or albumentations refuses its boxes, as those that leave
+            the image.
+        TypeError: boxes or a label field are no sequence.
+    """
     if not isinstance(partner, dict) or not {"image", "bboxes"} <= partner.keys():
         got = sorted(partner) if isinstance(partner, dict) else type(partner).__name__
         raise ValueError(f"a partner must be a dict with image and bboxes, got {got}")

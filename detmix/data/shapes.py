@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..arguments import check_index
+from ..arguments import check_count, check_index
 from ..draws import SCENES, generator_at
 from ..targets import Target
 from .masks import encode_planes
@@ -55,10 +56,13 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
             transform: ``image, target -> image, target``, applied to each scene.
 
         Raises:
-            ValueError: a number is not positive, or the extents do not fit each other or the scene.
+            ValueError: num_scenes or max_objects is below 1, or the extents do not fit each other or the scene.
+            TypeError: num_scenes, max_objects, a size or the seed is not an integer.
         """
-        if num_scenes < 1 or max_objects < 1:
-            raise ValueError(f"num_scenes and max_objects must be 1 or more, got {num_scenes} and {max_objects}")
+        num_scenes = check_count("num_scenes", num_scenes, least=1)
+        max_objects = check_count("max_objects", max_objects, least=1)
+        size, min_extent = check_count("size", size), check_count("min_extent", min_extent)
+        max_extent = check_count("max_extent", max_extent)
         if not 4 <= min_extent <= max_extent <= size - 2 * _EDGE:
             raise ValueError(
                 f"extents must satisfy 4 <= min_extent <= max_extent <= size - {2 * _EDGE}, "
@@ -68,7 +72,7 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
         self.size = size
         self.max_objects = max_objects
         self.extents = min_extent, max_extent
-        self.seed = seed
+        self.seed = operator.index(seed)
         self.masks = masks
         self.transform = transform
 
@@ -86,7 +90,17 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
         return self.num_scenes
 
     def __getitem__(self, index: int) -> tuple[Any, Target]:
-        """A (3, size, size) uint8 scene and its target."""
+        """A scene and its target.
+
+        Returns:
+            (3, size, size) uint8, and a dict of ``boxes`` (N, 4) float32, xyxy in pixels, ``labels`` (N,) int64, from 1
+            on, N 1 or more, and ``image_id``, the index, an int; with masks also ``masks`` (N, size, size) uint8. Or
+            what ``transform`` makes of the two.
+
+        Raises:
+            IndexError: there is no such scene.
+            TypeError: the index is not an integer.
+        """
         index = check_index(index, self.num_scenes)
         rng = generator_at(self.seed, 0, index, SCENES)
         boxes, labels = self._place(rng)

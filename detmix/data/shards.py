@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from ..arguments import check_count
 from ..files import whole_folder
 from .annotations import Annotations
 from .paths import image_suffix, read_file
@@ -34,14 +35,15 @@ def write_shards(annotations: Annotations, folder: str | Path, *, samples_per_sh
 
     Raises:
         FileExistsError: the folder has something in it.
+        NotADirectoryError: it is a file.
         FileNotFoundError: an image file is missing.
         ValueError: samples_per_shard is below 1.
+        TypeError: samples_per_shard is not an integer.
     """
     folder = Path(folder)
     if folder.name in ("", "..") or folder.is_symlink():  # without a name, or what no folder can replace
         folder = folder.resolve()
-    if samples_per_shard < 1:
-        raise ValueError(f"samples_per_shard must be 1 or more, got {samples_per_shard}")
+    samples_per_shard = check_count("samples_per_shard", samples_per_shard, least=1)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder}: shards go to a folder that is new or empty")
     names = []

@@ -1,4 +1,4 @@
-"""The door of the adapted losses: whether targets carry weights, and whether those make sense.
+"""Checks of the targets that adapted losses get: whether they carry weights, and whether all is of the right form.
 
 Values are looked at on the CPU only: on a GPU that would stop the queue at every step.
 ``detmix.check_target``, which the data sets call, looks at all of them.

@@ -1,4 +1,4 @@
-"""What a model that is refused is called."""
+"""Class names of models, for error messages."""
 
 from __future__ import annotations
 

@@ -10,13 +10,14 @@ import gc
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ..arguments import check_choice
 from .ranking import Ranking
 from .records import Detections, GroundTruth, Objects
 
@@ -66,11 +67,15 @@ def count(
         ValueError: there is no such backend.
         ImportError: its package is not installed.
     """
-    if backend == "pycocotools":
-        return counts_of(run_pycocotools(truth, found, iou_type, class_agnostic, max_detections))
+    check_choice("backend", backend, Backend)
     if backend == "faster-coco-eval":
         return _run_faster(truth, found, iou_type, class_agnostic, max_detections)
-    raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
+    return counts_of(run_pycocotools(truth, found, iou_type, class_agnostic, max_detections))
+
+
+def rows_by_iou(thresholds: NDArray[np.float64]) -> dict[str, int]:
+    """Where each IoU threshold stands among (T,), by its value in words: "0.50", "0.55" ... "0.95"."""
+    return {f"{threshold:.2f}": row for row, threshold in enumerate(thresholds)}
 
 
 def run_pycocotools(
@@ -102,15 +107,16 @@ def rankings_of(evaluation: Any) -> dict[str, list[Ranking]]:
     if not evaluation.evalImgs:
         return {size: [] for size in SIZES}
     cells = np.array(evaluation.evalImgs, dtype=object).reshape(-1, ranges, images)
-    return {size: [_ranking(of_class[place]) for of_class in cells] for size, place in SIZES.items()}
+    thresholds = len(evaluation.params.iouThrs)
+    return {size: [_ranking(of_class[place], thresholds) for of_class in cells] for size, place in SIZES.items()}
 
 
-def _ranking(cells: NDArray[Any]) -> Ranking:
-    """One class and area range: what was matched in each image, None where there is nothing."""
+def _ranking(cells: NDArray[Any], thresholds: int) -> Ranking:
+    """One class and area range: what was matched in each image at each threshold, None where there is nothing."""
     known = [(image, cell) for image, cell in enumerate(cells) if cell is not None]
     scores = np.concatenate([cell["dtScores"] for _, cell in known] or [[]])
     order = np.argsort(-scores, kind="stable")
-    nothing = np.zeros((10, 0))
+    nothing = np.zeros((thresholds, 0))
     ignored = np.concatenate([cell["dtIgnore"] for _, cell in known] or [nothing], axis=1)[:, order].astype(np.bool_)
     matched = np.concatenate([cell["dtMatches"] for _, cell in known] or [nothing], axis=1)[:, order] > 0
     images = np.repeat([image for image, _ in known], [len(cell["dtScores"]) for _, cell in known])

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arguments import check_choice
-from .backends import MAX_DETECTIONS, SIZES, Backend, Counts, IouType, count
+from .backends import MAX_DETECTIONS, SIZES, Backend, Counts, IouType, count, rows_by_iou
 from .curves import NO_OBJECTS, Curve
 from .reading import PredictionSource, TruthSource, read_ground_truth, read_predictions
 from .records import GroundTruth
@@ -119,7 +119,8 @@ def collect(
     """The numbers of what was counted with these ``max_detections``, rising."""
     precision = counts.precision[..., -1]  # (T, R, K, A), all that count
     names = (ALL_CLASSES,) if class_agnostic else truth.class_names
-    known = [k for k in range(len(names)) if precision[0, 0, k, 0] != NO_OBJECTS]
+    half = rows_by_iou(counts.iou_thresholds)["0.50"]
+    known = [k for k in range(len(names)) if precision[half, 0, k, 0] != NO_OBJECTS]
     labels = truth.objects.labels[~truth.objects.crowd]
     numbers = [len(labels)] if class_agnostic else np.bincount(labels, minlength=len(names)).tolist()
 
@@ -129,16 +130,18 @@ def collect(
     return CocoResult(
         metrics=_metrics(counts, limits),
         ap_by_class=by_class(precision[..., 0]),
-        ap50_by_class=by_class(precision[0, ..., 0]),
+        ap50_by_class=by_class(precision[half, ..., 0]),
         ap_by_size={f"AP{size}": by_class(precision[..., place]) for size, place in SIZES.items() if size},
         objects_by_class=dict(zip(names, numbers, strict=True)),
-        curves={names[k]: Curve(counts.recalls, precision[0, :, k, 0], counts.scores[0, :, k, 0, -1]) for k in known},
+        curves={
+            names[k]: Curve(counts.recalls, precision[half, :, k, 0], counts.scores[half, :, k, 0, -1]) for k in known
+        },
     )
 
 
 def _metrics(counts: Counts, limits: Sequence[int]) -> dict[str, float]:
     precision, recall = counts.precision[..., -1], counts.recall
-    at = {f"{t:.2f}": row for row, t in enumerate(counts.iou_thresholds)}
+    at = rows_by_iou(counts.iou_thresholds)
     sizes = {size: place for size, place in SIZES.items() if size}
     return {
         "AP": _mean(precision[..., 0]),

@@ -18,13 +18,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arguments import check_choice
-from .backends import IouType, counts_of, rankings_of, run_pycocotools
+from ..arguments import check_choice, check_count
+from .backends import IouType, counts_of, rankings_of, rows_by_iou, run_pycocotools
 from .coco import collect
 from .curves import NO_OBJECTS, RECALLS_2007
 from .ranking import Ranking
@@ -99,9 +99,10 @@ def compare_coco(
 
     Raises:
         ValueError: the data are wrong (file, row and key are named), or an argument is.
+        TypeError: resamples is not an integer.
     """
     check_choice("iou_type", iou_type, IouType)
-    _check_draws(resamples, confidence)
+    resamples = _check_draws(resamples, confidence)
     truth = read_ground_truth(ground_truth, masks=iou_type == "segm")
     values, measures, images = [], [], {}
     for source in (first, second):
@@ -110,7 +111,7 @@ def compare_coco(
         result = collect(counts_of(evaluation), truth)
         values.append(result.metrics | {f"AP/{name}": ap for name, ap in result.ap_by_class.items()})
         rankings = rankings_of(evaluation)
-        measures.append(partial(_measure_coco, rankings, truth.class_names, evaluation.params.recThrs))
+        measures.append(partial(_measure_coco, rankings, truth.class_names, evaluation.params))
         images = _images_coco(rankings, truth.class_names)
     return _differences(values, measures, images, len(truth.image_ids), resamples, confidence, seed, on_step)
 
@@ -145,8 +146,9 @@ def compare_voc(
 
     Raises:
         ValueError: the data are wrong (file, row and key are named), or an argument is.
+        TypeError: resamples is not an integer.
     """
-    _check_draws(resamples, confidence)
+    resamples = _check_draws(resamples, confidence)
     truth = read_ground_truth(ground_truth)
     recalls = RECALLS_2007 if use_07_metric else None
     values, measures, images = [], [], {}
@@ -160,18 +162,20 @@ def compare_voc(
 
 
 def _measure_coco(
-    rankings: Mapping[str, Sequence[Ranking]], names: Sequence[str], recalls: NDArray[np.float64], weights: Weights
+    rankings: Mapping[str, Sequence[Ranking]], names: Sequence[str], parameters: Any, weights: Weights
 ) -> Draws:
-    """The measures of draws."""
+    """The measures of draws; ``parameters`` are those of the ``COCOeval``."""
     draws: Draws = {}
     if not names:
         return draws
+    at = rows_by_iou(parameters.iouThrs)
     for size, of_classes in rankings.items():
-        averages = [ranking.averages(weights, recalls) for ranking in of_classes]
+        averages = [ranking.averages(weights, parameters.recThrs) for ranking in of_classes]
         precision, recall = (np.stack(parts) for parts in zip(*averages, strict=True))  # (K, B, T)
         draws[f"AP{size}"] = _mean(precision)
         if not size:
-            draws |= {"AP50": _mean(precision[..., :1]), "AP75": _mean(precision[..., 5:6]), "AR100": _mean(recall)}
+            draws |= {name: _mean(precision[..., [at[iou]]]) for name, iou in (("AP50", "0.50"), ("AP75", "0.75"))}
+            draws["AR100"] = _mean(recall)
             draws |= {f"AP/{name}": of_class.mean(1) for name, of_class in zip(names, precision, strict=True)}
     return draws
 
@@ -245,8 +249,9 @@ def _difference(
     return Difference(first, second, low, high, len(known), images)
 
 
-def _check_draws(resamples: int, confidence: float) -> None:
-    if resamples < 1:
-        raise ValueError(f"resamples must be 1 or more, got {resamples}")
+def _check_draws(resamples: int, confidence: float) -> int:
+    """The number of draws as Python's."""
+    resamples = check_count("resamples", resamples, least=1)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
+    return resamples

@@ -1,4 +1,4 @@
-"""By which ids predictions call images and classes, where a file beside them says so.
+"""Maps the ids of images and classes in a predictions file to those of the ground truth, by names in a file beside it.
 
 ``tools/predict.py`` and a run of ``tools/train.py`` write ``images.json`` (COCO's ``images`` and ``categories``) beside
 their ``predictions.json``; where images have no names, a run has ``classes.json`` (COCO's ``categories``) alone. Such

@@ -41,7 +41,7 @@ def visibility_figure(results: Mapping[str, DetectionRates], title: str | None =
     return figure
 
 
-def entanglement_figure(result: Entanglement, title: str | None = None) -> Figure:
+def entanglement_figure(result: Entanglement) -> Figure:
     """Soft nearest neighbour loss of each layer, from the first to the last, with a small point for each class.
 
     Up to six classes have a mark of their own each, and a line where they would be if all objects were equally far
@@ -49,10 +49,9 @@ def entanglement_figure(result: Entanglement, title: str | None = None) -> Figur
 
     Args:
         result: of one layer or more.
-        title: written above.
     """
     places = np.arange(len(result.layers))
-    figure, axis = _plot((7.2, 1.6 + 0.42 * len(places)), title)
+    figure, axis = _plot((7.2, 1.6 + 0.42 * len(places)))
     axis.plot(result.losses, places, "|", color=INK, markersize=22, markeredgewidth=3, label="all objects", zorder=3)
     measured = np.flatnonzero(~np.isnan(result.losses_by_class).all(0))
     apart = len(measured) <= len(PALETTE)
@@ -76,7 +75,7 @@ def entanglement_figure(result: Entanglement, title: str | None = None) -> Figur
     return figure
 
 
-def _plot(size: tuple[float, float], title: str | None) -> tuple[Figure, Axes]:
+def _plot(size: tuple[float, float], title: str | None = None) -> tuple[Figure, Axes]:
     """A figure of one plot, its size in inches."""
     figure, (axis,) = small_plots(1, 1, size)
     if title:

@@ -46,7 +46,7 @@ def draw_boxes(
 
     Raises:
         TypeError: the image is of another dtype.
-        ValueError: the image is of another shape, or a label has no name.
+        ValueError: the image is of another shape, a label has no name, or there are more or fewer fates than boxes.
     """
     photo = to_picture(image)
     scale = max(1, math.ceil(_READABLE / max(photo.size)))
@@ -55,6 +55,8 @@ def draw_boxes(
     boxes: list[Place] = [(x1, y1, x2, y2) for x1, y1, x2, y2 in (target["boxes"].cpu().double() * scale).tolist()]
     opacities, captions = _opacities(target), _captions(target, class_names)
     if fates is not None:
+        if len(fates) != len(boxes):
+            raise ValueError(f"fates must be one for each of {len(boxes)} boxes, got {len(fates)}")
         captions = [f"{_WORDS.get(fate, fate)} {text}" for fate, text in zip(fates, captions, strict=True)]
     faint_first = sorted(range(len(boxes)), key=lambda n: opacities[n])
     places = _place_captions(boxes, captions, font, canvas.size, faint_first[::-1])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ..arguments import check_count
 from ..evaluation import Curve, Difference, compare_coco, compare_voc, evaluate_coco, evaluate_voc
 from ..evaluation.backends import MAX_DETECTIONS, Backend, IouType
 from ..evaluation.coco import check_max_detections
@@ -46,6 +47,7 @@ class Options:
 
         Raises:
             ValueError: an option is of the other rules, is no number, is out of range, or cannot be compared.
+            TypeError: resamples is not an integer.
         """
         wrong, owner = (_OF_COCO, "COCO") if self.rules == "voc" else (_OF_VOC, "VOC")
         for name in wrong:
@@ -57,8 +59,7 @@ class Options:
             raise ValueError(f"--iou must lie in (0, 1], got {self.match_iou}")
         if self.max_detections is not None:
             check_max_detections(self.max_detections)
-        if resamples < 1:
-            raise ValueError(f"--resamples must be 1 or more, got {resamples}")
+        check_count("--resamples", resamples, least=1)
         for name in ("class_agnostic", "max_detections"):
             if comparing and getattr(self, name):
                 raise ValueError(f"--compare does not go together with {_flag(name)}")
