@@ -44,7 +44,7 @@ def sample_region(lam: float, size: tuple[int, int], generator: np.random.Genera
 
     Raises:
         ValueError: lam outside [0, 1], or size has not two numbers.
-        TypeError: the generator is not numpy's.
+        TypeError: lam is no number, or the generator is not numpy's.
 
     Source: Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable
     Features, arXiv:1905.04899.
@@ -118,8 +118,8 @@ def cutmix_pair(
     Raises:
         ValueError: the region is not on the canvas; min_weight outside [0, 1]; channel counts differ; a target
             is malformed.
-        TypeError: the region is not four integers; the images differ in kind or dtype, or are of a kind
-            that is not supported.
+        TypeError: the region is not four integers; min_weight is no number; the images differ in kind or dtype, or
+            are of a kind that is not supported.
 
     Source: Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable
     Features, arXiv:1905.04899, which mixes labels of images; the weights of boxes are this package's.
@@ -151,7 +151,8 @@ def cutout(image: Image, target: Target, *, region: Region, min_weight: float = 
 
     Raises:
         ValueError: the region is not on the image; min_weight outside [0, 1]; the target is malformed.
-        TypeError: the region is not four integers; the image is of a kind that is not supported.
+        TypeError: the region is not four integers; min_weight is no number; the image is of a kind that is not
+            supported.
 
     Source: DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout,
     arXiv:1708.04552, which leaves the labels alone; the weights of boxes are this package's.

@@ -180,13 +180,13 @@ class MixupDataset(Switched, Dataset[Sample]):
 
         Raises:
             IndexError: there is no such sample.
-            RuntimeError: the partner could not be loaded, or the two not be mixed, whatever was raised for it, which is
-                the cause; both are named, by index and file.
+            RuntimeError: the partner could not be loaded, or the two could not be mixed, whatever was raised for it,
+                which is the cause; both are named by index and, if the data set has ``image_path``, by file.
             MemoryError: there was no memory for that; it comes as it is, with the names in a note.
-            TypeError: the data set gives something else than (image, target); a target that is not mixed has a value of
-                the wrong type; or ``transform`` returns no sample.
-            ValueError: such a target is malformed, or ``transform`` left the keys out of step; or the cache does not
-                fit in memory.
+            TypeError: the data set gives something else than (image, target) for the sample; a target that is mixed
+                with no other has a value of the wrong type; or ``transform`` returns no sample.
+            ValueError: such a target is malformed; ``transform`` left the keys out of step; or the cache does not fit
+                in memory.
         """
         index = check_index(index, len(self.dataset))
         setting = self._setting

@@ -158,7 +158,8 @@ def mix_pair(
 
     Raises:
         ValueError: lam or min_weight outside [0, 1]; channel counts differ; a target is malformed.
-        TypeError: the images differ in kind or dtype, or are of a kind that is not supported.
+        TypeError: lam or min_weight is no number; the images differ in kind or dtype, or are of a kind that is not
+            supported.
 
     Source: Zhang et al., Bag of Freebies for Training Object Detection Neural Networks, arXiv:1902.04103.
     """

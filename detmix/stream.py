@@ -171,10 +171,10 @@ class MixupIterable(Switched, IterableDataset[Sample]):
             RuntimeError: two samples could not be mixed, whatever was raised for it, which is the cause; both are
                 named by their positions among those of this reader.
             MemoryError: there was no memory for that; it comes as it is, with the names in a note.
-            TypeError: the stream gives something else than (image, target); a target that is not mixed has a value of
-                the wrong type; or ``transform`` returns no sample.
-            ValueError: such a target is malformed, or ``transform`` left the keys out of step; the buffers do not fit
-                in memory; or a loaded state was taken with another number of readers.
+            TypeError: the stream gives something else than (image, target); a target that is mixed with no other has a
+                value of the wrong type; or ``transform`` returns no sample.
+            ValueError: such a target is malformed; ``transform`` left the keys out of step; the buffers do not fit in
+                memory; or a loaded state was taken with another number of readers.
         """
         self._read_by_workers.values[0] = get_worker_info() is not None
         reader = this_reader(self._process)

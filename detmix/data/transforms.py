@@ -257,7 +257,8 @@ class Mixup(A.DualTransform):
     Raises:
         ValueError: alpha is negative, p or min_weight outside [0, 1]. When called: a key or label field is missing,
             there is no partner, a target other than image, bboxes and masks came, or as ``mix_pair``.
-        TypeError: when called: weights are not floats, sources not numbers, or as ``mix_pair``.
+        TypeError: alpha, p or min_weight is no number. When called: weights are not floats, sources not numbers, or as
+            ``mix_pair``.
 
     Source: Zhang et al., Bag of Freebies for Training Object Detection Neural Networks, arXiv:1902.04103.
     """
