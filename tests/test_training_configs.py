@@ -6,11 +6,12 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jsonargparse import get_loader
+from jsonargparse import capture_parser, get_loader
 
-from detmix.training import cli_main
+from detmix.training import DetectionData, cli_main
 from detmix.training.configs import load_config
-from detmix.training.trained import open_run
+from detmix.training.parser import run_parser
+from detmix.training.trained import open_data, open_run
 
 from .conftest import ROOT
 from .hostile import changed, damaged, ending
@@ -114,6 +115,7 @@ def require_refused(file, text, message, capsys):
         ("seed_everything: 1\nmodel:", "model has no settings by their names"),
         ("trainer: 3", "trainer has no settings by their names"),
         ("model: [lr]", "model has no settings by their names"),
+        ("data: {run_seed: 1}", "data.run_seed follows seed_everything: set that"),
         ("data: !!omap [a: 1]", "data has no settings by their names"),
     ],
 )
@@ -136,12 +138,50 @@ def test_what_is_wrong_in_overrides_is_not_said_of_the_config(tmp_path):
     for override, wanted in (
         ("--data.rooot=x", "^unrecognized arguments: --data.rooot=x; did you mean data.root[?]$"),
         ("--data.batch_size=x", '^Parser key "data.batch_size"'),
+        ("--data.run_seed=1", '^Linked "data.run_seed" must be given via "seed_everything"'),
+        ("--seed_everything=true", '^Parser key "seed_everything"'),
+        ("--data.mixup.alhpa=1", "^data.mixup: Option 'alhpa' is not accepted; there are alpha, p, mix,"),
     ):
         with pytest.raises(ValueError, match=wanted):
             open_run(file, [override])
     file.write_text("model: {detektor: x}")
     with pytest.raises(ValueError, match="config.yaml: .*'detektor'; did you mean model.detector[?]$"):
         open_run(file, ["--data.rooot=x"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "mixupp: {alpha: 1}",
+            "'mixupp.alpha' is not accepted; did you mean data.mixup.alpha or model.manifold.alpha[?]",
+        ),
+        ("data: {mixupp: null}", "'mixupp'; did you mean data.mixup[?]$"),
+    ],
+)
+def test_a_misspelt_section_is_told_with_that_which_it_may_be(tmp_path, text, message):
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        open_run(file)
+
+
+@pytest.mark.parametrize(("stated", "wanted"), [("3", 3), ("0", 0), ("false", 0)])
+def test_all_who_read_a_config_draw_from_its_seed_whatever_was_seeded_before(tmp_path, monkeypatch, stated, wanted):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    file = tmp_path / "config.yaml"
+    file.write_text(f"seed_everything: {stated}\n")
+    assert open_data(file).run_seed == open_run(file)[0].run_seed == wanted
+    assert open_run(file, ["--seed_everything=4"])[0].run_seed == 4
+    assert DetectionData().run_seed == 0
+    parser = capture_parser(lambda: cli_main(["fit"]))
+    assert parser.parse_args(["fit", f"--config={file}"]).fit.data.run_seed == wanted
+    assert run_parser(["data"]).parse_args([f"--config={file}"]).data.run_seed == wanted
+
+
+def test_a_trainer_in_a_file_of_its_own_is_left_alone(tmp_path):
+    (tmp_path / "config.yaml").write_text("trainer: trainer.yaml")
+    assert open_data(tmp_path / "config.yaml").run_seed == 0
 
 
 @settings(max_examples=40, deadline=None)

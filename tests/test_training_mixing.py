@@ -80,13 +80,11 @@ def test_the_options_reach_the_data_set(options):
     assert_same_samples([data.train_set[n] for n in range(8)], [wanted[n] for n in range(8)])
 
 
-def test_another_seed_of_the_run_mixes_the_same_scenes_otherwise(monkeypatch):
-    monkeypatch.setenv("PL_GLOBAL_SEED", "3")
-    data = make_data(mixup=MixupOptions())
+def test_another_seed_of_the_run_mixes_the_same_scenes_otherwise():
+    data = make_data(mixup=MixupOptions(), run_seed=3)
     wanted = MixupDataset(Shapes(8, size=64, max_objects=2, max_extent=32, seed=15), seed=5 + 3, alpha=1.5)
     assert_same_samples([data.train_set[n] for n in range(8)], [wanted[n] for n in range(8)])
-    monkeypatch.setenv("PL_GLOBAL_SEED", "4")
-    other = make_data(mixup=MixupOptions())
+    other = make_data(mixup=MixupOptions(), run_seed=4)
     assert not torch.equal(other.train_set[0][0], data.train_set[0][0])
     assert_same_samples([other.evaluated_set("val")[0]], [data.evaluated_set("val")[0]])
 

@@ -13,7 +13,6 @@ from torch import nn
 from detmix import weight_losses
 from detmix.manifold import ManifoldMixup
 from detmix.training import DetectionData, DetectionModule, ShapesOptions, Throughput, build_detector
-from detmix.training.artifacts import _seed
 from detmix.training.mixing import ManifoldOptions
 
 from .factories import make_assembled, make_batch
@@ -72,10 +71,9 @@ def test_a_step_loses_what_the_objective_and_the_normalizer_say(monkeypatch, det
     torch.testing.assert_close(*losses, rtol=1e-6, atol=0)
 
 
-def test_features_are_mixed_by_the_seed_of_the_run(monkeypatch):
+def test_features_are_mixed_by_the_seed_of_the_run():
     def drawn(seed):
-        monkeypatch.setenv("PL_GLOBAL_SEED", seed)
-        module.trainer = trainer = SimpleNamespace(datamodule=make_data())
+        module.trainer = trainer = SimpleNamespace(datamodule=make_data(run_seed=seed))
         module.mixer = ManifoldMixup(detector, ["input"])
         module.on_fit_start()
         assert module.mixer.seed == trainer.datamodule.mixing_seed
@@ -83,7 +81,7 @@ def test_features_are_mixed_by_the_seed_of_the_run(monkeypatch):
             return module.mixer.lam
 
     module, detector = DetectionModule(), weight_losses(make_assembled("RetinaNet")).eval()
-    assert drawn("3") == drawn("3") != drawn("4")
+    assert drawn(3) == drawn(3) != drawn(4)
 
 
 def tiny_module(*names):
@@ -135,16 +133,6 @@ def test_a_detector_that_could_not_be_built_is_of_no_classes():
     module.build("fit", ["dog", "owl"])
     assert module.class_names == ("dog", "owl")
     assert module.mixer is not None
-
-
-def test_the_report_states_the_seed_of_data_that_was_made_before_the_call(monkeypatch):
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # a training that ran before leaves it
-    data = make_data()
-    assert _seed(data) == "none"
-    for stated, wanted in (("0", "0"), ("3", "3, of order and mixing 0")):
-        monkeypatch.setenv("PL_GLOBAL_SEED", stated)
-        assert _seed(data) == wanted
-    assert _seed(make_data()) == "3"
 
 
 class Clock(L.Callback):

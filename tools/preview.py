@@ -11,36 +11,25 @@ of tools/train.py; all its data and model settings can be overridden here.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from jsonargparse import ArgumentParser
 from lightning import seed_everything
 
 from detmix.terminal import require_text
-from detmix.training import DetectionData, DetectionModule
-from detmix.training.configs import CONFIG_MODE, RUN_OPTIONS
-from detmix.training.parser import Formatter
+from detmix.training.parser import run_parser
 from detmix.training.preview import batch_mixer, write_preview
 
 
 def main() -> None:
     """Parse the command line and write the pictures."""
-    parser = ArgumentParser(description=__doc__, formatter_class=Formatter, parser_mode=CONFIG_MODE)
-    parser.add_argument("--config", action="config", help="Config file of tools/train.py.")
+    parser = run_parser(("data", "model", "trainer"), description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("previews"), help="Folder for the pictures.")
     parser.add_argument("--samples", type=int, default=8, help="How many training samples to draw.")
-    parser.add_argument("--seed_everything", type=int, default=0, help="Seed of the augmentation.")
-    parser.add_class_arguments(DetectionData, "data")
-    parser.add_class_arguments(DetectionModule, "model")
-    parser.add_argument(
-        "--trainer", type=dict[str, Any] | None, help="Of tools/train.py; only its callbacks matter here."
-    )
-    for option in RUN_OPTIONS:
-        parser.add_argument(f"--{option}", type=Any, help="Read by tools/train.py; no matter here.")
     require_text(parser)
     settings = parser.parse_args()
     try:
-        seed_everything(settings.seed_everything, verbose=False)
+        seed_everything(
+            int(settings.seed_everything), verbose=False
+        )  # for the pair, whose augmentation draws from torch
         run = parser.instantiate(settings)
         mixer = batch_mixer(run.data, run.trainer)
         files = write_preview(run.data, settings.output, samples=settings.samples, mixer=mixer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -55,18 +54,22 @@ class RunFiles(L.Callback):
     Every file is written under a temporary name and moved into place.
     """
 
-    def __init__(self, run_dir: Path, command: str, config_text: str, measured: dict[str, int | str]) -> None:
+    def __init__(
+        self, run_dir: Path, command: str, config_text: str, seed: str, measured: dict[str, int | str]
+    ) -> None:
         """Remember where to write.
 
         Args:
             run_dir: the run's folder.
             command: how the run was started, for the report.
             config_text: the resolved config.
+            seed: of the run, for the report.
             measured: outside of fits, for ``metrics.json``: ``epoch`` and ``step`` of the weights, and their file.
         """
         self.run_dir = run_dir
         self.command = command
         self.config_text = config_text
+        self.seed = seed
         self.measured = measured
         self._commands: list[tuple[int, str]] = []  # by the step from which on each has trained
         self._start = time.time()
@@ -187,7 +190,7 @@ class RunFiles(L.Callback):
             "Objective": f"{module.objective}, normalizer {module.normalizer}",
             "Epochs": f"{trainer.current_epoch} ({trainer.global_step} steps)",
             "Duration": f"{seconds // 60} min {seconds % 60} s",
-            "Seed": _seed(data_of(trainer)),
+            "Seed": self.seed,
         } | _skipped(trainer)
 
 
@@ -203,12 +206,6 @@ def _in_a_line(trainer: L.Trainer, evaluation: Evaluation) -> str:
 def _words(command: str) -> list[str]:
     """What of a command tells of settings."""
     return [word for word in command.split() if word not in ("--resume", "--resume=true")]
-
-
-def _seed(data: DetectionData) -> str:
-    """The seed of ``seed_everything``, and that of the data where it was made before the call."""
-    stated = os.environ.get("PL_GLOBAL_SEED", "none")
-    return stated if stated in ("none", str(data.run_seed)) else f"{stated}, of order and mixing {data.run_seed}"
 
 
 def _skipped(trainer: L.Trainer) -> dict[str, str]:

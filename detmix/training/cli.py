@@ -37,7 +37,7 @@ from .files import forget_from, read_history, set_aside
 from .lock import hold, let_go
 from .log import EventLogger, RowLogger
 from .module import DetectionModule
-from .parser import DESCRIPTIONS, Formatter, Parser, explain_options
+from .parser import DESCRIPTIONS, Formatter, Parser, explain_options, link_seed
 from .quiet import quiet
 from .resume import BestCheckpoint, LastCheckpoint
 from .signals import StopRequests
@@ -76,6 +76,7 @@ class DetmixCLI(LightningCLI):
             default=500,
             help="fit: steps between two checkpoints within an epoch; there is one at the end of each epoch too.",
         )
+        link_seed(parser)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """Say what is so here, in the place of what is so in Lightning."""
@@ -317,7 +318,10 @@ class DetmixCLI(LightningCLI):
     def _callbacks(self, run_dir: Path, fitting: bool) -> list[L.Callback]:
         shown = self._get(self.config_init, "trainer.enable_progress_bar") is not False
         bar: list[L.Callback] = [ProgressBar()] if shown else []
-        files: list[L.Callback] = [*bar, RunFiles(run_dir, self.command, self._config_text(), self._measured(fitting))]
+        seed = self._get(self.config, "seed_everything")
+        stated = "none" if seed is False else str(seed)
+        told = RunFiles(run_dir, self.command, self._config_text(), stated, self._measured(fitting))
+        files: list[L.Callback] = [*bar, told]
         if not fitting:
             return files
         folder = run_dir / "checkpoints"

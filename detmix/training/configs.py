@@ -22,7 +22,7 @@ _DEEPEST = 50  # brackets and indentations around a value
 
 # what it says of a setting in a config, and on the command line, that is unknown
 _UNKNOWN = re.compile(
-    r"(?:Group '(?P<group>[\w.]+)' )?(?:does not accept option '|unrecognized arguments: --)(?P<name>[\w.-]+)"
+    r"(?:Group '(?P<group>[\w.]+)' )?(?:^Option '|does not accept option '|unrecognized arguments: --)(?P<name>[\w.-]+)"
 )
 _FEW = 2  # settings of one name in different sections
 _ALIKE = 0.75  # of two names, by difflib's ratio: one or two slips, and not another setting of the same section
@@ -61,7 +61,7 @@ def plain_error(message: str, groups: Mapping[str, Sequence[str]]) -> str:
         return message
     group, problem = found["group"], dedent(found["problem"]).rstrip()
     if problem.startswith("Option") and group in groups:
-        return f"{group}: {problem}; there are {', '.join(groups[group])}"
+        return f"{group}: {problem.partition(';')[0]}; there are {', '.join(groups[group])}"
     inner = 'Parser key "'
     return f"{inner}{group}.{problem.removeprefix(inner)}" if problem.startswith(inner) else f"{group}: {problem}"
 
@@ -75,12 +75,12 @@ def with_suggestion(message: str, parser: ArgumentParser, *others: str) -> str:
         others: settings that the parser knows within others.
     """
     found = _UNKNOWN.search(message)
-    if found is None:
+    if found is None or "; did you mean " in message:  # a parser that raises its errors may pass them through again
         return message
     name, known = ".".join(filter(None, found.groups())), [*_settings_of(parser), *others]
     if name in known:
         return f"{message}; it belongs behind the subcommand"
-    close = _elsewhere(name, known) or difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE)
+    close = _elsewhere(name, known) or _most_alike(name, known)
     return f"{message}; did you mean {' or '.join(close)}?" if close else message
 
 
@@ -88,6 +88,13 @@ def _elsewhere(name: str, known: Sequence[str]) -> list[str]:
     """The settings of that name in other sections, if they are few."""
     found = [setting for setting in known if setting.rpartition(".")[2] == name.rpartition(".")[2]]
     return found if len(found) <= _FEW else []
+
+
+def _most_alike(name: str, known: Sequence[str]) -> list[str]:
+    """The setting that is spelled most like it, one as deep in its section before others; none if none is alike."""
+    as_deep = [setting for setting in known if setting.count(".") == name.count(".")]
+    found = (difflib.get_close_matches(name, names, n=1, cutoff=_ALIKE) for names in (as_deep, known))
+    return next(filter(None, found), [])
 
 
 def _settings_of(parser: ArgumentParser) -> Iterator[str]:
@@ -113,7 +120,8 @@ def load_config(text: str, path: str | None = None) -> Any:
     Raises:
         yaml.YAMLError: it is not YAML, or of more than a million characters with its aliases written out, or nested
             more than fifty deep, or holds the character NUL, or a number or a date that is none; or a config has a
-            key twice, no settings, the key ``config``, or a section that is none. The file is named.
+            key twice, no settings, the key ``config`` or ``data.run_seed``, or a section that is none. The file is
+            named.
     """
     try:
         _require_bounded(text)
@@ -140,6 +148,8 @@ def _require_config(content: Any, path: str) -> None:
     for section in ("data", "model", "trainer"):
         if not isinstance(content.get(section, {}), (dict, str)):
             raise yaml.YAMLError(f"{section} has no settings by their names")
+    if "run_seed" in content.get("data", ()):
+        raise yaml.YAMLError("data.run_seed follows seed_everything: set that")
 
 
 def _require_bounded(text: str) -> None:

@@ -54,6 +54,7 @@ class DetectionData(L.LightningDataModule):
         on_error: OnError = "raise",
         reduce_to: int | None = None,
         seed: int = 0,
+        run_seed: int = 0,
     ) -> None:
         """Read the annotations; images are read when a sample is asked for.
 
@@ -89,8 +90,9 @@ class DetectionData(L.LightningDataModule):
                 and test images must be whole.
             reduce_to: given, training images that are JPEG files are decoded at a half, a quarter or an eighth of their
                 size, as far as the shorter side keeps so many pixels; the detector's ``min_size`` is a good value.
-            seed: of the made-up scenes; the mixing draws from this and the seed of Lightning's ``seed_everything``
-                together, which is to be called before.
+            seed: of the made-up scenes; the mixing draws from this and ``run_seed`` together.
+            run_seed: what order, augmentation and mixing of a run draw from; the scenes stay when it is changed. On the
+                command line it is the number of ``--seed_everything``, and 0 under false.
 
         Raises:
             ValueError: the data is malformed, empty, or of other classes; the file is named. Or batch_size is below 1,
@@ -124,8 +126,7 @@ class DetectionData(L.LightningDataModule):
         self.num_workers = num_workers
         self.on_error: OnError = on_error
         self.seed = seed
-        # seed_everything, and not the seed of the scenes, so that the validation scenes stay when it is changed
-        self.run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        self.run_seed = run_seed
         self._evaluated: dict[str, Any] = {}
         self._train_names = train
         self._names_are_given = class_names is not None

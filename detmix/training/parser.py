@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
 
-from .configs import plain_error, with_suggestion
+from .configs import CONFIG_MODE, RUN_OPTIONS, plain_error, with_suggestion
+from .data import DetectionData
 from .mixing import ManifoldOptions, MixupOptions
+from .module import DetectionModule
 from .splits import ShapesOptions
 
 _OWN_CHECKPOINTS = "'last' and 'best' are last.ckpt and best.ckpt in the run's own folder."
@@ -56,6 +59,35 @@ class Parser(LightningArgumentParser):
         names = {key: [field.name for field in fields(options)] for key, options in groups.items()}
         within = (f"{key}.{name}" for key, found in names.items() for name in found)
         super().error(with_suggestion(plain_error(message, names), self, *within), ex)
+
+
+def run_parser(sections: Sequence[str], **options: Any) -> Parser:
+    """A parser of the trainer's configs for those who do not train: what only the trainer needs is read, and left.
+
+    Args:
+        sections: which of ``data``, ``model`` and ``trainer`` are looked at; the last as a dict, its callbacks built.
+        options: keyword arguments of the parser.
+    """
+    parser = Parser(parser_mode=CONFIG_MODE, formatter_class=Formatter, **options)
+    parser.add_argument("--config", action="config", help="Config file of tools/train.py.")
+    parser.add_argument("--seed_everything", type=Literal[False] | int, default=0, help=_SEED)
+    for section, kind in {"data": DetectionData, "model": DetectionModule}.items():
+        if section in sections:
+            parser.add_class_arguments(kind, section)
+        else:
+            parser.add_argument(f"--{section}", type=Any)
+    trainer: Any = dict[str, Any] | None if "trainer" in sections else Any
+    parser.add_argument("--trainer", type=trainer, help="Of tools/train.py; only its callbacks matter here.")
+    for option in RUN_OPTIONS:
+        parser.add_argument(f"--{option}", type=Any, help="Read by tools/train.py; no matter here.")
+    if "data" in sections:
+        link_seed(parser)
+    return parser
+
+
+def link_seed(parser: LightningArgumentParser) -> None:
+    """Let the data draw from the seed of the run, ``seed_everything``, which is a setting beside ``data``."""
+    parser.link_arguments("seed_everything", "data.run_seed", compute_fn=int)  # false is 0
 
 
 def explain_options(parser: LightningArgumentParser, subcommand: str) -> None:

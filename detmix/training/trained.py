@@ -15,16 +15,16 @@ from typing import Any
 import msgspec
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 from msgspec import UNSET, UnsetType
 from torch import nn
 
 from ..data.categories import read_classes
 from ..evaluation.numbering import CLASSES_FILE
-from .configs import CONFIG_MODE, RUN_OPTIONS, load_config, with_suggestion
+from .configs import RUN_OPTIONS, load_config
 from .data import DetectionData
 from .models import Weights, coco_classes, every_detector_name, pretrained_detector, untrained_detector
 from .module import DetectionModule
+from .parser import run_parser
 from .weights import count_classes, lasting_shapes, read_state, read_weights, require_file, require_weights_of
 
 _OTHER_SECTIONS = ("seed_everything", "trainer", *RUN_OPTIONS)
@@ -160,20 +160,12 @@ def _read_config(config: Path, sections: Sequence[str], overrides: Sequence[str]
     """Some sections of a training config, built; the others are left as they are."""
     if not config.is_file():
         raise FileNotFoundError(f"{config}: no such config file")
-    parser = ArgumentParser(exit_on_error=False, parser_mode=CONFIG_MODE)
-    parser.add_argument("--config", action="config")
-    for section, kind in {"data": DetectionData, "model": DetectionModule}.items():
-        if section in sections:
-            parser.add_class_arguments(kind, section)
-        else:
-            parser.add_argument(f"--{section}", type=Any)
-    for section in _OTHER_SECTIONS:
-        parser.add_argument(f"--{section}", type=Any)
+    parser = run_parser(sections, exit_on_error=False)
     given = [f"--config={config}"]
     try:
         parser.parse_args(given)  # what is wrong with it is not the overrides' fault
     except (ArgumentError, UnicodeDecodeError) as error:
-        raise ValueError(f"{config}: {with_suggestion(str(error), parser)}") from error
+        raise ValueError(f"{config}: {error}") from error
     try:
         settings = parser.parse_args([*given, *overrides])
         for section in {"data", "model", *_OTHER_SECTIONS} - set(sections):
@@ -182,7 +174,7 @@ def _read_config(config: Path, sections: Sequence[str], overrides: Sequence[str]
     except UnicodeDecodeError as error:
         raise ValueError(f"a file of {' '.join(overrides)} is not text in UTF-8: {error}") from error
     except ArgumentError as error:
-        raise ValueError(with_suggestion(str(error), parser)) from error
+        raise ValueError(str(error)) from error
 
 
 def _config_near(weights: Path) -> Path | None:
