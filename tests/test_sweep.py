@@ -151,6 +151,10 @@ def test_a_run_that_leaves_no_numbers_has_crashed(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/metrics.json").write_text('{"AP": NaN, "AP50": NaN}')
     assert outcome_of(0, tmp_path, "run", [], 1.0, "host").kind == "crashed"
+    (tmp_path / "run/metrics.json").write_text('{"AP": -1.0, "AP50": -1.0}')  # COCO's mark
+    outcome = outcome_of(0, tmp_path, "run", ["AP – (COCO)"], 1.0, "host")
+    assert (outcome.kind, outcome.finished, outcome.metrics) == ("nothing to measure", False, {})
+    assert outcome.cause.startswith("No object is annotated in the validation images")
     (tmp_path / "run/metrics.json").unlink()
     (tmp_path / "run_nomix").mkdir()
     (tmp_path / "run_nomix/metrics.json").write_text('{"AP": 0.5, "AP50": 0.7}')

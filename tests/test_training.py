@@ -18,7 +18,7 @@ from detmix.reporting import CocoFile, Options, evaluate_files
 from detmix.reporting.tables import number_text
 from detmix.training import DetectionData, build_detector, cli_main, resume
 from detmix.training.artifacts import _write_ids
-from detmix.training.cli import _has_bf16
+from detmix.training.devices import best_precision
 from detmix.training.files import read_history
 from detmix.training.run_report import report_run
 
@@ -398,4 +398,4 @@ def test_a_saved_config_writes_to_the_same_folder_and_previews(
 def test_a_cpu_run_stays_in_float32_on_a_machine_with_a_gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: True)
-    assert [_has_bf16(name) for name in ("cpu", "auto", "cuda", None)] == [False, True, True, True]
+    assert [best_precision(name) for name in ("cpu", "auto", "cuda", None)] == ["32-true"] + 3 * ["bf16-mixed"]

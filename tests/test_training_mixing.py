@@ -25,8 +25,8 @@ from detmix.training import (
     cli_main,
 )
 from detmix.training.callbacks import mixing_of
+from detmix.training.logged_values import feature_numbers, mixing_numbers
 from detmix.training.preview import batch_mixer, write_preview
-from detmix.training.step_numbers import feature_numbers, mixing_numbers
 
 from .test_configs import write_voc
 from .trainings import TINY

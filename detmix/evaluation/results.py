@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from ..data.masks import encode_planes
 
@@ -55,17 +56,13 @@ def _image_results(image_id: int, detection: dict[str, Tensor], category_ids: Se
     unknown = [label for label in labels if not 1 <= label <= len(category_ids)]
     if unknown:
         raise ValueError(f"image {image_id}: labels must lie in [1, {len(category_ids)}], got {unknown[0]}")
+    xywh = box_convert(boxes.reshape(-1, 4), "xyxy", "xywh").tolist()
     rows: list[dict[str, Any]] = [
         {"image_id": image_id, "category_id": category_ids[label - 1], "bbox": box, "score": score}
-        for box, label, score in zip(_xywh(boxes), labels, scores.tolist(), strict=True)
+        for box, label, score in zip(xywh, labels, scores.tolist(), strict=True)
     ]
     if "masks" in detection:
         planes = (detection["masks"][:, 0] > 0.5).to("cpu", torch.uint8).numpy()
         for row, mask in zip(rows, encode_planes(planes), strict=True):
             row["segmentation"] = mask
     return rows
-
-
-def _xywh(boxes: Tensor) -> list[list[float]]:
-    corner, end = boxes.reshape(-1, 4).split(2, dim=1)
-    return torch.cat([corner, end - corner], dim=1).tolist()

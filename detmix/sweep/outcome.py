@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from ..evaluation import NO_OBJECTS
 from .plan import Pair
 
 FINISHED = "finished"
+_NO_NUMBERS = "nothing to measure"
 
 _LINES = 20  # of a log that are kept
 _BYTES = 16_384  # of a log that are read for them at most
@@ -37,7 +39,8 @@ class Outcome:
     """What came of a run.
 
     Attributes:
-        kind: ``finished``, ``diverged``, ``out of memory``, ``disk full``, ``killed`` or ``crashed``.
+        kind: ``finished``, ``nothing to measure`` (it ended well, and its validation images have no objects),
+            ``diverged``, ``out of memory``, ``disk full``, ``killed`` or ``crashed``.
         seconds: how long it took, all attempts together.
         metrics: the numbers in its ``metrics.json``; empty unless it finished.
         host: where it ran.
@@ -86,7 +89,10 @@ def outcome_of(code: int, runs: Path, name: str, lines: list[str], seconds: floa
     """
     if code == 0:
         metrics = _metrics(runs, name)
-        if metrics is not None and math.isfinite(metrics.get("AP", math.nan)):
+        if metrics is not None and metrics["AP"] == NO_OBJECTS:
+            told = "No object is annotated in the validation images, so there is no AP: choose another data.val."
+            return Outcome(_NO_NUMBERS, seconds, {}, host, [*lines, told])
+        if metrics is not None and math.isfinite(metrics["AP"]):
             return Outcome(FINISHED, seconds, metrics, host, [])
         lines = [*lines, f"It ended without a metrics.json with AP and AP50 in {runs / name}."]
     if code in _KILLED_OUTRIGHT:

@@ -117,7 +117,7 @@ class MixupSchedule(L.Callback):
 
 
 def _is_trial(trainer: Any) -> bool:
-    """Whether the trainer does a few steps to see whether they run, of which the last epochs are to be left out."""
+    """Whether this is ``fast_dev_run``, a few steps for a trial: ``no_mixup_epochs`` does not count there."""
     return bool(trainer.fast_dev_run)
 
 

@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 import lightning as L
-import torch
 from jsonargparse import ActionYesNo, capture_parser
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -32,6 +31,7 @@ from .callbacks import MixupSchedule, ProgressBar, Throughput, ValidateAtTheEnd,
 from .checkpoints import CheckpointFiles, read_checkpoint
 from .configs import CONFIG_MODE
 from .data import DetectionData
+from .devices import best_precision, require_gpu, require_precision
 from .faults import FiniteLoss
 from .files import forget_from, read_history, set_aside
 from .lock import hold, let_go
@@ -42,8 +42,6 @@ from .quiet import quiet
 from .resume import BestCheckpoint, LastCheckpoint
 from .signals import StopRequests
 from .skipped import SkippedImages
-
-_PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
 
 
 class DetmixCLI(LightningCLI):
@@ -116,10 +114,10 @@ class DetmixCLI(LightningCLI):
             "default_root_dir": run_dir,
             "callbacks": [*_as_list(config.get("callbacks")), *self._callbacks(run_dir, fitting)],
         }
-        _require_gpu(config.get("accelerator"))
-        _require_precision(config.get("precision"))
+        require_gpu(config.get("accelerator"))
+        require_precision(config.get("precision"))
         if config.get("precision") is None:
-            chosen["precision"] = "bf16-mixed" if _has_bf16(config.get("accelerator")) else "32-true"
+            chosen["precision"] = best_precision(config.get("accelerator"))
         plugins = _as_list(config.get("plugins"))
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             chosen["plugins"] = [*plugins, CheckpointFiles()]
@@ -429,38 +427,6 @@ def _take_for_last(checkpoint: Path, step: int, folder: Path, read: Callable[[Pa
         write_whole(last, partial(shutil.copyfile, checkpoint))
         if best.exists() and read(best)["global_step"] > step:
             best.unlink()
-
-
-def _require_precision(precision: Any) -> None:
-    """Refuse weights other than float32.
-
-    Raises:
-        ValueError: the precision makes them so.
-    """
-    if isinstance(precision, (str, int)) and str(precision) not in _PRECISIONS:
-        raise ValueError(
-            f"trainer.precision must be one of {', '.join(_PRECISIONS)}, which leave weights and boxes in float32, "
-            f"got {precision!r}"
-        )
-
-
-def _require_gpu(accelerator: Any) -> None:
-    """Refuse to use a GPU where there is none.
-
-    Raises:
-        ValueError: one is asked for.
-    """
-    found = {"cuda": torch.cuda.is_available(), "gpu": torch.cuda.is_available() or torch.backends.mps.is_available()}
-    if isinstance(accelerator, str) and not found.get(accelerator, True):
-        raise ValueError(
-            f"trainer.accelerator is {accelerator}, and torch finds none: --trainer.accelerator cpu does without one"
-        )
-
-
-def _has_bf16(accelerator: str | None) -> bool:
-    """Whether the training will be on a GPU that computes in bf16."""
-    chosen = accelerator in (None, "auto", "gpu", "cuda")
-    return chosen and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _as_list(callbacks: Any) -> list[L.Callback]:

@@ -22,10 +22,10 @@ from .checkpoints import require_same_classes, require_same_tensors
 from .data import DetectionData, Evaluated, data_of
 from .evaluation import Evaluation, evaluate
 from .loadable import require_loadable, require_resumable
+from .logged_values import feature_numbers, mixing_numbers, total_and_terms
 from .mixing import ManifoldOptions, mix_features
 from .models import Weights, build_detector, learns_masks, weights_shape_the_model
 from .optimization import OptimizerName, Schedule, change_settings, check_warm_up, lr_factor, make_optimizer
-from .step_numbers import feature_numbers, mixing_numbers, total_and_terms
 from .visits import Visit, gather, mean_losses, visit_images
 
 Batch = tuple[Sequence[Tensor], Sequence[Target]]

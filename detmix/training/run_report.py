@@ -12,6 +12,7 @@ import msgspec
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from ..analysis import DetectionRates
 from ..canvas import image_size
@@ -157,7 +158,7 @@ def _as_target(rows: Sequence[Mapping[str, Any]], category_ids: Sequence[int], s
     label_of = {category: label for label, category in enumerate(category_ids, start=1)}
     xywh = torch.tensor([row["bbox"] for row in rows], dtype=torch.float32).reshape(-1, 4)
     target: Target = {
-        "boxes": torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1),
+        "boxes": box_convert(xywh, "xywh", "xyxy"),
         "labels": torch.tensor([label_of[row["category_id"]] for row in rows], dtype=torch.int64),
     }
     masks = [("mask", msgspec.json.encode(row["segmentation"])) for row in rows if "segmentation" in row]

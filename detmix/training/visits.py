@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..detectors import losses_and_detections
 from ..evaluation import coco_results
 from ..targets import Target
-from .step_numbers import total_and_terms
+from .logged_values import total_and_terms
 
 
 class Visit(NamedTuple):

@@ -1,4 +1,4 @@
-"""What is logged of a step: its losses, as of a validated image, and how it was mixed."""
+"""What is logged: the losses of a step or of a validated image, and how a batch was mixed."""
 
 from __future__ import annotations
 

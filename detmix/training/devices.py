@@ -1,0 +1,46 @@
+"""On which device and in which precision a run may compute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+_PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
+
+
+def require_precision(precision: Any) -> None:
+    """Refuse weights other than float32.
+
+    Raises:
+        ValueError: the precision makes them so.
+    """
+    if isinstance(precision, (str, int)) and str(precision) not in _PRECISIONS:
+        raise ValueError(
+            f"trainer.precision must be one of {', '.join(_PRECISIONS)}, which leave weights and boxes in float32, "
+            f"got {precision!r}"
+        )
+
+
+def require_gpu(accelerator: Any) -> None:
+    """Refuse to use a GPU where there is none.
+
+    Raises:
+        ValueError: one is asked for.
+    """
+    found = {"cuda": torch.cuda.is_available(), "gpu": torch.cuda.is_available() or torch.backends.mps.is_available()}
+    if isinstance(accelerator, str) and not found.get(accelerator, True):
+        raise ValueError(
+            f"trainer.accelerator is {accelerator}, and torch finds none: --trainer.accelerator cpu does without one"
+        )
+
+
+def best_precision(accelerator: str | None) -> str:
+    """The precision that a run takes unless it says which: bf16 on a GPU that computes in it, else float32.
+
+    Args:
+        accelerator: as the trainer is told.
+    """
+    chosen = accelerator in (None, "auto", "gpu", "cuda")
+    has_bf16 = chosen and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if has_bf16 else "32-true"
