@@ -17,20 +17,20 @@ told otherwise. BENCHMARKS.md holds what they printed, and what it means.
 from __future__ import annotations
 
 import json
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import cv2
 import torch
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from detmix import benchmark
 from detmix.files import write_text
 from detmix.machine import machine
 from detmix.terminal import require_text
+from detmix.training.parser import Formatter
 
 PARTS: dict[str, Callable[..., benchmark.BenchmarkReport]] = {
     "blend": benchmark.measure_blend,
@@ -43,10 +43,6 @@ PARTS: dict[str, Callable[..., benchmark.BenchmarkReport]] = {
 }
 
 NARROWEST = 110  # characters that a table may take
-
-
-class Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Keeps the lines of the description."""
 
 
 def main() -> None:
