@@ -27,9 +27,7 @@ def main() -> None:
     require_text(parser)
     settings = parser.parse_args()
     try:
-        seed_everything(
-            int(settings.seed_everything), verbose=False
-        )  # for the pair, whose augmentation draws from torch
+        seed_everything(int(settings.seed_everything), verbose=False)  # the augmentation of the pair draws from torch
         run = parser.instantiate(settings)
         mixer = batch_mixer(run.data, run.trainer)
         files = write_preview(run.data, settings.output, samples=settings.samples, mixer=mixer)
