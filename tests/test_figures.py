@@ -71,7 +71,7 @@ def test_arrays_and_pil_images_are_drawn_as_the_tensor_of_their_pixels_is():
     assert image_grid([pixels, drawn], cell=16).size[0] > 32
 
 
-def test_masks_tint_their_pixels_alone_and_faint_ones_less():
+def test_masks_tint_their_pixels_alone_their_edges_more_and_faint_ones_less():
     mask = torch.zeros(1, 128, 96)
     mask[:, 60:80, 30:60] = 1.0
     shown = np.kron(mask[0].numpy(), np.ones((4, 4))) > 0.5  # such a small picture is drawn fourfold
@@ -80,7 +80,9 @@ def test_masks_tint_their_pixels_alone_and_faint_ones_less():
         target = make_target(weights=torch.tensor([weight]))
         tint = np.abs(drawn(target | {"masks": mask}) - drawn(target))
         assert np.array_equal(tint > 0, shown)
-        tints.append(tint[shown].mean())
+        tints.append(tint[280, 180])  # in its middle
+        assert tint[240:320, 120].min() == tint[240, 120:240].min() > 1.5 * tints[-1]
+        assert tint[241:319, 121:239].max() == tints[-1]
     assert 0.4 * tints[0] < tints[1] < 0.6 * tints[0]
 
 

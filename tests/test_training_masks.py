@@ -8,6 +8,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from detmix.data import Shapes
+from detmix.detectors import losses_and_detections
 from detmix.evaluation import evaluate_coco
 from detmix.training import DetectionData, cli_main
 from detmix.training.predict import predict_images
@@ -34,7 +35,7 @@ def read(file):
     return json.loads(file.read_text())
 
 
-def test_masks_are_measured_as_pycocotools_measures_the_results_that_are_written(finished):
+def test_the_numbers_are_those_of_the_results_that_are_written(finished):
     truth = Shapes(4, size=64, max_extent=32, seed=1, masks=True).ground_truth()
     predictions, metrics = read(finished / "predictions.json"), read(finished / "metrics.json")
     assert len(predictions) > 10
@@ -67,17 +68,78 @@ def test_other_images_get_masks_too(finished, tmp_path):
         )
 
 
-def test_masks_of_a_coco_file_are_mixed_trained_on_and_measured(tmp_path, in_repository, no_report):
+@pytest.fixture
+def coco(tmp_path, in_repository, no_report):
+    """Calls ``fit`` on a COCO data set of four images in each split, each with a triangle; its folder is ``root``."""
     write_coco(tmp_path)
-    data = ["--data.format=coco", f"--data.root={tmp_path}", "--data.train=train2017", "--data.val=val2017"]
-    options = ["--data.mixup.mix=cutmix", "--model.options={min_size: 64, max_size: 64}"]
-    options.append("--trainer.enable_progress_bar=false")
-    cli_main(["fit", "--config", CONFIG, "--runs", str(tmp_path / "runs"), *data, *options, *ONE_EPOCH])
-    folder = tmp_path / "runs" / "shapes_masks"
-    predictions = read(folder / "predictions.json")
-    wanted = evaluate_coco(str(tmp_path / "annotations" / "instances_val2017.json"), predictions, "segm").metrics
-    metrics = read(folder / "metrics.json")
+
+    def fit(*arguments):
+        data = ["--data.format=coco", f"--data.root={tmp_path}", "--data.train=train2017", "--data.val=val2017"]
+        options = ["--model.options={min_size: 64, max_size: 64}", "--trainer.enable_progress_bar=false"]
+        runs = ["--runs", str(tmp_path / "runs")]
+        cli_main(["fit", "--config", CONFIG, *runs, *data, *options, *ONE_EPOCH, *arguments])
+        return tmp_path / "runs" / "shapes_masks"
+
+    fit.root = tmp_path
+    fit.val = tmp_path / "annotations" / "instances_val2017.json"
+    return fit
+
+
+def change(file, row, **content):
+    """Put other things into one annotation of a file."""
+    given = read(file)
+    given["annotations"][row] |= content
+    file.write_text(json.dumps(given))
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+def test_masks_of_a_coco_file_are_mixed_trained_on_and_measured(coco, monkeypatch, shift):
+    """What is detected is what is annotated, its masks moved aside."""
+
+    def annotated(detector, images, targets, **options):
+        losses, _ = losses_and_detections(detector, images, targets, **options)
+        found = [{**t, "masks": t["masks"].roll(shift, 2)[:, None].float(), "scores": torch.ones(1)} for t in targets]
+        return losses, found
+
+    monkeypatch.setattr("detmix.training.visits.losses_and_detections", annotated)
+    folder = coco("--data.mixup.mix=cutmix")
+    metrics, predictions = read(folder / "metrics.json"), read(folder / "predictions.json")
+    assert metrics["AP"] == pytest.approx(1)
+    assert (metrics["segm/AP"] == pytest.approx(1)) == (shift == 0)
+    assert 0 < metrics["segm/AP"] < 1 or shift == 0
+    wanted = evaluate_coco(str(coco.val), predictions, "segm").metrics
     assert {name: metrics[f"segm/{name}"] for name in wanted} == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"segmentation": []},
+            "1 of 4 objects have no segmentation, annotation 3 for one, and masks cannot be measured",
+        ),
+        ({"segmentation": None, "iscrowd": 1}, "1 of 4 objects have no segmentation, annotation 3 for one"),
+        (
+            {"segmentation": {"size": [9, 9], "counts": [81]}},
+            "a mask must be polygons or run lengths of 48 x 64 pixels",
+        ),
+    ],
+    ids=["none", "crowd", "size"],
+)
+def test_masks_that_cannot_be_measured_are_refused_before_the_training(coco, capsys, content, message):
+    change(coco.val, 2, **content)
+    with pytest.raises(SystemExit):
+        coco()
+    told = capsys.readouterr().err
+    assert message in told
+    assert str(coco.val) in told
+    assert not (coco.root / "runs").exists()
+
+
+def test_a_detector_of_boxes_may_train_on_the_same_objects(coco):
+    folder = coco("--model.detector=fasterrcnn_resnet18_small")
+    assert {name for name in read(folder / "metrics.json") if name.startswith("segm")} == set()
+    assert all("segmentation" not in row for row in read(folder / "predictions.json"))
 
 
 def test_samples_carry_masks_where_they_are_wanted():

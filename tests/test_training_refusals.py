@@ -42,10 +42,6 @@ from detmix.training import cli_main
         ("--data.class_names=[hat]", "data.class_names: made-up shapes have no files"),
         ("--data.shapes.train=1", "single image: mixing needs a partner"),
         (
-            "--data.masks=true",
-            "data.masks is true, and fasterrcnn_resnet18_small has no use for masks: Mask R-CNN learns",
-        ),
-        (
             "--model.detector=maskrcnn_resnet18_small",
             "maskrcnn_resnet18_small learns from masks, and the data has none: pass --data.masks true",
         ),

@@ -52,7 +52,7 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
             max_extent: largest one.
             seed: scenes of different seeds have nothing in common.
             masks: give the targets ``masks`` (N, size, size) uint8, of whole shapes as the boxes are, also where other
-                shapes cover them; and the ground truth ``segmentation``.
+                shapes cover them; and the ground truth ``segmentation``, and its area in the place of the box's.
             transform: ``image, target -> image, target``, applied to each scene.
 
         Raises:
@@ -129,8 +129,9 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
         boxes, labels = self._place(generator_at(self.seed, 0, index, SCENES))
         rows = [_annotation(index, box, label) for box, label in zip(boxes, labels, strict=True)]
         if self.masks:
-            for row, mask in zip(rows, encode_planes(self._masks(boxes, labels)), strict=True):
-                row["segmentation"] = mask
+            masks = self._masks(boxes, labels)
+            for row, mask, encoded in zip(rows, masks, encode_planes(masks), strict=True):
+                row |= {"segmentation": encoded, "area": float(mask.sum())}
         return rows
 
     def _masks(self, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import box_convert
@@ -22,7 +23,7 @@ def coco_results(
         image_ids: one id for each image.
         detections: one dict for each image: ``boxes`` (N, 4) xyxy in pixels, ``labels`` (N,) in
             1 ... K-1, ``scores`` (N,); and, where the detector has them, ``masks`` (N, 1, H, W) in
-            [0, 1], which are cut at 0.5. Any device and floating dtype. N may be 0.
+            [0, 1], which are cut at 0.5, or bool. Any device and floating dtype. N may be 0.
         category_ids: K-1 of them; label l becomes ``category_ids[l - 1]``.
 
     Returns:
@@ -62,7 +63,7 @@ def _image_results(image_id: int, detection: dict[str, Tensor], category_ids: Se
         for box, label, score in zip(xywh, labels, scores.tolist(), strict=True)
     ]
     if "masks" in detection:
-        planes = (detection["masks"][:, 0] > 0.5).to("cpu", torch.uint8).numpy()
+        planes = (detection["masks"][:, 0] > 0.5).cpu().numpy().view(np.uint8)
         for row, mask in zip(rows, encode_planes(planes), strict=True):
             row["segmentation"] = mask
     return rows

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from torch import Tensor
 
 from ..canvas import Image as AnyImage
@@ -19,7 +19,7 @@ from .style import PALETTE, font_of, line_height
 
 _READABLE = 480  # pixels: a picture whose longer side is shorter is magnified
 _FAINTEST = 0.15  # opacity at which a box can still be found
-_TINT = 0.45  # opacity of the mask of an object that is seen in full
+_TINT = 0.45  # opacity within the mask of an object that is seen in full
 _DASHES = {"confused": (6, 2), "missed": (2, 2), "false": (2, 2), "ignored": (2, 6)}  # line and gap, in line widths
 _WORDS = {"found": "✓"}  # other fates stand for themselves
 
@@ -63,7 +63,7 @@ def draw_boxes(
     colors = [PALETTE[(label - 1) % len(PALETTE)] for label in target["labels"].tolist()]
     if "masks" in target:
         for n in faint_first:
-            _tint(canvas, target["masks"][n], colors[n], _TINT * opacities[n])
+            _tint(canvas, target["masks"][n], colors[n], opacities[n])
     for n in faint_first:
         dashes = None if fates is None else _DASHES.get(fates[n])
         box = _pixels(boxes[n], canvas.size)
@@ -96,16 +96,25 @@ def to_picture(image: AnyImage) -> Image.Image:
 
 
 def _tint(canvas: Image.Image, mask: Tensor, color: str, opacity: float) -> None:
-    """Blend a colour into the pixels of a mask, (H, W) or (1, H, W)."""
-    shown = mask.as_subclass(Tensor).reshape(mask.shape[-2:]) > 0.5
-    ink = Image.fromarray(shown.to("cpu", torch.uint8).numpy() * round(255 * opacity)).resize(
-        canvas.size, Image.Resampling.NEAREST
-    )
-    place = ink.getbbox()
-    if place is not None:
-        layer = Image.new("RGBA", (place[2] - place[0], place[3] - place[1]), color)
-        layer.putalpha(ink.crop(place))
-        canvas.alpha_composite(layer, place[:2])
+    """Blend a colour into the pixels of a mask, (H, W) or (1, H, W), stronger along its edge."""
+    shown = (mask.as_subclass(Tensor).reshape(mask.shape[-2:]) > 0.5).to("cpu", torch.uint8) * 255
+    whole = Image.fromarray(shown.numpy()).resize(canvas.size, Image.Resampling.NEAREST)
+    place = whole.getbbox()
+    if place is None:
+        return
+    x1, y1, x2, y2 = place
+    width = max(canvas.size) // _READABLE
+    around = whole.crop((x1 - width, y1 - width, x2 + width, y2 + width))  # beyond the picture there is no mask
+    inner = around.filter(ImageFilter.MinFilter(2 * width + 1)).crop((width, width, width + x2 - x1, width + y2 - y1))
+    alpha = whole.crop(place).point(_scaled(opacity))
+    alpha.paste(inner.point(_scaled(_TINT * opacity)), mask=inner)
+    layer = Image.new("RGBA", alpha.size, color)
+    layer.putalpha(alpha)
+    canvas.alpha_composite(layer, (x1, y1))
+
+
+def _scaled(share: float) -> list[int]:
+    return [round(value * share) for value in range(256)]
 
 
 def _opacities(target: Target) -> list[float]:

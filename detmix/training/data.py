@@ -20,6 +20,7 @@ from ..batch import collate
 from ..data import DetectionDataset
 from ..data.augment import Augment
 from ..data.dataset import OnError
+from ..evaluation.reading import read_ground_truth
 from ..seeding import SeededDataset
 from .contents import Part, all_classes, described, doubts, unmeasured, unused
 from .loader import TrainingLoader, TrainingOrder
@@ -76,7 +77,8 @@ class DetectionData(L.LightningDataModule):
             one_based: VOC: corners count from 1, the last pixel included. False for the files of tools that write
                 x, y, x + width, y + height from 0.
             masks: read the masks of objects too, which Mask R-CNN learns from; COCO files state them, and made-up
-                scenes have them. An object of a COCO file without one is left out.
+                scenes have them. A training object without one is left out, so what it shows is learnt as background;
+                where masks are measured, each object must have one.
             shapes: settings of the made-up scenes.
             mixup: how training samples are mixed; null does not mix.
             augment: torchvision v2 transforms for each training image, before mixing; a horizontal flip
@@ -183,7 +185,8 @@ class DetectionData(L.LightningDataModule):
         """Open what the stage evaluates on, so that a mistake in it shows before the training.
 
         Raises:
-            ValueError: that data is malformed, empty, or of other classes; the file is named.
+            ValueError: that data is malformed, empty, or of other classes, or has masks that cannot be measured; the
+                file is named.
             FileNotFoundError: a file is missing, or the first image of a split that the stage reads.
         """
         if self.trainer is not None:
@@ -191,6 +194,8 @@ class DetectionData(L.LightningDataModule):
         for part in self._parts(stage):
             if isinstance(part.source, DetectionDataset) and (stage == "fit" or part.stage != "train"):
                 require_first_image(part.source, f"data.{part.stage}, in {part.file}")
+            if self.masks and part.stage != "train":
+                _require_measurable_masks(part)
 
     def described(self, stage: str) -> str:
         """One line on what a stage, ``fit``, ``validate`` or ``test``, reads, and the training data."""
@@ -320,6 +325,18 @@ def _refuse_files(settings: dict[str, Any]) -> None:
     given = [f"data.{name}" for name, value in settings.items() if value != defaults[name].default]
     if given:
         raise ValueError(f"{', '.join(given)}: made-up shapes have no files. Pass data.format, coco or voc")
+
+
+def _require_measurable_masks(part: Part) -> None:
+    """Read the masks now, which takes seconds for thousands of images, and not after an epoch.
+
+    Raises:
+        ValueError: one is malformed.
+    """
+    try:
+        read_ground_truth(part.source.ground_truth(), masks=True)
+    except ValueError as error:
+        raise ValueError(f"data.{part.stage}, in {part.file}: {error}") from error
 
 
 def data_of(trainer: Any) -> DetectionData:

@@ -158,18 +158,21 @@ class DetectionModule(L.LightningModule):
         if self.compile_backend is not None:
             self.detector.get_submodule("backbone").compile(backend=self.compile_backend)  # names of parameters stay
 
+    @property
+    def measures_masks(self) -> bool:
+        """Whether the detector learns from masks, and gives some."""
+        return learns_masks(self.detector_name)
+
     def check_data(self, data: DetectionData) -> None:
-        """Refuse data without the masks that the detector learns from, or with masks that it has no use for.
+        """Refuse data without the masks that the detector learns from.
 
         Raises:
             ValueError: so it is; the message says what to pass.
         """
-        wanted = learns_masks(self.detector_name)
-        if wanted and not data.masks:
-            raise ValueError(f"{self.detector_name} learns from masks, and the data has none: pass --data.masks true")
-        if data.masks and not wanted:
+        if self.measures_masks and not data.masks:
             raise ValueError(
-                f"data.masks is true, and {self.detector_name} has no use for masks: Mask R-CNN learns from them"
+                f"{self.detector_name} learns from masks, and the data has none: pass --data.masks true, which COCO "
+                "files and made-up shapes take"
             )
 
     def teardown(self, stage: str) -> None:
@@ -349,7 +352,7 @@ class DetectionModule(L.LightningModule):
         visits = gather(self._visits)
         rows = [row for visit in visits.values() for row in visit.predictions]
         truth, losses = data_of(self.trainer).ground_truth(stage), mean_losses([*visits.values()])
-        self.evaluation = evaluate(truth, rows, visits.keys(), losses, masks=data_of(self.trainer).masks)
+        self.evaluation = evaluate(truth, rows, visits.keys(), losses, masks=self.measures_masks)
         numbers = self.evaluation.metrics() | self.evaluation.losses
         self.log_dict({f"{stage}/{name}": value for name, value in numbers.items()}, batch_size=1)
 

@@ -25,7 +25,7 @@ from ..reporting.tables import number_text, unmeasured
 _HEADLINE = {"AP": "AP (COCO)", "AP50": "AP50 (COCO)", "segm/AP": "AP (masks)", "voc/AP50": "AP50 (VOC)"}
 _MEANINGS = {
     **METRICS,
-    **{f"segm/{name}": f"the same of masks: {meaning}" for name, meaning in METRICS.items()},
+    **{f"segm/{name}": f"{name} of masks in the place of boxes, as it is explained there" for name in METRICS},
     "voc/AP50": "average precision at IoU 0.50 by the rules of VOC, area below the curve (2010 and later)",
     "voc/AP50_11point": "the same by the rules of VOC 2007, mean at eleven recalls",
 }

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from ..data import DetectionDataset, Shapes, read_coco, read_voc
 from ..data.annotations import Annotations
 from ..data.dataset import OnError
@@ -73,7 +75,8 @@ class Splits:
                 from split to split, and a run states one for each.
 
         Raises:
-            ValueError: the data is malformed, empty, or of other classes; the file is named.
+            ValueError: the data is malformed, empty, or of other classes, or lacks masks that are to be measured; the
+                file is named.
             FileNotFoundError: a file is missing.
         """
         if self.format == "shapes":
@@ -86,6 +89,8 @@ class Splits:
             raise ValueError(f"data.{stage}={split}: {error}{self._remedy(split, names)}") from error
         if category_ids is not None:
             found = replace(found, category_ids=category_ids)
+        if self.masks and stage != "train":
+            self._require_masks(found, split, stage, names)
         if stage != "train":
             return DetectionDataset(found, transform=transform)
         return DetectionDataset(found, transform=transform, on_error=self.on_error, reduce_to=self.reduce_to)
@@ -96,6 +101,21 @@ class Splits:
             return read_coco(file, images, class_names=names, masks=self.masks)
         folder, _, image_set = split.rpartition("/")
         return read_voc(self.root / folder, image_set, class_names=names, one_based=self.one_based)
+
+    def _require_masks(self, found: Annotations, split: str, stage: Stage, names: Sequence[str] | None) -> None:
+        """Refuse objects without masks where masks are measured: their boxes would be left out too, and AP be another.
+
+        Raises:
+            ValueError: there are some.
+        """
+        every = replace(self, masks=False)._read(split, names)
+        without = np.setdiff1d(every.ids, found.ids)
+        if len(without):
+            raise ValueError(
+                f"data.{stage}={split}: {self.file(split)}: {len(without)} of {len(every.ids)} objects have no "
+                f"segmentation, annotation {without[0]} for one, and masks cannot be measured without: give each one, "
+                "or leave such objects out of the file"
+            )
 
     def _remedy(self, split: str, names: Sequence[str] | None) -> str:
         """What to pass if nothing but its classes is wrong with a split."""
