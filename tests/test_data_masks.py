@@ -284,8 +284,12 @@ def test_polygons_of_three_points_or_more_stay_and_others_go(polygons, indent):
 def test_a_malformed_segmentation_is_named_with_its_image(file):
     with_segmentations(file, ["[[1, 2, 3, 4, 5, 6, 7]]"])
     dataset = DetectionDataset(read_coco(file, file.parent, masks=True))
-    with pytest.raises(ValueError, match=r"1\.png: annotation 1: not a segmentation"):
-        dataset[0]
+    for look in (lambda: dataset[0], dataset.annotations.require_masks):
+        with pytest.raises(ValueError, match=r"1\.png: annotation 1: not a segmentation"):
+            look()
+    with_segmentations(file, ["[[1, 2, 3, 4, 5, 6]]"])
+    read_coco(file, file.parent, masks=True).require_masks()
+    read_coco(file, file.parent).require_masks()  # none were read
 
 
 def test_the_evaluator_leaves_out_the_same_polygons_and_says_where_none_is_left():

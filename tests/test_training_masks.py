@@ -121,7 +121,7 @@ def test_masks_of_a_coco_file_are_mixed_trained_on_and_measured(coco, monkeypatc
         ({"segmentation": None, "iscrowd": 1}, "1 of 4 objects have no segmentation, annotation 3 for one"),
         (
             {"segmentation": {"size": [9, 9], "counts": [81]}},
-            "a mask must be polygons or run lengths of 48 x 64 pixels",
+            "annotation 3: not a segmentation: its size is [9, 9], the image's [48, 64]",
         ),
     ],
     ids=["none", "crowd", "size"],

@@ -8,6 +8,7 @@ Letters used below: I images, M objects of all images, N objects of one image, K
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .masks import decode_masks
+from .masks import decode_masks, require_masks
 from .paths import path_below
 
 
@@ -93,12 +94,19 @@ class Annotations:
         Raises:
             ValueError: a segmentation is malformed; the image's file and the id of the annotation are named.
         """
-        if self.segmentations is None:
-            return None
+        return None if self.segmentations is None else decode_masks(*self._named_segmentations(index, rows.tolist()))
+
+    def require_masks(self) -> None:
+        """Raise ValueError, as ``masks``, if a segmentation of any image is malformed."""
+        for index in range(0 if self.segmentations is None else len(self)):
+            rows = self.rows(index)
+            require_masks(*self._named_segmentations(index, range(rows.start, rows.stop)))
+
+    def _named_segmentations(self, index: int, rows: Iterable[int]) -> tuple[list[tuple[str, bytes]], tuple[int, int]]:
+        """Those of some objects of an image, what errors call each, and the image's size."""
         height, width = self.sizes[index].tolist()
         path = self.image_path(index)
-        named = [(f"{path}: annotation {self.ids[row]}", self._segmentation(row)) for row in rows.tolist()]
-        return decode_masks(named, (height, width))
+        return [(f"{path}: annotation {self.ids[row]}", self._segmentation(row)) for row in rows], (height, width)
 
     def ground_truth(self) -> dict[str, list[dict[str, Any]]]:
         """The annotations in COCO's format, for pycocotools and the evaluators.

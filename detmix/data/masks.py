@@ -84,12 +84,27 @@ def decode_masks(segmentations: Sequence[tuple[str, bytes]], size: tuple[int, in
     """
     masks = np.zeros((len(segmentations), *size), np.uint8)
     for mask, (name, text) in zip(masks, segmentations, strict=True):
-        try:
-            found = _DECODER.decode(text)
-            mask[:] = _draw_runs(found, size) if isinstance(found, _RunLengths) else _draw_polygons(found, size)
-        except ValueError as error:  # msgspec's are, too
-            raise ValueError(f"{name}: not a segmentation: {error}") from None
+        found = _read(name, text, size)
+        mask[:] = _expand(found if isinstance(found, np.ndarray) else _runs_of(found, size), size)
     return masks
+
+
+def require_masks(segmentations: Sequence[tuple[str, bytes]], size: tuple[int, int]) -> None:
+    """Raise what ``decode_masks`` would, in a fraction of its time: nothing is drawn."""
+    for name, text in segmentations:
+        _read(name, text, size)
+
+
+def _read(name: str, text: bytes, size: tuple[int, int]) -> list[list[float]] | NDArray[np.int64]:
+    """The polygons of an object or its run lengths, which can be drawn."""
+    try:
+        found = _DECODER.decode(text)
+        if isinstance(found, _RunLengths):
+            return _checked_runs(found, size)
+        require_polygons(found, size)
+    except ValueError as error:  # msgspec's are, too
+        raise ValueError(f"{name}: not a segmentation: {error}") from None
+    return found
 
 
 def encode_planes(planes: NDArray[np.uint8]) -> list[dict[str, Any]]:
@@ -106,18 +121,16 @@ def encode_planes(planes: NDArray[np.uint8]) -> list[dict[str, Any]]:
     return [{**mask, "counts": mask["counts"].decode("ascii")} for mask in found]
 
 
-def _draw_polygons(polygons: list[list[float]], size: tuple[int, int]) -> NDArray[Any]:
-    require_polygons(polygons, size)
-    union = coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
-    return _expand(uncompressed(union["counts"]), size)
+def _runs_of(polygons: list[list[float]], size: tuple[int, int]) -> NDArray[np.int64]:
+    return uncompressed(coco_mask.merge(coco_mask.frPyObjects(polygons, *size))["counts"])
 
 
-def _draw_runs(found: _RunLengths, size: tuple[int, int]) -> NDArray[Any]:
+def _checked_runs(found: _RunLengths, size: tuple[int, int]) -> NDArray[np.int64]:
     if found.size != size:
         raise ValueError(f"its size is {list(found.size)}, the image's {list(size)}")
     counts = uncompressed(found.counts.encode()) if isinstance(found.counts, str) else np.array(found.counts, np.int64)
     require_runs(counts, size)
-    return _expand(counts, size)
+    return counts
 
 
 def _expand(counts: NDArray[np.int64], size: tuple[int, int]) -> NDArray[Any]:

@@ -20,7 +20,6 @@ from ..batch import collate
 from ..data import DetectionDataset
 from ..data.augment import Augment
 from ..data.dataset import OnError
-from ..evaluation.reading import read_ground_truth
 from ..seeding import SeededDataset
 from .contents import Part, all_classes, described, doubts, unmeasured, unused
 from .loader import TrainingLoader, TrainingOrder
@@ -194,8 +193,8 @@ class DetectionData(L.LightningDataModule):
         for part in self._parts(stage):
             if isinstance(part.source, DetectionDataset) and (stage == "fit" or part.stage != "train"):
                 require_first_image(part.source, f"data.{part.stage}, in {part.file}")
-            if self.masks and part.stage != "train":
-                _require_measurable_masks(part)
+            if self.masks and isinstance(part.source, DetectionDataset) and part.stage != "train":
+                _require_masks(part)
 
     def described(self, stage: str) -> str:
         """One line on what a stage, ``fit``, ``validate`` or ``test``, reads, and the training data."""
@@ -327,14 +326,14 @@ def _refuse_files(settings: dict[str, Any]) -> None:
         raise ValueError(f"{', '.join(given)}: made-up shapes have no files. Pass data.format, coco or voc")
 
 
-def _require_measurable_masks(part: Part) -> None:
-    """Read the masks now, which takes seconds for thousands of images, and not after an epoch.
+def _require_masks(part: Part) -> None:
+    """Look at the masks of a split now, and not when it is evaluated after an epoch.
 
     Raises:
         ValueError: one is malformed.
     """
     try:
-        read_ground_truth(part.source.ground_truth(), masks=True)
+        part.source.annotations.require_masks()
     except ValueError as error:
         raise ValueError(f"data.{part.stage}, in {part.file}: {error}") from error
 
