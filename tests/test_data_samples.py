@@ -109,8 +109,9 @@ def test_what_comes_out_can_be_trained_on_and_is_what_lies_in_the_image(boxes, c
 def test_invalid_boxes_are_dropped_with_a_warning_or_raised(caplog):
     objects = {"bbox": [[5, 5, 0, 9], [50, 5, 30, 9]], "category": ["cat", "dog"]}
     assert read(objects)["boxes"].tolist() == [[50, 5, 60, 14]]
-    assert "shard: sample 3: objects[0] has xyxy [5.0, 5.0, 5.0, 14.0]" in caplog.text
-    with pytest.raises(ValueError, match=r"shard: sample 3: objects\[0\]"):
+    assert "shard: sample 3: 1 of 2 boxes without width or height" in caplog.text
+    assert "dropped: objects[0] has xyxy [5.0, 5.0, 5.0, 14.0]" in caplog.text
+    with pytest.raises(ValueError, match=r"shard: sample 3: 1 of 2 .*: objects\[0\] has xyxy"):
         read(objects, Layout(("cat", "dog"), "xywh", on_invalid="raise"))
 
 
