@@ -86,6 +86,12 @@ def test_masks_tint_their_pixels_alone_their_edges_more_and_faint_ones_less():
     assert 0.4 * tints[0] < tints[1] < 0.6 * tints[0]
 
 
+@pytest.mark.parametrize("shape", [(2, 128, 96), (0, 128, 96), (1, 96, 128), (1, 1, 64, 48)])
+def test_masks_are_one_for_each_box_and_as_large_as_the_image(shape):
+    with pytest.raises(ValueError, match=r"one for each of 1 boxes, of the image's 96x128 pixels, got the shape \("):
+        draw_boxes(GREY, make_target(masks=torch.zeros(shape)))
+
+
 def test_masks_of_detections_are_cut_at_a_half():
     scores = torch.rand(1, 128, 96, generator=torch.Generator().manual_seed(0))
     pictures = [

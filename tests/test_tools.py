@@ -226,6 +226,7 @@ def test_analyze_reads_weights_without_running_code_from_them(analyze, capsys, t
             "--model must be PATH or NAME=PATH, each with a name of its own, got mixup=",
         ),
         ("visibility", ["--model={weights}", "--model={weights}"], "each with a name of its own, got /"),
+        ("visibility", ["--model=lr=0.1/model.pt"], "0.1/model.pt: no such file of weights"),
         ("visibility", ["--model=a={weights}", "--model=a={weights}"], "with a name of its own, got a="),
         ("visibility", ["--model=a=nowhere/model.pt"], "nowhere/model.pt: no such file of weights"),
         ("visibility", ["--model=a={weights}", "--data.shapes.sice=3"], "sice"),

@@ -178,6 +178,15 @@ def test_what_is_wrong_is_named_and_the_old_page_stays(folder, file, content, me
     assert (folder / "report.html").read_text() == "old"
 
 
+@pytest.mark.parametrize("rows", [[], [0]])
+def test_a_detector_of_boxes_has_no_numbers_of_masks(folder, truth, rows):
+    (folder / "config.yaml").write_text(CONFIG.replace("format: shapes", "format: shapes\n  masks: true"))
+    (folder / "predictions.json").write_text(json.dumps([make_predictions(truth)[row] for row in rows]))
+    told = {text.split()[0] for text in page_of(folder).text("th") if text.strip()}
+    assert "AP50" in told
+    assert "segm/AP50" not in told
+
+
 def test_results_become_detections():
     rows = [{"image_id": 0, "category_id": 9, "bbox": [1, 2, 3, 4], "score": 0.5}]
     detections = as_detections(rows, [4, 9], (5, 7))

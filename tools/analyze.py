@@ -99,11 +99,16 @@ class Named(Action):
 
     def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: Any = None) -> None:
         """Add one."""
-        name, _, path = values.partition("=") if "=" in values else (_run_of(values), "", values)
+        name, _, path = values.partition("=") if _is_named(values) else (_run_of(values), "", values)
         named = getattr(namespace, self.dest) or {}
         if not (name and path) or name in named:
             parser.error(f"{option_string} must be PATH or NAME=PATH, each with a name of its own, got {values}")
         setattr(namespace, self.dest, named | {name: Path(path)})
+
+
+def _is_named(values: str) -> bool:
+    """Whether what comes before the first = is a name, and not a part of the path of a file."""
+    return "=" in values and not Path(values).exists()
 
 
 def _run_of(weights: str) -> str:

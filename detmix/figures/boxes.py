@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch import Tensor
 
 from ..canvas import Image as AnyImage
@@ -46,7 +47,8 @@ def draw_boxes(
 
     Raises:
         TypeError: the image is of another dtype.
-        ValueError: the image is of another shape, a label has no name, or there are more or fewer fates than boxes.
+        ValueError: the image is of another shape, a label has no name, there are more or fewer fates or masks than
+            boxes, or masks are of another size than the image.
     """
     photo = to_picture(image)
     scale = max(1, math.ceil(_READABLE / max(photo.size)))
@@ -62,6 +64,7 @@ def draw_boxes(
     places = _place_captions(boxes, captions, font, canvas.size, faint_first[::-1])
     colors = [PALETTE[(label - 1) % len(PALETTE)] for label in target["labels"].tolist()]
     if "masks" in target:
+        _check_masks(target["masks"], len(boxes), photo.size)
         for n in faint_first:
             _tint(canvas, target["masks"][n], colors[n], opacities[n])
     for n in faint_first:
@@ -95,6 +98,14 @@ def to_picture(image: AnyImage) -> Image.Image:
     return Image.fromarray(planes.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
 
 
+def _check_masks(masks: Tensor, boxes: int, size: tuple[int, int]) -> None:
+    if len(masks) != boxes or tuple(masks.shape[-2:]) != size[::-1]:
+        raise ValueError(
+            f"masks must be one for each of {boxes} boxes, of the image's {size[0]}x{size[1]} pixels, got the shape "
+            f"{tuple(masks.shape)}"
+        )
+
+
 def _tint(canvas: Image.Image, mask: Tensor, color: str, opacity: float) -> None:
     """Blend a colour into the pixels of a mask, (H, W) or (1, H, W), stronger along its edge."""
     shown = (mask.as_subclass(Tensor).reshape(mask.shape[-2:]) > 0.5).to("cpu", torch.uint8) * 255
@@ -105,7 +116,8 @@ def _tint(canvas: Image.Image, mask: Tensor, color: str, opacity: float) -> None
     x1, y1, x2, y2 = place
     width = max(canvas.size) // _READABLE
     around = whole.crop((x1 - width, y1 - width, x2 + width, y2 + width))  # beyond the picture there is no mask
-    inner = around.filter(ImageFilter.MinFilter(2 * width + 1)).crop((width, width, width + x2 - x1, width + y2 - y1))
+    eroded = cv2.erode(np.asarray(around), np.ones((2 * width + 1,) * 2, np.uint8))
+    inner = Image.fromarray(eroded).crop((width, width, width + x2 - x1, width + y2 - y1))
     alpha = whole.crop(place).point(_scaled(opacity))
     alpha.paste(inner.point(_scaled(_TINT * opacity)), mask=inner)
     layer = Image.new("RGBA", alpha.size, color)

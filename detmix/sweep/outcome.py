@@ -91,7 +91,7 @@ def outcome_of(code: int, runs: Path, name: str, lines: list[str], seconds: floa
         metrics = _metrics(runs, name)
         if metrics is not None and metrics["AP"] == NO_OBJECTS:
             told = "No object is annotated in the validation images, so there is no AP: choose another data.val."
-            return Outcome(_NO_NUMBERS, seconds, {}, host, [*lines, told])
+            return Outcome(_NO_NUMBERS, seconds, {}, host, [told])
         if metrics is not None and math.isfinite(metrics["AP"]):
             return Outcome(FINISHED, seconds, metrics, host, [])
         lines = [*lines, f"It ended without a metrics.json with AP and AP50 in {runs / name}."]

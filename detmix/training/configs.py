@@ -148,7 +148,7 @@ def _require_config(content: Any, path: str) -> None:
     for section in ("data", "model", "trainer"):
         if not isinstance(content.get(section, {}), (dict, str)):
             raise yaml.YAMLError(f"{section} has no settings by their names")
-    if "run_seed" in content.get("data", ()):
+    if isinstance(content.get("data"), dict) and "run_seed" in content["data"]:
         raise yaml.YAMLError("data.run_seed follows seed_everything: set that")
 
 

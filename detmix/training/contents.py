@@ -85,7 +85,7 @@ def doubts(parts: Sequence[Part]) -> Iterator[str]:
                 f"({images[min(shared)]} is one), so the AP is measured on images that were trained on, and says less "
                 "of others. Give each split images of its own"
             )
-    consequences = {"train": "its samples show nothing", evaluated.stage: "there is no AP to measure, and no best.ckpt"}
+    consequences = {"train": "its samples show nothing", evaluated.stage: "there is no AP to measure"}
     for group in (trained, [evaluated]):
         if not any(part.objects for part in group):
             stage = group[0].stage

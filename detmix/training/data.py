@@ -77,7 +77,7 @@ class DetectionData(L.LightningDataModule):
                 x, y, x + width, y + height from 0.
             masks: read the masks of objects too, which Mask R-CNN learns from; COCO files state them, and made-up
                 scenes have them. A training object without one is left out, so what it shows is learnt as background;
-                where masks are measured, each object must have one.
+                validation and test objects must have one each.
             shapes: settings of the made-up scenes.
             mixup: how training samples are mixed; null does not mix.
             augment: torchvision v2 transforms for each training image, before mixing; a horizontal flip

@@ -70,7 +70,7 @@ def run_parser(sections: Sequence[str], **options: Any) -> Parser:
     """
     parser = Parser(parser_mode=CONFIG_MODE, formatter_class=Formatter, **options)
     parser.add_argument("--config", action="config", help="Config file of tools/train.py.")
-    parser.add_argument("--seed_everything", type=Literal[False] | int, default=0, help=_SEED)
+    parser.add_argument("--seed_everything", type=Literal[False] | int, default=0, help="Seed of the run; false is 0.")
     for section, kind in {"data": DetectionData, "model": DetectionModule}.items():
         if section in sections:
             parser.add_class_arguments(kind, section)

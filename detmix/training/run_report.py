@@ -71,7 +71,9 @@ def report_run(run_dir: Path) -> Path:
     data = open_data(run_dir / "config.yaml")
     predictions = _read_json(file, list[dict[str, Any]])
     try:
-        masks = data.masks and all("segmentation" in row for row in predictions)  # a detector of boxes gives none
+        masks = bool(predictions) and all(
+            "segmentation" in row for row in predictions
+        )  # a detector of boxes gives none
         evaluation = evaluate(data.ground_truth("val"), predictions, set(facts.images), {}, masks=masks)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from ..data import DetectionDataset, Shapes, read_coco, read_voc
 from ..data.annotations import Annotations
+from ..data.coco_columns import read_content
 from ..data.dataset import OnError
 from ..data.paths import other_spelling
 
@@ -90,7 +89,7 @@ class Splits:
         if category_ids is not None:
             found = replace(found, category_ids=category_ids)
         if self.masks and stage != "train":
-            self._require_masks(found, split, stage, names)
+            self._require_masks(split, stage)
         if stage != "train":
             return DetectionDataset(found, transform=transform)
         return DetectionDataset(found, transform=transform, on_error=self.on_error, reduce_to=self.reduce_to)
@@ -102,19 +101,20 @@ class Splits:
         folder, _, image_set = split.rpartition("/")
         return read_voc(self.root / folder, image_set, class_names=names, one_based=self.one_based)
 
-    def _require_masks(self, found: Annotations, split: str, stage: Stage, names: Sequence[str] | None) -> None:
+    def _require_masks(self, split: str, stage: Stage) -> None:
         """Refuse objects without masks where masks are measured: their boxes would be left out too, and AP be another.
 
         Raises:
             ValueError: there are some.
         """
-        every = replace(self, masks=False)._read(split, names)
-        without = np.setdiff1d(every.ids, found.ids)
+        file = self.root / _filled(self.annotations, split)
+        rows = read_content(file, masks=True).annotations
+        without = rows.ids[rows.lengths == 0]
         if len(without):
             raise ValueError(
-                f"data.{stage}={split}: {self.file(split)}: {len(without)} of {len(every.ids)} objects have no "
-                f"segmentation, annotation {without[0]} for one, and masks cannot be measured without: give each one, "
-                "or leave such objects out of the file"
+                f"data.{stage}={split}: {file}: {len(without)} of {len(rows.ids)} objects have no segmentation, "
+                f"annotation {without[0]} for one, and masks cannot be measured without: give each one, leave such "
+                "objects out of the file, or pass --data.masks false"
             )
 
     def _remedy(self, split: str, names: Sequence[str] | None) -> str:
