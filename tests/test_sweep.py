@@ -203,8 +203,9 @@ def test_a_dry_look_writes_nothing_and_estimates_from_what_has_finished(sweep, t
     assert "About 0:04:00 left, with 2 at a time." in text.getvalue()
 
 
-def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path):
-    config = tmp_path / "exp[/x] [v2].yaml"
+def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a title is broken where the path of the folder is long
+    config = Path("exp[/x] [v2].yaml")
     config.parent.mkdir()
     config.write_text((ROOT / "configs/quickstart.yaml").read_text())
     plan = make_plan(config, grid=GRID)
