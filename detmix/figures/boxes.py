@@ -15,7 +15,7 @@ from ..canvas import Image as AnyImage
 from ..captions import one_line
 from ..evaluation import Fate
 from ..targets import Target
-from .marks import Font, Mark, Pixels, Place, draw_mark, stroke_of
+from .marks import Font, Mark, Pixels, Place, draw_mark, faded, stroke_of
 from .style import PALETTE, font_of, line_height
 
 _READABLE = 480  # pixels: a picture whose longer side is shorter is magnified
@@ -118,15 +118,11 @@ def _tint(canvas: Image.Image, mask: Tensor, color: str, opacity: float) -> None
     around = whole.crop((x1 - width, y1 - width, x2 + width, y2 + width))  # beyond the picture there is no mask
     eroded = cv2.erode(np.asarray(around), np.ones((2 * width + 1,) * 2, np.uint8))
     inner = Image.fromarray(eroded).crop((width, width, width + x2 - x1, width + y2 - y1))
-    alpha = whole.crop(place).point(_scaled(opacity))
-    alpha.paste(inner.point(_scaled(_TINT * opacity)), mask=inner)
+    alpha = whole.crop(place).point(faded(opacity))
+    alpha.paste(inner.point(faded(_TINT * opacity)), mask=inner)
     layer = Image.new("RGBA", alpha.size, color)
     layer.putalpha(alpha)
     canvas.alpha_composite(layer, (x1, y1))
-
-
-def _scaled(share: float) -> list[int]:
-    return [round(value * share) for value in range(256)]
 
 
 def _opacities(target: Target) -> list[float]:

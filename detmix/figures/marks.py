@@ -35,7 +35,7 @@ def draw_mark(canvas: Image.Image, mark: Mark, font: Font) -> None:
             _cut_gaps(layer, box, *(length * width for length in mark.dashes))
         if x1 <= corner[0] < x2 and y1 <= corner[1] < y2:  # the one region of the caption
             _draw_caption(layer, mark.caption, (corner[0] - x1, corner[1] - y1), font)
-        layer.putalpha(layer.getchannel("A").point(_faded(mark.opacity)))
+        layer.putalpha(layer.getchannel("A").point(faded(mark.opacity)))
         canvas.alpha_composite(layer, (x1, y1))
 
 
@@ -103,7 +103,8 @@ def _draw_caption(layer: Image.Image, caption: str, corner: tuple[float, float],
     draw.text(corner, caption, fill="white", font=font, stroke_width=stroke_of(font), stroke_fill="black")
 
 
-def _faded(opacity: float) -> list[int]:
+def faded(opacity: float) -> list[int]:
+    """What each level of a channel becomes at an opacity, for Pillow's ``point``."""
     return [round(alpha * opacity) for alpha in range(256)]
 
 

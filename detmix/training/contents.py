@@ -25,6 +25,11 @@ class Part(NamedTuple):
     source: Any  # its data set
 
     @property
+    def name(self) -> str:
+        """What errors call it: its setting and its file."""
+        return f"data.{self.stage}, in {self.file}"
+
+    @property
     def objects(self) -> int:
         """How many objects its samples show, all together; crowds are not shown. Not for made-up scenes."""
         return int((~self.source.annotations.iscrowd).sum())

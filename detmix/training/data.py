@@ -192,7 +192,7 @@ class DetectionData(L.LightningDataModule):
             self._share_cores()
         for part in self._parts(stage):
             if isinstance(part.source, DetectionDataset) and (stage == "fit" or part.stage != "train"):
-                require_first_image(part.source, f"data.{part.stage}, in {part.file}")
+                require_first_image(part.source, part.name)
             if self.masks and isinstance(part.source, DetectionDataset) and part.stage != "train":
                 _require_masks(part)
 
@@ -335,7 +335,7 @@ def _require_masks(part: Part) -> None:
     try:
         part.source.annotations.require_masks()
     except ValueError as error:
-        raise ValueError(f"data.{part.stage}, in {part.file}: {error}") from error
+        raise ValueError(f"{part.name}: {error}") from error
 
 
 def data_of(trainer: Any) -> DetectionData:
