@@ -81,7 +81,8 @@ class MixupDataset(Switched, Dataset[Sample]):
         Args:
             dataset: map-style data set of (image, target); see ``detmix.mix_pair`` for both. Choices of partners
                 other than "any" also need its method ``labels_of(index)``, which returns the (N,) integer labels of
-                a sample without reading the image; it is called once per sample, here. torch's ``Subset`` and
+                a sample without reading the image, or, for "same_orientation", ``get_height_and_width(index)``, as in
+                torchvision's reference scripts; it is called once per sample, here. torch's ``Subset`` and
                 ``ConcatDataset`` of such data sets will do.
             alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off. 1.5 is the value of
                 the Bag of Freebies; RESULTS.md compares others with it.
@@ -90,7 +91,9 @@ class MixupDataset(Switched, Dataset[Sample]):
                 ``"cutout"`` by nothing: see ``mix_pair``, ``cutmix_pair`` and ``cutout``. The region is
                 drawn as by ``sample_region``, for the ratio drawn from Beta(alpha, alpha).
             partner: ``"any"`` other sample; ``"with_boxes"``, one that has an object; ``"background"``, one that has
-                none; ``"other_class"``, one without a class of the sample. All eligible ones are equally likely.
+                none; ``"other_class"``, one without a class of the sample; ``"same_orientation"``, one that is wider
+                than high if the sample is, and not if it is not, so that the canvas of a pair keeps the shape of its
+                images: see docs/speed.md. All eligible ones are equally likely.
                 A draw takes O(1); of another class, where such samples are rare, O(distinct sets of classes).
             cache: how many samples each process holds to take partners from, instead of loading a second sample; 0
                 loads it. Each worker needs the memory: 64 images of 640x480, uint8, take 59 MB, and 64 of 1333x800,
@@ -105,8 +108,8 @@ class MixupDataset(Switched, Dataset[Sample]):
 
         Raises:
             TypeError: the data set is a stream; alpha, p or min_weight is no number; the seed or cache is not an
-                integer; or the choice of partners needs labels that the data set cannot tell; one that mixes cannot,
-                since its labels depend on the epoch.
+                integer; or the choice of partners needs labels or sizes that the data set cannot tell; one that mixes
+                cannot, since its own depend on the epoch.
             ValueError: alpha is negative or not finite, p or min_weight outside [0, 1], mix or partner unknown, a
                 choice of partners or a cache given for cutout, cache negative, the data set is empty, or no sample of
                 it has a partner.
@@ -257,7 +260,7 @@ def _check_choices(mix: str, partner: str, cache: int) -> None:
 def _index(dataset: Sized, partner: PartnerPolicy) -> Partners:
     if partner != "any" and isinstance(dataset, MixupDataset):
         raise TypeError(
-            f"partner={partner!r} needs labels that stay, and a MixupDataset's change with what is drawn: "
+            f"partner={partner!r} needs labels and sizes that stay, and a MixupDataset's change with what is drawn: "
             "choose partners in the inner data set, or pass partner='any'"
         )
     return index_partners(partner, dataset)

@@ -1,20 +1,19 @@
-"""Which samples may be mixed with which: an index of flat arrays over the labels, built once.
+"""Which samples may be mixed with which: an index of flat arrays over labels or orientations, built once.
 
 Letters: I images, S distinct sets of classes, W words of 64 bits that hold a set.
 """
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_right
-from collections.abc import Callable, Sized
-from typing import Any, Literal, Protocol
+from collections.abc import Sized
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import ConcatDataset, Subset
 
-PartnerPolicy = Literal["any", "with_boxes", "background", "other_class"]
+from .lookups import read_labels, read_landscape
+
+PartnerPolicy = Literal["any", "with_boxes", "background", "other_class", "same_orientation"]
 
 _TRIES = 32  # candidates that are looked at before all sets of classes are
 
@@ -37,18 +36,29 @@ def index_partners(policy: PartnerPolicy, dataset: Sized) -> Partners:
     Args:
         policy: ``"any"`` other sample; ``"with_boxes"``, one that has an object; ``"background"``, one that
             has none; ``"other_class"``, one that has no class in common with the sample (an image without
-            objects has none in common with any).
-        dataset: of two samples or more. All policies but ``"any"`` call its ``labels_of(index)`` once for every
-            sample; it gives the sample's labels, (N,) integers, without reading the image. A
+            objects has none in common with any); ``"same_orientation"``, one that is wider than high if the sample is,
+            and not if it is not.
+        dataset: of two samples or more. Once for every sample, ``"same_orientation"`` calls its
+            ``get_height_and_width(index)``, which gives those of the image, and all others but ``"any"`` its
+            ``labels_of(index)``, which gives the sample's labels, (N,) integers; neither should read the image. A
             ``Subset`` or ``ConcatDataset`` of ``torch.utils.data`` over such data sets will do.
 
     Raises:
         ValueError: no sample has a partner.
-        TypeError: the data set has no ``labels_of``, or that gives something else than integers.
+        TypeError: the data set has no such method, or that gives something else.
     """
+    try:
+        return _index(policy, dataset)
+    except TypeError as error:
+        raise TypeError(f"partner={policy!r}: {error}. Or pass partner='any'") from error
+
+
+def _index(policy: PartnerPolicy, dataset: Sized) -> Partners:
     if policy == "any":
         return AnyOther(len(dataset))
-    labels, counts = _read_labels(dataset)
+    if policy == "same_orientation":
+        return SameOrientation(read_landscape(dataset))
+    labels, counts = read_labels(dataset)
     if policy == "other_class":
         return OtherClass(labels, counts)
     return OneOf(counts > 0 if policy == "with_boxes" else counts == 0, policy)
@@ -107,6 +117,40 @@ class OneOf:
         return other != index and bool(self._eligible[other])
 
 
+class SameOrientation:
+    """The samples that are wider than high, for one that is; the others for one of those."""
+
+    def __init__(self, landscape: NDArray[np.bool_]) -> None:
+        """Index the samples by their orientation.
+
+        Args:
+            landscape: (I,), whether an image is wider than high.
+
+        Raises:
+            ValueError: no two have one orientation.
+        """
+        self._landscape = landscape
+        self._groups = [np.flatnonzero(~landscape), np.flatnonzero(landscape)]
+        self._places = np.where(landscape, np.cumsum(landscape), np.cumsum(~landscape)) - 1  # (I,), within the group
+        if max(map(len, self._groups)) < 2:
+            raise ValueError(
+                f"partner='same_orientation' finds no partner for any of {len(landscape)} samples: "
+                "one image is wider than high, and the other is not"
+            )
+
+    def draw(self, index: int, generator: np.random.Generator) -> int | None:
+        """Another one of its orientation; None if it is the only one."""
+        group = self._groups[int(self._landscape[index])]
+        if len(group) == 1:
+            return None
+        place = int(generator.integers(len(group) - 1))
+        return int(group[place + (place >= self._places[index])])
+
+    def fits(self, index: int, other: int) -> bool:
+        """Whether it is another one of its orientation."""
+        return other != index and bool(self._landscape[other] == self._landscape[index])
+
+
 class OtherClass:
     """The samples that have no class in common with a sample.
 
@@ -156,45 +200,6 @@ class OtherClass:
         place = int(generator.integers(ends[-1]))
         chosen = int(np.searchsorted(ends, place, side="right"))
         return int(self._samples[self._offsets[sets[chosen] + 1] - (ends[chosen] - place)])
-
-
-def _read_labels(dataset: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All labels of a data set, (M,), and how many each sample has, (I,)."""
-    labels_of = _label_reader(dataset)
-    labels, counts = array("q"), np.zeros(len(dataset), np.int64)
-    for index in range(len(dataset)):
-        found = np.asarray(labels_of(index))
-        if found.ndim != 1 or (len(found) and found.dtype.kind not in "iu"):
-            raise TypeError(f"labels_of({index}) must give (N,) integers, got {found.dtype} of shape {found.shape}")
-        labels.extend(found.tolist())
-        counts[index] = len(found)
-    return np.frombuffer(labels, np.int64) if labels else np.zeros(0, np.int64), counts
-
-
-def _label_reader(dataset: Any) -> Callable[[int], Any]:
-    if isinstance(dataset, Subset):
-        inner, indices = _label_reader(dataset.dataset), dataset.indices
-        return lambda index: inner(indices[index])
-    if callable(getattr(dataset, "labels_of", None)):
-        return dataset.labels_of
-    if isinstance(dataset, ConcatDataset):
-        return _joint_reader(dataset)
-    raise TypeError(
-        f"this choice of partners needs the labels of all samples, and {type(dataset).__name__} cannot tell them: "
-        "give it a method labels_of(index) that returns the (N,) integer labels of a sample without reading "
-        "its image, or pass partner='any'"
-    )
-
-
-def _joint_reader(dataset: ConcatDataset[Any]) -> Callable[[int], Any]:
-    readers, starts = [_label_reader(part) for part in dataset.datasets], [0, *dataset.cumulative_sizes]
-
-    def labels_of(index: int) -> Any:
-        index = range(starts[-1])[index]  # a Subset may count from the end
-        number = bisect_right(starts, index) - 1
-        return readers[number](index - starts[number])
-
-    return labels_of
 
 
 def _class_sets(labels: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.uint64]:

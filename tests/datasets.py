@@ -17,6 +17,9 @@ class Labelled(ListDataset):
     def labels_of(self, index):
         return self.samples[index][1]["labels"]
 
+    def get_height_and_width(self, index):
+        return self.samples[index][0].shape[-2:]
+
 
 def make_labelled(count=COUNT):
     return Labelled(make_dataset(count).samples)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
 from detmix import MixupBatch, MixupDataset, MixupIterable, check_target, cutmix_pair, cutout, mix_pair
+from detmix.canvas import image_size
 from detmix.cutmix import sample_region
 from detmix.targets import per_object_keys
 
@@ -32,6 +33,9 @@ class Labelled(ListDataset):
 
     def labels_of(self, index: int) -> Tensor:
         return self.samples[index][1]["labels"]
+
+    def get_height_and_width(self, index: int) -> tuple[int, int]:
+        return image_size(self.samples[index][0])
 
 
 def check_setting(number: int) -> None:
@@ -121,7 +125,9 @@ def mix_two(mixer: str, samples: list[Sample], rng: np.random.Generator, **share
 def mix_dataset(dataset: Any, rng: np.random.Generator, options: dict[str, Any], *, levels: int) -> MixupDataset:
     how = str(rng.choice(["mixup", "cutmix", "cutout"]))
     if how != "cutout":
-        choices = ("any", "with_boxes", "other_class") if isinstance(dataset, Labelled) else ("any",)
+        choices = (
+            ("any", "with_boxes", "other_class", "same_orientation") if isinstance(dataset, Labelled) else ("any",)
+        )
         options = options | {"partner": str(rng.choice(choices)), "cache": int(rng.choice([0, 1, 4]))}
     try:
         mixed = MixupDataset(dataset, mix=how, **options)

@@ -23,9 +23,9 @@ from detmix.benchmark import (
 from detmix.benchmark.blend import _peak_memory
 from detmix.benchmark.comparison import BenchmarkReport, compare, comparison, time_in_turn
 from detmix.benchmark.made_up import coco_file, coco_results, voc_folder
-from detmix.benchmark.photographs import jpeg
+from detmix.benchmark.photographs import jpeg, write_coco
 from detmix.benchmark.train import Clock, Run, Speeds, _measure
-from detmix.data import read_coco, read_voc
+from detmix.data import DetectionDataset, read_coco, read_voc
 from detmix.evaluation import evaluate_coco
 from detmix.machine import machine
 
@@ -72,10 +72,13 @@ def test_table_shows_rows_notes_and_machine():
 
 def test_training_loops_are_compared_and_profiled():
     level = logging.getLogger("lightning.pytorch").level
-    report = measure_train("ssdlite320_mobilenet_v3_large", size=48, steps=1, rounds=2, compile="eager", profile=True)
+    settings = {"size": 48, "steps": 1, "rounds": 2, "portraits": 0.5, "compile": "eager", "profile": True}
+    report = measure_train("ssdlite320_mobilenet_v3_large", **settings)
     assert [(row.what, row.against, row.repeats) for row in report.rows] == [
         ("trainer, mixup", "trainer, no mixing", 2),
         ("trainer, mixup", "torchvision's loop, fp32", 2),
+        ("trainer, mixup, same orientation", "trainer, no mixing", 2),
+        ("trainer, no mixing", "trainer, no mixing, not grouped", 2),
         ("trainer, mixup, compiled", "trainer, mixup", 2),
     ]
     assert all(row.value > 0 and row.reference > 0 for row in report.rows)
@@ -212,6 +215,13 @@ def test_the_peak_of_a_blend_is_seen_where_memory_has_been_freed_before():
 def test_figures_below_a_millisecond_are_shown_in_microseconds(ms, shown):
     table = BenchmarkReport("title", [comparison("ours", ms[0], "theirs", ms[1], unit="ms")]).table()
     assert [next(table.columns[place].cells) for place in (1, 3)] == shown
+
+
+def test_some_photographs_stand_on_end(tmp_path):
+    annotations = read_coco(write_coco(tmp_path, 7, (24, 32), objects=1, portraits=0.4), tmp_path / "images")
+    assert [tuple(size) for size in annotations.sizes.tolist()].count((32, 24)) == 2  # of 7 * 0.4
+    for index in range(7):
+        assert DetectionDataset(annotations)[index][0].shape == (3, *annotations.sizes[index])
 
 
 def test_a_photograph_has_as_many_bytes_as_one_of_coco():

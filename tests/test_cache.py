@@ -101,7 +101,7 @@ def test_whether_and_how_much_is_mixed_is_as_without_a_cache():
         assert plain[index][1].get("lam") == cached[index][1].get("lam")
 
 
-@pytest.mark.parametrize("partner", ["any", "with_boxes", "background", "other_class"])
+@pytest.mark.parametrize("partner", ["any", "with_boxes", "background", "other_class", "same_orientation"])
 def test_no_sample_is_mixed_with_its_own_older_copy(partner):
     labels = [[1], [2], [], []]
     samples = [(torch.full((3, 8, 8), 60 * index, dtype=torch.uint8), labelled(of)) for index, of in enumerate(labels)]

@@ -223,6 +223,7 @@ def test_samples_are_what_a_detector_trains_on(annotations):
         check_target(target, size=SIZES[i], num_classes=dataset.num_classes)
         assert target["image_id"] == 11 * (i + 1)
         assert target["labels"].tolist() == dataset.labels_of(i).tolist()
+        assert dataset.get_height_and_width(i) == SIZES[i]
         assert {key: target[key].dtype for key in ("boxes", "area", "iscrowd", "difficult")} == {
             "boxes": torch.float32,
             "area": torch.float32,

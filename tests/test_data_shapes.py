@@ -105,6 +105,9 @@ def test_labels_are_told_without_drawing_the_scene():
         assert told.labels_of(index).tolist() == labels.tolist()
     with pytest.raises(IndexError):
         told.labels_of(6)
+    assert told.get_height_and_width(-1) == (128, 128)
+    with pytest.raises(IndexError):
+        told.get_height_and_width(6)
 
 
 def test_iteration_ends():

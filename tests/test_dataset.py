@@ -201,6 +201,18 @@ def test_a_sample_that_alone_has_no_partner_stays_as_it_is():
     assert [dataset.draw(index).partner for index in (1, 2)] == [0, 0]
 
 
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+@pytest.mark.parametrize("cache", [0, 3])
+def test_the_canvas_of_images_of_one_orientation_has_it_too(mix, cache):
+    sizes = [(16, 32), (32, 16), (24, 24), (20, 30), (40, 10)] * 3
+    source = Labelled([make_sample(1, seed=index, size=size) for index, size in enumerate(sizes)])
+    dataset = MixupDataset(source, mix=mix, partner="same_orientation", cache=cache)
+    for index, (height, width) in enumerate(sizes):
+        image, target = dataset[index]
+        assert target["sources"].unique().tolist() == [0, 1] or mix == "cutmix"
+        assert (image.shape[2] > image.shape[1]) == (width > height)
+
+
 def test_partners_are_indexed_without_reading_an_image():
     class Unread(Labelled):
         def __getitem__(self, index):

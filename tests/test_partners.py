@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from torch.utils.data import ConcatDataset, Subset
 
 from detmix.draws import MIXING, generator_at
-from detmix.partners import _read_labels, index_partners
+from detmix.lookups import read_labels, read_landscape
+from detmix.partners import index_partners
 
-POLICIES = ("any", "with_boxes", "background", "other_class")
+POLICIES = ("any", "with_boxes", "background", "other_class", "same_orientation")
 
 
 class Labelled:
-    """A data set that knows labels and nothing else."""
+    """A data set that knows labels, and sizes, which go by their number."""
 
     def __init__(self, labels):
         self.labels = labels
@@ -25,6 +26,9 @@ class Labelled:
     def labels_of(self, index):
         return torch.tensor(self.labels[index], dtype=torch.int64)
 
+    def get_height_and_width(self, index):
+        return [(480, 480), (427, 640), (640, 480), (500, 501)][len(self.labels[index]) % 4]
+
 
 def eligible(policy, labels, index):
     """The partners a sample may have, from the definition."""
@@ -33,6 +37,7 @@ def eligible(policy, labels, index):
         "with_boxes": lambda other: len(other) > 0,
         "background": lambda other: len(other) == 0,
         "other_class": lambda other: not set(other) & set(labels[index]),
+        "same_orientation": lambda other: len(other) % 2 == len(labels[index]) % 2,
     }[policy]
     return [i for i, other in enumerate(labels) if i != index and fits(other)]
 
@@ -90,6 +95,25 @@ def test_rare_partners_are_found_and_equally_likely():
     assert_uniform(draws(partners, 2000, 4000), [*range(2000), 2002])
 
 
+def test_an_image_that_alone_has_its_orientation_has_no_partner():
+    partners = index_partners("same_orientation", Labelled([[1], [], [1, 2]]))
+    assert draws(partners, 0, 50) == [None] * 50
+    assert [set(draws(partners, index, 50)) for index in (1, 2)] == [{2}, {1}]
+
+
+@pytest.mark.parametrize("size", [None, 3, (1, 2, 3), ("a", "b")])
+def test_sizes_that_are_no_pair_of_numbers_are_refused(size):
+    dataset = Labelled([[1], [1]])
+    dataset.get_height_and_width = lambda index: size
+    with pytest.raises(TypeError, match=r"get_height_and_width\(0\) must give two numbers, got"):
+        index_partners("same_orientation", dataset)
+
+
+def test_orientations_are_asked_of_parts_of_a_data_set():
+    joined = ConcatDataset([Labelled([[1], []]), Subset(Labelled([[1], [1, 2], [1]]), [1, 2])])
+    assert read_landscape(joined).tolist() == [True, False, False, True]
+
+
 def test_a_sample_without_a_partner_has_none():
     labels = [[1, 2], [1], [2]]
     partners = index_partners("other_class", Labelled(labels))
@@ -116,6 +140,7 @@ def test_classes_beyond_one_word_of_bits_are_told_apart():
         ("with_boxes", [[], []], "no image has an object"),
         ("other_class", [[1], [1]], "any two images have a class in common, and none is without objects"),
         ("other_class", [[1, 2], [2, 3], [1, 3]], "any two images have a class in common"),
+        ("same_orientation", [[1], []], "one image is wider than high, and the other is not"),
     ],
 )
 def test_a_data_set_without_any_partner_is_refused_with_the_reason(policy, labels, wanted):
@@ -124,8 +149,10 @@ def test_a_data_set_without_any_partner_is_refused_with_the_reason(policy, label
 
 
 @pytest.mark.parametrize("policy", POLICIES[1:])
-def test_a_data_set_that_cannot_tell_labels_is_told_what_to_add(policy):
-    with pytest.raises(TypeError, match=r"list cannot tell them: give it a method labels_of\(index\)"):
+def test_a_data_set_that_cannot_tell_what_is_needed_is_told_what_to_add(policy):
+    method = "get_height_and_width" if policy == "same_orientation" else "labels_of"
+    wanted = rf"partner='{policy}': list needs a method {method}\(index\) that returns .* Or pass partner='any'"
+    with pytest.raises(TypeError, match=wanted):
         index_partners(policy, [1, 2, 3])
 
 
@@ -159,21 +186,21 @@ def test_a_subset_asks_the_data_set_it_is_of():
 def test_data_sets_one_after_the_other_ask_each_of_them(parts):
     labels = [row for part in parts for row in part]
     joined = ConcatDataset([ConcatDataset([Subset(Labelled(part), range(len(part)))]) for part in parts])
-    found, counts = _read_labels(joined)
+    found, counts = read_labels(joined)
     assert counts.tolist() == [len(row) for row in labels]
     assert found.tolist() == [label for row in labels for label in row]
 
 
 def test_a_subset_of_data_sets_one_after_the_other_may_count_from_the_end():
     joined = ConcatDataset([Labelled([[1], [2]]), Labelled([[3], [4]])])
-    found, _ = _read_labels(Subset(joined, [-1, 0, 1, -3, -4]))
+    found, _ = read_labels(Subset(joined, [-1, 0, 1, -3, -4]))
     assert found.tolist() == [4, 1, 2, 2, 1]
     with pytest.raises(IndexError):
-        _read_labels(Subset(joined, [-5]))
+        read_labels(Subset(joined, [-5]))
 
 
 def test_data_sets_one_after_the_other_must_all_tell_their_labels():
-    with pytest.raises(TypeError, match="list cannot tell them"):
+    with pytest.raises(TypeError, match="list needs a method labels_of"):
         index_partners("other_class", ConcatDataset([Labelled([[1]]), [2]]))
 
     class Telling(ConcatDataset):

@@ -10,8 +10,8 @@ from PIL import Image
 
 from detmix import MixupBatch, MixupDataset, collate, cutout, weight_losses
 from detmix.data import Shapes
+from detmix.lookups import read_labels
 from detmix.manifold import ManifoldMixup
-from detmix.partners import _label_reader
 from detmix.training import (
     DetectionData,
     DetectionModule,
@@ -101,9 +101,10 @@ def test_joined_sources_tell_their_labels_and_find_partners_of_other_classes(tmp
         augment=[],
         mixup=MixupOptions(partner="other_class"),
     )
-    labels_of = _label_reader(data.train_set.dataset)
-    labels = [labels_of(index).tolist() for index in range(7)]
+    found, counts = read_labels(data.train_set.dataset)
+    labels = [[label] for label in found.tolist()]
     assert labels == [[1], [2], [1], [2], [2], [1], [2]]
+    assert counts.tolist() == [1] * 7
     assert labels == [data.train_set.dataset[index][1]["labels"].tolist() for index in range(7)]
     partners = set()
     for epoch in range(20):

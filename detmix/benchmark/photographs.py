@@ -35,7 +35,7 @@ def jpeg(height: int, width: int, rng: np.random.Generator) -> bytes:
     return data.tobytes()
 
 
-def write_coco(folder: Path, count: int, size: tuple[int, int], *, objects: int = 8) -> Path:
+def write_coco(folder: Path, count: int, size: tuple[int, int], *, objects: int = 8, portraits: float = 0.0) -> Path:
     """Write a data set of photographs.
 
     Args:
@@ -43,17 +43,19 @@ def write_coco(folder: Path, count: int, size: tuple[int, int], *, objects: int 
         count: photographs.
         size: their height and width, in pixels.
         objects: boxes at random places of each.
+        portraits: share of the photographs that stand on end, spread evenly.
 
     Returns:
         The annotation file.
     """
     rng = np.random.default_rng(0)
-    height, width = size
     (folder / "images").mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image_id in range(1, count + 1):
         name = f"{image_id:06d}.jpg"
+        on_end = int(image_id * portraits) > int((image_id - 1) * portraits)
+        height, width = size[::-1] if on_end else size
         (folder / "images" / name).write_bytes(jpeg(height, width, rng))
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         extents = rng.uniform(0.1, 0.4, (objects, 2)) * (width, height)

@@ -25,10 +25,21 @@ from torchvision.transforms import v2
 
 from ..batch import collate
 from ..training import DetectionData, DetectionModule, MixupOptions, Throughput
+from ..training.loader import TrainingOrder
 from .comparison import BenchmarkReport, comparison
 from .photographs import write_coco
 
-_TRAINER, _COMPILED = "trainer, mixup", "trainer, mixup, compiled"
+_TRAINER, _UNMIXED, _COMPILED = "trainer, mixup", "trainer, no mixing", "trainer, mixup, compiled"
+_ALIKE, _UNGROUPED = "trainer, mixup, same orientation", "trainer, no mixing, not grouped"
+_FP32, _BF16 = "torchvision's loop, fp32", "torchvision's loop, bf16"
+_PAIRS = [
+    (_TRAINER, _UNMIXED),
+    (_TRAINER, _FP32),
+    (_TRAINER, _BF16),
+    (_ALIKE, _UNMIXED),
+    (_UNMIXED, _UNGROUPED),
+    (_COMPILED, _TRAINER),
+]
 _ROWS_OF_PROFILE = 15
 
 
@@ -44,6 +55,7 @@ class Run:
         size: their shorter side, in pixels.
         workers: processes that load data.
         steps: those that count.
+        portraits: share of the photographs that stand on end.
     """
 
     folder: Path
@@ -53,6 +65,7 @@ class Run:
     size: int
     workers: int
     steps: int
+    portraits: float = 0.0
 
     @property
     def on_gpu(self) -> bool:
@@ -86,6 +99,7 @@ def measure_train(
     workers: int = 0,
     steps: int = 5,
     rounds: int = 3,
+    portraits: float = 0.0,
     compile: str | None = None,
     profile: bool = False,
 ) -> BenchmarkReport:
@@ -104,12 +118,14 @@ def measure_train(
         workers: processes that load data.
         steps: timed steps of each round.
         rounds: how often each loop runs.
+        portraits: share of the photographs that stand on end. With some, the trainer also runs without grouping them,
+            and with partners of the same orientation.
         compile: backend of torch.compile, such as inductor: the trainer also runs with its backbone compiled.
         profile: list where the trainer's time goes, by operation, below the table.
     """
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        run = Run(Path(folder), detector, device, batch_size, size, workers, steps)
-        write_coco(run.folder, batch_size * (run.warm_up + steps), (size, size * 4 // 3))
+        run = Run(Path(folder), detector, device, batch_size, size, workers, steps, portraits)
+        write_coco(run.folder, batch_size * (run.warm_up + steps), (size, size * 4 // 3), portraits=portraits)
         loops = _loops(run, compile)
         speeds = {name: Speeds() for name in loops}
         for _ in range(rounds):
@@ -164,11 +180,14 @@ class Clock:
 def _loops(run: Run, compile: str | None) -> dict[str, Loop]:
     loops: dict[str, Loop] = {
         _TRAINER: lambda clock: _trainer(run, clock, MixupOptions()),
-        "trainer, no mixing": lambda clock: _trainer(run, clock, None),
-        "torchvision's loop, fp32": lambda clock: _reference(run, clock, half=False),
+        _UNMIXED: lambda clock: _trainer(run, clock, None),
+        _FP32: lambda clock: _reference(run, clock, half=False),
     }
     if run.on_gpu:
-        loops["torchvision's loop, bf16"] = lambda clock: _reference(run, clock, half=True)
+        loops[_BF16] = lambda clock: _reference(run, clock, half=True)
+    if run.portraits:
+        loops[_ALIKE] = lambda clock: _trainer(run, clock, MixupOptions(partner="same_orientation"))
+        loops[_UNGROUPED] = lambda clock: _trainer(run, clock, None, aspect_ratio_grouping=False)
     if compile is not None:
         loops[_COMPILED] = lambda clock: _trainer(run, clock, MixupOptions(), compile)
     return loops
@@ -188,14 +207,12 @@ def _measure(run: Run, loop: Loop, speeds: Speeds) -> None:
 
 
 def _report(run: Run, speeds: dict[str, Speeds]) -> BenchmarkReport:
-    size = f"{run.size * 4 // 3}x{run.size}"
+    size = f"{run.size * 4 // 3}x{run.size}{f', {run.portraits:.0%} on end' if run.portraits else ''}"
     report = BenchmarkReport(
         f"Training of {run.detector}, batches of {run.batch_size} JPEG files of {size}, {run.device}, "
         f"{run.workers} workers"
     )
-    pairs = [(_TRAINER, other) for other in speeds if other not in (_TRAINER, _COMPILED)]
-    pairs += [(_COMPILED, _TRAINER)] if _COMPILED in speeds else []
-    for what, against in pairs:
+    for what, against in (pair for pair in _PAIRS if set(pair) <= speeds.keys()):
         values, references = (np.array(speeds[name].images_per_s) for name in (what, against))
         report.rows.append(comparison(what, values, against, references, unit="images/s"))
         if speeds[what].peak:
@@ -216,7 +233,9 @@ class _Ticks(L.Callback):
         self.clock.tick()
 
 
-def _trainer(run: Run, clock: Clock, mixup: MixupOptions | None, compile: str | None = None) -> None:
+def _trainer(
+    run: Run, clock: Clock, mixup: MixupOptions | None, compile: str | None = None, aspect_ratio_grouping: bool = True
+) -> None:
     data = DetectionData(
         "coco",
         root=str(run.folder),
@@ -224,6 +243,7 @@ def _trainer(run: Run, clock: Clock, mixup: MixupOptions | None, compile: str | 
         images="images",
         mixup=mixup,
         batch_size=run.batch_size,
+        aspect_ratio_grouping=aspect_ratio_grouping,
         num_workers=run.workers,
     )
     module = DetectionModule(run.detector, weights=None, options=run.options, warmup_steps=10, compile=compile)
@@ -243,16 +263,17 @@ def _trainer(run: Run, clock: Clock, mixup: MixupOptions | None, compile: str | 
 
 
 def _reference(run: Run, clock: Clock, *, half: bool) -> None:
-    """What torchvision's references/detection/engine.py does, on its v2 transforms."""
+    """What torchvision's references/detection/engine.py does, on its v2 transforms, with batches of one orientation."""
     transforms = v2.Compose(
         [v2.ToImage(), v2.RandomHorizontalFlip(0.5), v2.ToDtype(torch.float32, scale=True), v2.SanitizeBoundingBoxes()]
     )
     with redirect_stdout(StringIO()):  # pycocotools prints
         coco = datasets.CocoDetection(run.folder / "images", run.folder / "annotations.json", transforms=transforms)
+    landscape = np.array([image["width"] > image["height"] for image in coco.coco.loadImgs(coco.ids)])
     loader = DataLoader(
         datasets.wrap_dataset_for_transforms_v2(coco, target_keys=("boxes", "labels", "image_id")),
         batch_size=run.batch_size,
-        shuffle=True,
+        sampler=TrainingOrder(coco, batch_size=run.batch_size, landscape=landscape),
         num_workers=run.workers,
         collate_fn=collate,
     )

@@ -116,6 +116,13 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
         """The labels of a sample, (N,) int64, without decoding its image or calling the transform."""
         return torch.from_numpy(self.annotations.labels[self._trainable(check_index(index, len(self)))])
 
+    def get_height_and_width(self, index: int) -> tuple[int, int]:
+        """The size of a sample's image as annotated, in pixels, without decoding it or calling the transform.
+
+        The name is that of torchvision's reference scripts, which group images by it.
+        """
+        return self._size(check_index(index, len(self)))
+
     def ground_truth(self) -> dict[str, list[dict[str, Any]]]:
         """All annotations in COCO's format, crowds included; see :meth:`Annotations.ground_truth`."""
         return self.annotations.ground_truth()

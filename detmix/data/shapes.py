@@ -115,6 +115,11 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
         _, labels = self._place(generator_at(self.seed, 0, check_index(index, self.num_scenes), SCENES))
         return torch.from_numpy(labels)
 
+    def get_height_and_width(self, index: int) -> tuple[int, int]:
+        """The size of a scene, in pixels; all have the same."""
+        check_index(index, self.num_scenes)
+        return self.size, self.size
+
     def ground_truth(self) -> dict[str, Any]:
         """All scenes' objects as a COCO dict, for evaluation."""
         objects = [row for index in range(self.num_scenes) for row in self._annotations(index)]

@@ -20,6 +20,7 @@ from ..batch import collate
 from ..data import DetectionDataset
 from ..data.augment import Augment
 from ..data.dataset import OnError
+from ..lookups import read_landscape
 from ..seeding import SeededDataset
 from .contents import Part, all_classes, described, doubts, unmeasured, unused
 from .loader import TrainingLoader, TrainingOrder
@@ -50,6 +51,7 @@ class DetectionData(L.LightningDataModule):
         mixup: MixupOptions | None = None,
         augment: list[v2.Transform] | None = None,
         batch_size: int = 2,
+        aspect_ratio_grouping: bool = True,
         num_workers: int | None = None,
         on_error: OnError = "raise",
         reduce_to: int | None = None,
@@ -84,6 +86,9 @@ class DetectionData(L.LightningDataModule):
                 half of the time unless given.
             batch_size: images in a batch of one device. The images that are left for the last training batch are
                 fewer; a single one is left out, if there are others, since SSDlite cannot normalise it.
+            aspect_ratio_grouping: training batches are of images that are all wider than high, or all not, as far as
+                they go, since each is padded to the largest height and width in its batch. With the partner
+                ``same_orientation`` that holds for mixed images too.
             num_workers: processes that load data; null takes up to 8 where a GPU trains, and none on a CPU,
                 where they would take the cores from the training.
             on_error: what a training image that is missing, corrupt or of another size than annotated does: ``raise``
@@ -124,6 +129,7 @@ class DetectionData(L.LightningDataModule):
         self.augment = Augment(augment)
         self.masks = masks
         self.batch_size = batch_size
+        self.aspect_ratio_grouping = aspect_ratio_grouping
         self.num_workers = num_workers
         self.on_error: OnError = on_error
         self.seed = seed
@@ -142,7 +148,8 @@ class DetectionData(L.LightningDataModule):
         self.category_ids: tuple[int, ...] = self._sources[0].category_ids
         self.train_set = mix_samples(self._sources, self._mixing, self.mixing_seed)
         self.seeded_set = SeededDataset(self.train_set, seed=self.run_seed)
-        self._order = TrainingOrder(self.seeded_set, seed=self.run_seed)
+        self._landscape = read_landscape(self.train_set.dataset) if aspect_ratio_grouping else None
+        self._order = self._training_order(0)
 
     @property
     def mixes(self) -> bool:
@@ -232,6 +239,7 @@ class DetectionData(L.LightningDataModule):
             "images": len(self.train_set),
             "batch size": self.batch_size,
             "processes": self._processes,
+            "aspect ratio grouping": self.aspect_ratio_grouping,
         }
 
     def go_on(self, epoch: int, batches: int, order: dict[str, int], threads: int) -> None:
@@ -264,7 +272,7 @@ class DetectionData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled, mixed batches, in an order that depends on the run's seed and the epoch alone."""
         rank = 0 if self.trainer is None else self.trainer.global_rank
-        self._order = TrainingOrder(self.seeded_set, processes=self._processes, rank=rank, seed=self.run_seed)
+        self._order = self._training_order(rank)
         return self._loader(TrainingLoader, self.seeded_set, sampler=self._order, drop_last=self._leaves_one_over())
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -279,6 +287,16 @@ class DetectionData(L.LightningDataModule):
         """Make uint8 images float in [0, 1], on the device: a quarter of the bytes travel."""
         images, targets = batch
         return [to_dtype(image, torch.float32, scale=True) for image in images], targets
+
+    def _training_order(self, rank: int) -> TrainingOrder:
+        return TrainingOrder(
+            self.seeded_set,
+            processes=self._processes,
+            rank=rank,
+            seed=self.run_seed,
+            batch_size=self.batch_size,
+            landscape=self._landscape,
+        )
 
     @property
     def _processes(self) -> int:

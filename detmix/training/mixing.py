@@ -26,7 +26,9 @@ class MixupOptions:
         mix: ``mixup`` blends two images, ``cutmix`` replaces a region of the one by the other's, ``cutout``
             by nothing. RESULTS.md compares no kinds, nor partners, nor caches.
         partner: ``any`` other image; ``with_boxes``, one that has an object; ``background``, one that has none;
-            ``other_class``, one without a class of the sample. A sample that has no such partner stays as it is.
+            ``other_class``, one without a class of the sample; ``same_orientation``, one that is wider than high if
+            the image is, and not if it is not, which keeps the canvas, and so the batch, as small as the images. A
+            sample that has no such partner stays as it is.
         cache: partners are taken from so many samples that each worker loaded last, which saves the second decode;
             0 loads the partner. Then samples depend on ``num_workers`` too, and a run that is resumed within an epoch
             ends that with other partners.
