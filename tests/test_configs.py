@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +89,12 @@ def made_up_root(tmp_path):
     write_voc(tmp_path / "voc" / "VOC2007", ("trainval", "test"))
     write_voc(tmp_path / "voc" / "VOC2012", ("trainval",))
     write_coco(tmp_path / "coco")
-    coco = tmp_path / "coco"
-    return {"coco_fasterrcnn_r50": coco, "coco_maskrcnn_r50": coco, "voc0712_fasterrcnn_r50": tmp_path / "voc"}
+    coco, own = tmp_path / "coco", tmp_path / "own"
+    for split, source in (("train", "train2017"), ("valid", "val2017"), ("test", "val2017")):
+        shutil.copytree(coco / source, own / split)
+        shutil.copy(coco / "annotations" / f"instances_{source}.json", own / split / "_annotations.coco.json")
+    voc = tmp_path / "voc"
+    return {"coco_fasterrcnn_r50": coco, "coco_maskrcnn_r50": coco, "own_coco": own, "voc0712_fasterrcnn_r50": voc}
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
