@@ -16,6 +16,7 @@ from detmix.data import read_voc
 from detmix.training import DetectionData
 from detmix.training.models import build_detector
 
+from .api_page import api_page
 from .conftest import ROOT
 from .factories import write_coco_folder
 from .test_configs import write_image, write_voc
@@ -193,6 +194,10 @@ def write_run(folder):
     (folder / "config.yaml").write_text(yaml.safe_dump({"model": model}))
     (folder / "classes.json").write_text(json.dumps([{"id": 3, "name": "RBC"}, {"id": 7, "name": "WBC"}]))
     torch.save(build_detector(model["detector"], 3, None, **options).state_dict(), folder / "model.pt")
+
+
+def test_the_page_of_public_names_says_what_their_docstrings_say():
+    assert (ROOT / "docs" / "api.md").read_text() == api_page(), "python -m tests.api_page > docs/api.md"
 
 
 @pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda page: page.name)
