@@ -208,6 +208,8 @@ def test_masks_are_left_out_unless_wanted(file):
 def test_an_object_without_a_segmentation_can_be_an_error(file):
     with pytest.raises(ValueError, match=r"set\.json: .*1 of 7 objects without a segmentation: .*annotations\[4\]"):
         read_coco(file, file.parent, masks=True, on_invalid="raise")
+    with pytest.raises(ValueError, match=r"set\.json: 1 of 7 objects have no segmentation, annotations\[4\] for one"):
+        read_coco(file, file.parent, masks="required")
 
 
 def test_the_ground_truth_has_the_segmentations_of_the_file(file):

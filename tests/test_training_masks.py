@@ -114,11 +114,8 @@ def test_masks_of_a_coco_file_are_mixed_trained_on_and_measured(coco, monkeypatc
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (
-            {"segmentation": []},
-            "1 of 4 objects have no segmentation, annotation 3 for one, and masks cannot be measured",
-        ),
-        ({"segmentation": None, "iscrowd": 1}, "1 of 4 objects have no segmentation, annotation 3 for one"),
+        ({"segmentation": []}, "1 of 4 objects have no segmentation, annotations[2] for one, and masks are required"),
+        ({"segmentation": None, "iscrowd": 1}, "1 of 4 objects have no segmentation, annotations[2] for one"),
         (
             {"segmentation": {"size": [9, 9], "counts": [81]}},
             "annotation 3: not a segmentation: its size is [9, 9], the image's [48, 64]",

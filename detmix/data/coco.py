@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ def read_coco(
     image_dir: str | Path,
     *,
     class_names: Sequence[str] | None = None,
-    masks: bool = False,
+    masks: bool | Literal["required"] = False,
     on_invalid: OnInvalid = "drop",
 ) -> Annotations:
     """Read a COCO annotation file (``instances_*.json``).
@@ -45,7 +46,8 @@ def read_coco(
             file may lack some of them; its own ``category_ids`` then go on with the first ids from 1 on that are free
             in it. Categories that are not named may have no objects.
         masks: keep the segmentations, from which a sample gets ``masks``. They are kept as the file writes them, but
-            for polygons of fewer than three points, which are left out.
+            for polygons of fewer than three points, which are left out. ``"required"`` makes an object without one an
+            error, as for an evaluation, where its box would be missing too.
         on_invalid: ``"drop"`` drops a box without width or height, and with ``masks`` an object without a
             segmentation, and clips a box past the edge, with one warning in the log; ``"raise"`` makes each
             an error.
@@ -56,13 +58,14 @@ def read_coco(
             annotation is of an unknown image or category; boxes are corners, or shares of the image, to all
             appearance; a coordinate is not finite; an area is below 0; an object's class is not in ``class_names``;
             two categories of one name have objects; a file name leads out of ``image_dir``; an object is invalid and
-            ``on_invalid="raise"``; the file was changed while it was read. The file is named, and the row.
+            ``on_invalid="raise"``, or has no segmentation and ``masks="required"``; the file was changed while it was
+            read. The file is named, and the row.
         TypeError: ``class_names`` is a text.
     """
     require_list(class_names, "class_names")
     class_names = None if class_names is None else list(class_names)
     path = Path(annotation_file)
-    content = read_content(path, masks=masks)
+    content = read_content(path, masks=bool(masks))
     if not len(content.image_ids):
         raise ValueError(f"{path}: there is no image in it")
     for section, ids in (
@@ -79,9 +82,11 @@ def read_coco(
         return f"{path}: annotations[{row}]"
 
     _refuse_areas(content.annotations.area, where)
+    if masks == "required":
+        _refuse_without_masks(path, content.annotations.lengths)
     return build_annotations(
         Images(content.file_names, content.sizes, content.image_ids),
-        _objects(content, categories, where, masks),
+        _objects(content, categories, where, bool(masks)),
         class_names=[category.name for category in categories],
         category_ids=[category.id for category in categories],
         image_dir=Path(image_dir),
@@ -147,6 +152,16 @@ def _refuse_repeated_ids(what: str, ids: NDArray[np.int64]) -> None:
 def _refuse_areas(areas: NDArray[np.float64], where: Callable[[int], str]) -> None:
     for row in np.flatnonzero(areas < 0)[:1].tolist():  # NaN stands for one that is not given
         raise ValueError(f"{where(row)}: area must be 0 or more, got {areas[row]}")
+
+
+def _refuse_without_masks(path: Path, lengths: NDArray[np.int64]) -> None:
+    """Refuse objects whose segmentations are of no length."""
+    without = np.flatnonzero(lengths == 0)
+    if len(without):
+        raise ValueError(
+            f"{path}: {len(without)} of {len(lengths)} objects have no segmentation, annotations[{without[0]}] for "
+            "one, and masks are required: give each one, leave such objects out of the file, or read it without masks"
+        )
 
 
 def _in_label_order(

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from ..data import DetectionDataset, Shapes, read_coco, read_voc
 from ..data.annotations import Annotations
-from ..data.coco_columns import read_content
 from ..data.dataset import OnError
 from ..data.paths import other_spelling
 
@@ -81,48 +80,31 @@ class Splits:
         if self.format == "shapes":
             return self._draw(stage, transform)
         try:
-            found = self._read(split, names)
+            found = self._read(split, stage, names)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"data.{stage}={split}: {error}") from error
         except ValueError as error:
-            raise ValueError(f"data.{stage}={split}: {error}{self._remedy(split, names)}") from error
+            raise ValueError(f"data.{stage}={split}: {error}{self._remedy(split, stage, names)}") from error
         if category_ids is not None:
             found = replace(found, category_ids=category_ids)
-        if self.masks and stage != "train":
-            self._require_masks(split, stage)
         if stage != "train":
             return DetectionDataset(found, transform=transform)
         return DetectionDataset(found, transform=transform, on_error=self.on_error, reduce_to=self.reduce_to)
 
-    def _read(self, split: str, names: Sequence[str] | None) -> Annotations:
+    def _read(self, split: str, stage: Stage, names: Sequence[str] | None) -> Annotations:
         if self.format == "coco":
             file, images = (self.root / _filled(pattern, split) for pattern in (self.annotations, self.images))
-            return read_coco(file, images, class_names=names, masks=self.masks)
+            masks: Any = "required" if self.masks and stage != "train" else self.masks
+            return read_coco(file, images, class_names=names, masks=masks)
         folder, _, image_set = split.rpartition("/")
         return read_voc(self.root / folder, image_set, class_names=names, one_based=self.one_based)
 
-    def _require_masks(self, split: str, stage: Stage) -> None:
-        """Refuse objects without masks where masks are measured: their boxes would be left out too, and AP be another.
-
-        Raises:
-            ValueError: there are some.
-        """
-        file = self.root / _filled(self.annotations, split)
-        rows = read_content(file, masks=True).annotations
-        without = rows.ids[rows.lengths == 0]
-        if len(without):
-            raise ValueError(
-                f"data.{stage}={split}: {file}: {len(without)} of {len(rows.ids)} objects have no segmentation, "
-                f"annotation {without[0]} for one, and masks cannot be measured without: give each one, leave such "
-                "objects out of the file, or pass --data.masks false"
-            )
-
-    def _remedy(self, split: str, names: Sequence[str] | None) -> str:
+    def _remedy(self, split: str, stage: Stage, names: Sequence[str] | None) -> str:
         """What to pass if nothing but its classes is wrong with a split."""
         if not names:
             return ""
         try:
-            self._read(split, None)
+            self._read(split, stage, None)
         except (ValueError, OSError):
             return ""
         listed = ", ".join(names)
