@@ -224,11 +224,11 @@ def _clip(boxes: Tensor, region: Region) -> Tensor:
 
 
 def _share(left: Tensor, whole: Tensor) -> Tensor:
-    return torch.where(whole > 0, left / whole, 0.0)
+    return torch.where(whole > 0, left / whole, 0.0).clamp(max=1.0)  # float32 may round it up
 
 
 def _visible_areas(boxes: Tensor, covers: Tensor) -> Tensor:
-    """The area of each box outside the union of its covers, exact up to the rounding of float64.
+    """The area of each box outside the union of its covers, exact up to the rounding of the result's dtype.
 
     The sides of a box and of its covers divide it into a grid of cells, each hidden or seen as a whole.
 
@@ -237,15 +237,21 @@ def _visible_areas(boxes: Tensor, covers: Tensor) -> Tensor:
         covers: (N, M, 4).
 
     Returns:
-        (N,) float64, square pixels; exactly 0 where nothing is left.
+        (N,) float64, on Apple's GPUs float32, square pixels; exactly 0 where nothing is left.
     """
-    low, high = boxes.double()[:, None, :2], boxes.double()[:, None, 2:]
-    starts, stops = (corners.double().clamp(low, high) for corners in covers.split(2, dim=2))  # (N, M, 2)
+    dtype = _widest(boxes.device)
+    low, high = boxes.to(dtype)[:, None].split(2, dim=2)
+    starts, stops = (corners.to(dtype).clamp(low, high) for corners in covers.split(2, dim=2))  # (N, M, 2)
     edges = torch.cat([low, starts, stops, high], dim=1).sort(dim=1).values  # (N, 2M + 2, 2), x and y
     hidden = (starts[:, :, None] <= edges[:, None, :-1]) & (edges[:, None, 1:] <= stops[:, :, None])
     hidden_cells = (hidden[..., 0, None] & hidden[..., None, :, 1]).any(dim=1)  # (N, 2M + 1, 2M + 1)
     widths, heights = edges.diff(dim=1).unbind(dim=2)
     return (widths[:, :, None] * heights[:, None] * ~hidden_cells).sum(dim=(1, 2))
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    """The widest floating dtype of a device."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _cut_masks(masks: Tensor, region: Region, keep_inside: bool) -> Tensor:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import tv_tensors
 
-from detmix.cutmix import cutmix_pair, cutout, region_around, sample_region
+from detmix.cutmix import _widest, cutmix_pair, cutout, region_around, sample_region
 from detmix.draws import MIXING, generator_at
 from detmix.mixing import mix_pair
 from detmix.targets import check_target
@@ -168,6 +168,22 @@ def test_overlapping_regions_are_subtracted_once():
         image, target = cutout(image, target, region=region)
         assert target["weights"].item() == pytest.approx(weight)
     assert cutout(image, target, region=(5, 0, 10, 10))[1]["boxes"].shape == (0, 4)
+
+
+def test_apples_gpus_count_areas_in_float32(monkeypatch):
+    """They have no float64; nothing that is left is still exactly nothing."""
+    assert (_widest(torch.device("mps")), _widest(torch.device("cpu"))) == (torch.float32, torch.float64)
+    boxes = torch.rand(50, 2, 2, generator=torch.Generator().manual_seed(0)).sort(dim=1).values.flatten(1) * 1333
+    image, target = torch.zeros(3, 1333, 1333, dtype=torch.uint8), {"labels": torch.ones(50, dtype=torch.int64)}
+
+    def weights():
+        _, once = cutout(image, target | {"boxes": boxes.clone()}, region=(200, 300, 900, 1000))
+        return cutout(image, once, region=(0, 0, 600, 1333))[1]["weights"]
+
+    exact = weights()
+    monkeypatch.setattr("detmix.cutmix._widest", lambda device: torch.float32)
+    assert 5 < len(exact) < 50
+    torch.testing.assert_close(weights(), exact, atol=1e-4, rtol=0)
 
 
 def test_a_faint_object_is_cut_in_proportion():

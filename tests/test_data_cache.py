@@ -159,6 +159,13 @@ def test_sets_and_folders_have_indices_of_their_own(tmp_path, parsed):
     assert len(list((tmp_path / "cache").iterdir())) == 4
 
 
+def test_a_folder_whose_path_is_no_text_has_an_index_too(tmp_path, parsed):
+    place = tmp_path / os.fsdecode(b"caf\xe9")
+    some_folder(place)
+    assert parses(parsed, place) == ["a", "b", "c"]
+    assert parses(parsed, place) == []
+
+
 def test_a_list_may_lie_elsewhere(tmp_path, parsed):
     some_folder(tmp_path)
     (tmp_path / "mine.txt").write_text("a\n")

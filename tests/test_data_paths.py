@@ -1,6 +1,8 @@
 import json
+import ntpath
 import os
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -51,6 +53,31 @@ def test_an_absolute_name_is_taken_below_the_folder(tmp_path, monkeypatch):
     for folder in ("image", photo):
         with pytest.raises(ValueError, match="must lie in"):
             read_coco(path, folder)
+
+
+def test_names_on_windows_stay_in_the_folder(monkeypatch):
+    monkeypatch.setattr("detmix.data.paths.os", SimpleNamespace(path=ntpath, sep="\\", altsep="/"))
+    folder = Folder(PureWindowsPath(r"D:\data\images"))
+    for name in (
+        "C:1.png",
+        "D:1.png",
+        r"\1.png",
+        "/1.png",
+        r"C:\data\images\1.png",
+        r"..\1.png",
+        r"\\host\share\1.png",
+    ):
+        with pytest.raises(ValueError, match=r"file: must lie in D:\\data\\images, without"):
+            folder.require(name, "file")
+    for name in (
+        "1.png",
+        r"a\1.png",
+        "a/1.png",
+        r"D:\data\images\1.png",
+        "D:/data/images/1.png",
+        r"d:\Data\Images\1.png",
+    ):
+        folder.require(name, "file")
 
 
 @pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "a/../../../secret"])

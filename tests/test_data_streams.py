@@ -120,6 +120,12 @@ def assert_all_once(given):
     assert sorted(itertools.chain(*given)) == list(range(COUNT))
 
 
+def test_a_local_shard_may_have_a_name_like_that_of_a_drive(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_tar(tmp_path / "D:part.tar", members_of(range(2)))
+    assert len(list(WebDatasetStream("D:part.tar", classes=CLASSES))) == 2
+
+
 def test_samples_are_the_images_and_objects_of_the_shards(shards):
     for number, (image, target) in enumerate(WebDatasetStream(shards, classes=CLASSES)):
         assert image.dtype == torch.uint8

@@ -1,5 +1,6 @@
 """Processes that share a sweep, and those that are killed or told to stop within one."""
 
+import errno
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,20 +34,26 @@ def in_the_background(tmp_path):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_the_lock_of_a_killed_sweep_in_a_relative_folder_is_seen_and_taken_off(sweep, tmp_path, monkeypatch):
-    """Optuna's lock is a link, waited for without end where it leads nowhere."""
+def test_a_relative_folder_on_a_file_system_without_links_will_do(sweep, tmp_path, monkeypatch):
     plan = make_plan((Path("configs") / "quickstart.yaml").resolve(), grid=GRID, seeds=1)
     monkeypatch.chdir(tmp_path)
-    links, symlink = [], os.symlink
-
-    def watched(target, link, *rest, **others):
-        symlink(target, link, *rest, **others)
-        links.append((str(link), os.path.exists(link)))
-
-    monkeypatch.setattr(os, "symlink", watched)
+    monkeypatch.setattr(os, "symlink", partial(refuse, errno.EPERM))
     queue = Queue(Path("sweep"), plan)
     queue.take().let_go()
-    assert {there for link, there in links if "sweep.journal.lock" in link} == {True}
+    assert Queue(Path("sweep"), plan).states() == queue.states()
+    assert len(queue.states()) == 3
+
+
+def test_a_file_system_without_locks_is_refused_by_name(sweep, tmp_path, monkeypatch):
+    plan = make_plan(Path("configs") / "quickstart.yaml", grid=GRID, seeds=1)
+    queue = Queue(tmp_path / "sweep", plan)
+    monkeypatch.setattr("fcntl.flock", partial(refuse, errno.ENOSYS))
+    with pytest.raises(OSError, match=r"needs a file system with locks .* on another one: '.*/sweep/running/0'"):
+        queue.take()
+
+
+def refuse(number, *arguments):
+    raise OSError(number, os.strerror(number))
 
 
 def test_two_processes_share_a_sweep(sweep, tmp_path):

@@ -38,7 +38,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._prefix = os.path.join(os.path.abspath(path), "")
+        self._prefix = os.path.normcase(os.path.join(os.path.abspath(path), ""))
 
     def require(self, name: str, where: str) -> None:
         """Refuse a name that leads out of the folder.
@@ -56,8 +56,13 @@ class Folder:
         if not name or "\0" in name:
             raise ValueError(f"{where}: must be the name of a file, got {name!r}")
         upwards = ".." in name and ".." in _SEPARATORS.split(name)
-        if upwards or (os.path.isabs(name) and not name.startswith(self._prefix)):
+        if upwards or (_is_rooted(name) and not os.path.normcase(name).startswith(self._prefix)):
             raise ValueError(f"{where}: must lie in {self.path}, without '..' in its path, got {name!r}")
+
+
+def _is_rooted(name: str) -> bool:
+    """Whether a name does not begin where a folder ends; on Windows a drive or a slash alone will do."""
+    return name[0] in (os.sep, os.altsep) or bool(os.path.splitdrive(name)[0])
 
 
 def path_below(folder: Path, name: str) -> Path:

@@ -29,13 +29,13 @@ from .paths import Folder, file_status, image_suffix, missing_folder, other_spel
 from .voc_xml import VocObject, VocRecord, read_record, xml_path
 
 _LOGGER = logging.getLogger("detmix.data")
-_LAYOUT = 5  # of the cache file; another number as soon as it holds something else, or the same read differently
+_LAYOUT = 6  # of the cache file; another number as soon as it holds something else, or the same read differently
 _YOUNG = 2_000_000_000  # nanoseconds; a file changed again this soon may keep its time, by which changes are told
 
 
 class _Index(Struct):
     layout: int
-    root: str
+    root: bytes  # its path, which need not be text
     stamps: list[tuple[int, int, int]]  # of each XML file
     records: list[VocRecord]
 
@@ -257,8 +257,8 @@ def _read_records(root: Path, names: list[str], set_file: Path, folder: Path | N
     stamps = [_stamp(root, name, set_file) for name in names]
     if folder is None:
         return [read_record(root, name) for name in names]
-    place = str(root.resolve())
-    key = hashlib.blake2b(f"{place}\0{os.path.relpath(set_file, root)}".encode(), digest_size=8).hexdigest()
+    place = os.fsencode(root.resolve())
+    key = hashlib.blake2b(place + b"\0" + os.fsencode(os.path.relpath(set_file, root)), digest_size=8).hexdigest()
     file = folder / f"voc-{key}.index"
     found = cache.load(file, _Index)
     if found and (found.layout, found.root, found.stamps) == (_LAYOUT, place, stamps):

@@ -154,7 +154,7 @@ def _expand(shards: str | Path | Sequence[str | Path]) -> list[str]:
 
 def _check_whole(shard: str) -> None:
     """A tar file that ends between two of its members reads as if it were whole, so see whether its end is there."""
-    if "://" in shard or shard.startswith("pipe:"):
+    if not _is_local(shard):
         return
     path = Path(shard)
     if not path.is_file():
@@ -165,12 +165,21 @@ def _check_whole(shard: str) -> None:
             raise ValueError(f"{path}: cut short or not a tar file: the zeros at its end are missing")
 
 
+def _is_local(shard: str) -> bool:
+    return "://" not in shard and not shard.startswith("pipe:")
+
+
+def _open(shard: str) -> Any:
+    """A local file by itself, since WebDataset takes the letter of a drive for that of a protocol."""
+    return Path(shard).open("rb") if _is_local(shard) else load_library("webdataset.gopen").gopen(shard)
+
+
 def _read_shards(shards: Iterable[str]) -> Generator[dict[str, Any], None, None]:
     """The files of each sample by their suffix, with ``__key__`` and ``__url__``."""
     library = load_library("webdataset.tariterators")
     for shard in shards:
         _check_whole(shard)  # again, for a file may have changed
-        with load_library("webdataset.gopen").gopen(shard) as stream:
+        with _open(shard) as stream:
             try:
                 yield from library.group_by_keys(_read_members(shard, stream))
             except (tarfile.TarError, EOFError, zlib.error, RecursionError) as error:

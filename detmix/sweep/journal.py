@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileOpenLock
 
 from ..files import write_whole
 
@@ -19,7 +19,7 @@ _BEGIN = b'{"op_code"'  # of each record
 
 def open_study(journal: Path) -> optuna.Study:
     """The study in a journal, which is begun if need be."""
-    return _study(JournalFileBackend(str(journal)))
+    return _study(JournalFileBackend(str(journal), _lock_of(journal)))
 
 
 def look_at_study(journal: Path) -> optuna.Study:
@@ -39,7 +39,7 @@ def mend(journal: Path) -> None:
     """
     if not journal.is_file():
         return
-    lock = JournalFileSymlinkLock(str(journal))
+    lock = _lock_of(journal)
     lock.acquire()
     try:
         content = journal.read_bytes()
@@ -64,6 +64,10 @@ class _Copy(BaseJournalBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         self._records += logs
+
+
+def _lock_of(journal: Path) -> JournalFileOpenLock:
+    return JournalFileOpenLock(str(journal))  # by default it would be a link, which some file systems have not
 
 
 def _study(records: BaseJournalBackend) -> optuna.Study:

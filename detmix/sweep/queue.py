@@ -72,7 +72,6 @@ class Queue:
             ValueError: the folder holds another sweep; what differs is told. Or its journal is damaged.
             OSError: the folder cannot be written.
         """
-        folder = folder.resolve()  # Optuna's lock is a link to the journal, looked for beside the link
         self._folder = folder
         (folder / "running").mkdir(parents=True, exist_ok=True)
         with self._locked():
@@ -139,6 +138,10 @@ class Queue:
         except BlockingIOError:
             file.close()
             return None
+        except OSError as error:
+            file.close()
+            said = f"{error.strerror}: a sweep needs a file system with locks (flock), give it --output on another one"
+            raise OSError(error.errno, said, file.name) from error
         if elsewhere and silent < _GRACE:
             file.close()
             return None
