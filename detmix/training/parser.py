@@ -25,7 +25,7 @@ DESCRIPTIONS = {
     "fit": """Train, and evaluate on the validation images as trainer.check_val_every_n_epoch says.
 
 python tools/train.py fit --config configs/quickstart.yaml
-python tools/train.py fit --config configs/bccd.yaml --model.lr 0.01 --name slower
+python tools/train.py fit --config configs/bccd.yaml --model.lr 0.0005 --name slower
 python tools/train.py fit --config configs/bccd.yaml --print_config           # all settings, and nothing is done""",
     "validate": """Evaluate a checkpoint of a run on the validation images.
 
