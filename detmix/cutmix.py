@@ -116,9 +116,9 @@ def cutmix_pair(
         ``keypoints`` get visibility 0. Keys that belong to the image are A's. Inputs are left untouched.
 
     Raises:
-        ValueError: the region is not on the canvas; min_weight outside [0, 1]; channel counts differ; a target
-            is malformed.
-        TypeError: the region is not four integers; min_weight is no number; the images differ in kind or dtype, or
+        ValueError: the region has not four numbers, or is not on the canvas; min_weight outside [0, 1]; channel counts
+            differ; a target is malformed.
+        TypeError: the region is not made of integers; min_weight is no number; the images differ in kind or dtype, or
             are of a kind that is not supported.
 
     Source: Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable
@@ -150,8 +150,9 @@ def cutout(image: Image, target: Target, *, region: Region, min_weight: float = 
         ``cutmix_pair``. ``sources`` and ``lam`` stay as they were. Inputs are left untouched.
 
     Raises:
-        ValueError: the region is not on the image; min_weight outside [0, 1]; the target is malformed.
-        TypeError: the region is not four integers; min_weight is no number; the image is of a kind that is not
+        ValueError: the region has not four numbers, or is not on the image; min_weight outside [0, 1]; the target is
+            malformed.
+        TypeError: the region is not made of integers; min_weight is no number; the image is of a kind that is not
             supported.
 
     Source: DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout,

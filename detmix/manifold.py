@@ -136,8 +136,8 @@ class ManifoldMixup:
         Raises:
             TypeError: alpha or p is no number, the seed is not an integer, or layers is no list of names.
             ValueError: the model is not adapted; a layer does not exist in it, is not for its kind, is a mere list
-                or dict of modules, or is named twice; alpha is negative or not finite, p outside [0, 1], or pairing
-                unknown.
+                or dict of modules, or is named twice; ``"roi"`` is named under the objective ``"unweighted"``; alpha is
+                negative or not finite, p outside [0, 1], or pairing unknown.
         """
         alpha = check_alpha(alpha)
         p = check_share("p", p)
@@ -212,7 +212,8 @@ class ManifoldMixup:
         """Leave the model as it was before ``__enter__``.
 
         Raises:
-            RuntimeError: the step was to be mixed and its layer never ran, or ran more than once.
+            RuntimeError: the step was to be mixed and its layer never ran, or ran more than once, or is to run again in
+                a backward pass outside.
         """
         self._remove()
         step, self._now = self._now, None

@@ -255,8 +255,8 @@ class Mixup(A.DualTransform):
         p: probability that an image is mixed; 0.5 as for albumentations' own transforms.
 
     Raises:
-        ValueError: alpha is negative, p or min_weight outside [0, 1]. When called: a key or label field is missing,
-            there is no partner, a target other than image, bboxes and masks came, or as ``mix_pair``.
+        ValueError: alpha is negative or not finite, p or min_weight outside [0, 1]. When called: a key or label field
+            is missing, there is no partner, a target other than image, bboxes and masks came, or as ``mix_pair``.
         TypeError: alpha, p or min_weight is no number. When called: weights are not floats, sources not numbers, or as
             ``mix_pair``.
 

@@ -90,6 +90,7 @@ def evaluate_coco(
             turn, for all else the largest.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: the data are wrong (file, row and key are named), or an argument is.
         ImportError: the backend is not installed.
     """

@@ -98,6 +98,7 @@ def compare_coco(
         ground truth has objects.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: the data are wrong (file, row and key are named), or an argument is.
         TypeError: resamples is not an integer.
     """
@@ -145,6 +146,7 @@ def compare_voc(
         ``AP``, the mean over the classes, and ``AP/<class>``, those of which the ground truth has objects.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: the data are wrong (file, row and key are named), or an argument is.
         TypeError: resamples is not an integer.
     """

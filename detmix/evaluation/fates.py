@@ -32,6 +32,7 @@ def find_fates(
     """Tell of each box whether it was found, confused, missed or made up; arguments as for ``find_mistakes``.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: the data are wrong (file, row and key are named), or iou is out of range.
     """
     truth = read_ground_truth(ground_truth)

@@ -144,6 +144,7 @@ def find_mistakes(
         masks: compare masks rather than boxes.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: the data are wrong (file, row and key are named), or iou is out of range.
     """
     truth = read_ground_truth(ground_truth, masks=masks)

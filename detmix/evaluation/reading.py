@@ -92,6 +92,7 @@ def read_ground_truth(source: TruthSource, *, masks: bool = False) -> GroundTrut
         masks: also read each annotation's ``segmentation``; images then need a ``height`` and ``width``.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: the file is not JSON; a key is missing or of the wrong type; an id appears twice; two categories of
             one name have objects; an annotation's image or category is unknown; a box is not finite, of negative
             size, or looks like xyxy.
@@ -157,6 +158,7 @@ def read_predictions(
         is_xywh: boxes are xywh in pixels for certain, however much bad ones look like something else.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: the file is not JSON; a key is missing or of the wrong type; an image or category is
             unknown; a score is not in [0, 1]; a box is not finite, of negative size, or looks like xyxy, also beside
             the objects.

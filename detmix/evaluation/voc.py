@@ -66,6 +66,7 @@ def evaluate_voc(
             below the precision made monotone, as from 2010 on.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: the data are wrong (file, row and key are named), or iou is out of range.
     """
     truth = read_ground_truth(ground_truth)

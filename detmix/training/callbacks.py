@@ -47,7 +47,8 @@ class MixBatches(L.Callback):
             min_weight: objects fainter than this are left out.
 
         Raises:
-            ValueError: alpha is negative, p or min_weight outside [0, 1], or mix or pairing is unknown.
+            TypeError: alpha, p or min_weight is no number.
+            ValueError: alpha is negative or not finite, p or min_weight outside [0, 1], or mix or pairing is unknown.
         """
         self.mixer = MixupBatch(
             alpha=alpha, p=p, mix=mix, pairing=pairing, per_sample=per_sample, min_weight=min_weight
