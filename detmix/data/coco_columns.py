@@ -1,6 +1,6 @@
 """The content of a COCO annotation file in flat arrays: typed decoding, some thousand rows at a time.
 
-What a detector does not need, such as segmentations, is skipped.
+What a detector does not need is skipped, and so are segmentations unless masks are wanted.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def weights_shape_the_model(name: str, weights: Weights | None) -> bool:
 
 
 def _small(name: str, num_classes: int, weights: Weights | None, **options: Any) -> FasterRCNN:
-    """A detector on the second and third stage of a ResNet-18, with a thin FPN, small heads and few proposals.
+    """A detector on ``layer2`` and ``layer3`` of a ResNet-18, with a thin FPN, small heads and few proposals.
 
     Strides are 8, 16 and, pooled, 32.
     """

@@ -64,8 +64,8 @@ class DetectionModule(L.LightningModule):
                 ``fasterrcnn_mobilenet_v3_large_320_fpn``, ``retinanet_resnet50_fpn``,
                 ``retinanet_resnet50_fpn_v2``, ``fcos_resnet50_fpn``, ``ssd300_vgg16``,
                 ``ssdlite320_mobilenet_v3_large``; with ``data.masks``, ``maskrcnn_resnet50_fpn`` and
-                ``maskrcnn_resnet50_fpn_v2``; or ``fasterrcnn_resnet18_small`` and ``maskrcnn_resnet18_small``, which a
-                CPU can train.
+                ``maskrcnn_resnet50_fpn_v2``; or one that a CPU can train: ``fasterrcnn_resnet18_small`` and, with
+                ``data.masks``, ``maskrcnn_resnet18_small``.
             weights: where to start: ``backbone`` (torchvision's ImageNet backbone), ``coco`` (its detector
                 trained on COCO, but for the last layers whose outputs are by class: in Faster and Mask R-CNN those of
                 the boxes and of the masks too), or null, from nothing.
