@@ -95,11 +95,12 @@ class MixupDataset(Switched, Dataset[Sample]):
                 than high if the sample is, and not if it is not, so that the canvas of a pair keeps the shape of its
                 images: see docs/speed.md. All eligible ones are equally likely.
                 A draw takes O(1); of another class, where such samples are rare, O(distinct sets of classes).
+                RESULTS.md compares mix, partner and cache on made-up scenes.
             cache: how many samples each process holds to take partners from, instead of loading a second sample; 0
                 loads it. Each worker needs the memory: 64 images of 640x480, uint8, take 59 MB, and 64 of 1333x800,
                 205 MB; ``cache_bytes`` tells what a process holds. It holds no more samples than there are.
-            min_weight: objects fainter than this are left out of a mixed sample; by RESULTS.md 0.3 is no better than 0.
-                RESULTS.md compares mix, partner and cache on made-up scenes.
+            min_weight: objects fainter than this are left out of a mixed sample; by RESULTS.md 0.3 is no better than 0
+                on blood cells.
             transform: ``image, target -> image, target``, applied to every sample after mixing. For
                 torchvision's v2 transforms pass ``detmix.data.Augment([...])``: on plain tensors they
                 would move the pixels and leave the boxes. It is a ValueError if the keys of :mod:`detmix.targets`

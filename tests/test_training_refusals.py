@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from detmix.training import cli_main
+from detmix.training import DetectionData, cli_main
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,8 @@ from detmix.training import cli_main
         ("--data.root=own", "data.root: made-up shapes have no files. Pass data.format, coco or voc"),
         ("--data.train=[train,more]", "data.train: made-up shapes have no files"),
         ("--data.class_names=[hat]", "data.class_names: made-up shapes have no files"),
+        ("--data.on_error=skip", "data.on_error: made-up shapes have no files"),
+        ("--data.reduce_to=800", "data.reduce_to: made-up shapes have no files"),
         ("--data.shapes.train=1", "single image: mixing needs a partner"),
         (
             "--model.detector=maskrcnn_resnet18_small",
@@ -173,3 +175,18 @@ def test_a_name_leads_to_a_folder_below_that_of_all_runs(run, capsys, tmp_path, 
         run("fit", "--trainer.max_epochs=2", f"--name={name}")
     assert f"--name must name a folder below --runs, got {name!r}" in capsys.readouterr().err
     assert other.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "wanted"),
+    [
+        ({"format": "yolo"}, ValueError, r"data\.format must be one of coco, voc, shapes, got 'yolo'"),
+        ({"batch_size": "2"}, TypeError, r"data\.batch_size must be an integer, got '2'"),
+        ({"num_workers": 1.5}, TypeError, r"data\.num_workers must be an integer, got 1\.5"),
+        ({"seed": "a"}, TypeError, "integer"),
+        ({"run_seed": 0.5}, TypeError, "integer"),
+    ],
+)
+def test_wrong_settings_in_python_are_named_as_in_a_config(settings, error, wanted):
+    with pytest.raises(error, match=wanted):
+        DetectionData(**settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import to_dtype
 
+from ..arguments import check_choice, check_count
 from ..batch import collate
 from ..data import DetectionDataset
 from ..data.augment import Augment
@@ -101,23 +103,27 @@ class DetectionData(L.LightningDataModule):
                 command line it is the number of ``--seed_everything``, and 0 under false.
 
         Raises:
-            ValueError: the data is malformed, empty, or of other classes; the file is named. Or batch_size is below 1,
-                or num_workers below 0. Or no training split is named; or ``one_based`` is false, and the data is not
-                VOC; or VOC is to have masks; or made-up scenes get settings of files.
+            ValueError: the data is malformed, empty, or of other classes; the file is named. Or format or on_error is
+                unknown, batch_size or reduce_to below 1, num_workers below 0, or an option of the mixing wrong. Or no
+                training split is named; or ``one_based`` is false, and the data is not VOC; or VOC is to have masks; or
+                made-up scenes get settings of files.
+            TypeError: a count or seed is not an integer, or class_names a text.
             FileNotFoundError: a file is missing.
         """
         super().__init__()
+        check_choice("data.format", format, Format)
         if not one_based and format != "voc":
             raise ValueError(f"data.one_based=false says how VOC's corners count, and data.format is {format}")
         if masks and format == "voc":
             raise ValueError("data.masks=true reads masks from COCO files, and data.format is voc")
-        for name, number, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
-            if number is not None and number < least:
-                raise ValueError(f"data.{name} must be {least} or more, got {number}")
+        batch_size = check_count("data.batch_size", batch_size, least=1)
+        num_workers = None if num_workers is None else check_count("data.num_workers", num_workers)
+        seed, run_seed = operator.index(seed), operator.index(run_seed)
         train = (train,) if isinstance(train, str) else tuple(train)
         named = {"root": root, "train": train, "val": val, "test": test, "annotations": annotations}
         if format == "shapes":
-            _refuse_files({**named, "images": images, "class_names": class_names})
+            reading = {"on_error": on_error, "reduce_to": reduce_to}
+            _refuse_files({**named, "images": images, "class_names": class_names, **reading})
         if not train:
             raise ValueError("data.train must have one name or more, got none")
         scenes = shapes or ShapesOptions()
