@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torchvision.models._utils import IntermediateLayerGetter
 
 INPUT = "input"
 ROI = "roi"
@@ -50,6 +51,22 @@ def check_module(model: Any, layer: str, others: Sequence[str]) -> None:
         )
     if "" in keys or len(set(keys)) < len(keys):
         raise ValueError(f"keys of a layer must be one or more, each once, as in '{name}:0,1': got {layer!r}")
+
+
+def stages_before(model: Any, layer: str) -> list[str]:
+    """The stages of a backbone that give a level of features and come before a layer, so that mixing it misses them.
+
+    Args:
+        model: a detector. Only torchvision's ``IntermediateLayerGetter``, as in its ResNets with an FPN, tells its
+            stages; of other bodies the answer is none.
+        layer: the name, with keys or without.
+    """
+    body = getattr(model.backbone, "body", None)
+    parts = split_layer(layer)[0].split(".")
+    if not isinstance(body, IntermediateLayerGetter) or parts[:2] != ["backbone", "body"] or len(parts) < 3:
+        return []
+    stages = list(body)
+    return [stage for stage in stages[: stages.index(parts[2])] if stage in body.return_layers]
 
 
 def check_keys(layer: str, output: Any) -> None:

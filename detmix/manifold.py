@@ -7,6 +7,7 @@ has ``1 - lam``.
 
 from __future__ import annotations
 
+import logging
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,11 +29,12 @@ from .detectors.retinanet import WeightedRetinaNet
 from .detectors.rows import RowTargets, mix_rows
 from .detectors.ssd import WeightedSSD
 from .draws import MANIFOLD, generator_at
-from .layers import INPUT, ROI, check_keys, check_module, map_tensors, split_layer
+from .layers import INPUT, ROI, check_keys, check_module, map_tensors, split_layer, stages_before
 from .mixing import mix_targets, sample_lambda
 from .readers import this_process
 from .targets import Target, require_target_each, visible_shares
 
+_LOGGER = logging.getLogger("detmix.manifold")
 _PARTNERS = MANIFOLD + 1  # what the partners of a step are drawn from, apart from its layer and ratio
 
 _being_mixed: WeakSet[nn.Module] = WeakSet()
@@ -60,7 +62,7 @@ class ManifoldMixup:
     Called like the model, or as a context around any call of it, such as one through a wrapper::
 
         model = weight_losses(fasterrcnn_resnet50_fpn(num_classes=21))
-        mixer = ManifoldMixup(model, ["input", "backbone.body.layer2", "roi"], alpha=2.0)
+        mixer = ManifoldMixup(model, ["input", "backbone.fpn", "roi"], alpha=2.0)
         losses = mixer(images, targets)
 
         with mixer:
@@ -69,7 +71,7 @@ class ManifoldMixup:
     A layer is one of
 
     - ``"input"``: the batch as the backbone gets it, every image resized by the model and padded;
-    - ``"backbone"`` or a module in it by its dotted name, such as ``"backbone.body.layer2"`` (a stage),
+    - ``"backbone"`` or a module in it by its dotted name, such as ``"backbone.body.layer1"`` (a stage),
       ``"backbone.fpn"`` (all levels): what it returns, a tensor or a list, tuple or dict of tensors;
     - some of what a module returns, by its keys: ``"backbone.fpn:0"`` (one level) or ``"backbone.fpn:0,1,pool"``;
     - ``"roi"``: the features that the box predictor of a two-stage detector gets. The sampled rows of all
@@ -81,9 +83,11 @@ class ManifoldMixup:
     puts them, at weights ``1 - lam``; its own have ``lam``. Proposals are clipped to the larger of the two.
     A batch of one image has no partners and stays as it is, but for ``"roi"``.
 
-    An object's weight is its visible share where all levels are mixed. One level alone, or a stage in the midst of
-    the body, leaves levels unmixed that show nothing of the partner's objects, and these are learned there at
-    ``1 - lam`` all the same. Prefer ``"input"``, ``"backbone.fpn"``, ``"backbone"`` or ``"roi"``.
+    An object's weight is its visible share where all levels are mixed. One level alone, or a stage behind the first
+    that gives a level, leaves levels unmixed that show nothing of the partner's objects, and these are learned there
+    at ``1 - lam`` all the same; a warning of the logger ``detmix.manifold`` names such stages of torchvision's ResNets.
+    RESULTS.md has what it cost. Prefer ``"input"``, ``"backbone.fpn"``, ``"backbone"`` or the stages up to the first
+    that gives a level, ``"backbone.body.layer1"`` of a ResNet-50 with an FPN.
 
     Nothing is mixed in evaluation mode or without targets, and at ``lam`` 1 nothing is touched at all. All
     that is drawn is a function of (seed, rank, ``step``), where ``step`` counts the entries and goes on from
@@ -126,8 +130,7 @@ class ManifoldMixup:
             model: a detector adapted by ``weight_losses``; not its wrapper (DistributedDataParallel, compile).
             layers: the layers to draw from, each as likely as the others.
             alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off. 2 is the value of Manifold
-                Mixup (Verma et al., arXiv:1806.05236). Which layers and which alpha help a detector has not been
-                measured by us; RESULTS.md has the command that does.
+                Mixup (Verma et al., arXiv:1806.05236). RESULTS.md compares layers on made-up scenes, at alpha 1.5.
             p: probability that a step is mixed.
             pairing: ``roll`` mixes each image with the one before it, the first with the last; ``shuffle``
                 puts the images in a random circle first, so that every other one is equally likely.
@@ -148,6 +151,7 @@ class ManifoldMixup:
         if not layers or len(set(layers)) < len(layers):
             raise ValueError(f"layers must be one or more names, each once, got {list(layers)}")
         _check_layers(model, layers)
+        _warn_of_unmixed_levels(model, layers)
         self.model = model
         self.layers = tuple(layers)
         self.alpha = alpha
@@ -367,6 +371,17 @@ def _check_mixed(step: _Step, model: nn.Module) -> None:
         raise RuntimeError(
             f"layer {step.layer!r} was mixed more than once: it runs {step.mixed} times in {step.expected} passes"
         )
+
+
+def _warn_of_unmixed_levels(model: Any, layers: Sequence[str]) -> None:
+    for layer in layers:
+        before = stages_before(model, layer)
+        if before:
+            _LOGGER.warning(
+                "layer %r: the features of %s, which come before it, stay unmixed, so they show nothing of the "
+                "partners' objects, which are learned there all the same. Mix 'input', 'backbone.fpn' or %r instead",
+                *(layer, ", ".join(before), f"backbone.body.{before[0]}"),
+            )
 
 
 def _check_layers(model: Any, layers: Sequence[str]) -> None:

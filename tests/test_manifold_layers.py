@@ -7,6 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torchvision.models import resnet18
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from detmix import weight_losses
 from detmix.analysis import entanglement
@@ -210,3 +213,31 @@ def test_mixed_tells_whether_the_latest_step_mixed_anything(layer):
     never = ManifoldMixup(mixer.model, [layer], p=0.0)
     never(*make_batch((1, 2)))
     assert not never.mixed
+
+
+@pytest.mark.parametrize("trained", ["layer1", "layer2"])
+def test_stages_that_a_layer_comes_behind_are_those_that_it_does_not_reach(trained, caplog):
+    """By the features themselves: those of a stage stay what they were when the layer gives nothing."""
+    returned = {f"layer{number}": str(number) for number in range(int(trained[-1]), 5)}
+    backbone = BackboneWithFPN(resnet18(weights=None), returned, [64 * 2 ** (int(n) - 1) for n in returned.values()], 8)
+    model = weight_losses(FasterRCNN(backbone, 4))
+    body, images = model.backbone.body.eval(), torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        whole = body(images)
+        for layer in ("conv1", "layer1", "layer1.0", "layer2", "layer2.1.conv1", "layer3", "layer4"):
+            handle = body.get_submodule(layer).register_forward_hook(lambda module, given, output: output * 2)
+            same = [name for name, key in returned.items() if torch.equal(body(images)[key], whole[key])]
+            handle.remove()
+            caplog.clear()
+            ManifoldMixup(model, [f"backbone.body.{layer}"])
+            told = [record.getMessage() for record in caplog.records]
+            assert len(told) == bool(same)
+            assert all(
+                f"the features of {', '.join(same)}, which come before it, stay unmixed" in text for text in told
+            )
+
+
+def test_other_layers_are_not_warned_about(caplog):
+    model = weight_losses(make_detector("fasterrcnn_resnet50_fpn"))
+    ManifoldMixup(model, ["input", "backbone", "backbone.fpn", "backbone.fpn:0", "backbone.body", "roi"])
+    assert not caplog.records

@@ -84,7 +84,7 @@ class ManifoldOptions:
 
     Attributes:
         layers: the layers to draw from, anew in each step: ``input``; ``backbone`` or a module in it by its
-            dotted name, such as ``backbone.body.layer2``, or some of what that returns, ``backbone.fpn:0`` or, in
+            dotted name, such as ``backbone.body.layer1``, or some of what that returns, ``backbone.fpn:0`` or, in
             quotes, ``"backbone.fpn:0,1"``; ``roi``, the box head's features, in two-stage detectors.
         alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off. 2 as in ``ManifoldMixup``.
         p: probability that a step is mixed.
