@@ -276,10 +276,20 @@ def test_an_image_with_a_part_cut_out_counts_as_mixed_and_has_no_ratio():
     [
         (None, [], None, []),
         (MixupOptions(alpha=0), [MixBatches(alpha=0), MixBatches(p=0)], ManifoldOptions(p=0), []),
-        (MixupOptions(mix="cutmix"), [MixupSchedule()], None, ["mix='cutmix'"]),
-        (None, [Throughput(), MixBatches(alpha=0.5)], None, ["MixBatches(alpha=0.5"]),
-        (None, [], ManifoldOptions(layers=["roi"]), ["layers=['roi']"]),
-        (MixupOptions(), [MixBatches()], ManifoldOptions(), ["MixupOptions(", "MixBatches(", "ManifoldOptions("]),
+        (
+            MixupOptions(mix="cutmix"),
+            [MixupSchedule()],
+            None,
+            ["data.mixup: {alpha: 1.5, p: 1.0, mix: cutmix,"],
+        ),
+        (None, [Throughput(), MixBatches(alpha=0.5)], None, ["MixBatches: {alpha: 0.5,"]),
+        (
+            None,
+            [],
+            ManifoldOptions(layers=["roi"]),
+            ["model.manifold: {layers: [roi], alpha: 2.0,"],
+        ),
+        (MixupOptions(), [MixBatches()], ManifoldOptions(), ["data.mixup: {", "MixBatches: {", "model.manifold: {"]),
     ],
 )
 def test_a_run_tells_all_that_it_mixes(mixup, callbacks, manifold, wanted):

@@ -186,7 +186,7 @@ class RunFiles(L.Callback):
             "Command": "; ".join(f"from step {step} on: {text}" if step else text for step, text in self._commands),
             "Data": data_of(trainer).described("fit") + ("" if module.evaluation is None else module.evaluation.part()),
             "Detector": f"{module.detector_name}, starting from {module.weights or 'nothing'}",
-            "Mixing": ", ".join(mixing_of(data_of(trainer), module, callbacks_of(trainer))) or "none",
+            "Mixing": "; ".join(mixing_of(data_of(trainer), module, callbacks_of(trainer))) or "none",
             "Objective": f"{module.objective}, normalizer {module.normalizer}",
             "Epochs": f"{trainer.current_epoch} ({trainer.global_step} steps)",
             "Duration": f"{seconds // 60} min {seconds % 60} s",

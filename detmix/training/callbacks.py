@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import lightning as L
@@ -82,14 +83,18 @@ class MixBatches(L.Callback):
 
 
 def mixing_of(data: DetectionData, module: DetectionModule, callbacks: Iterable[L.Callback]) -> list[str]:
-    """All that a run mixes, each in words: samples, batches, features; nothing where it does not mix."""
-    found = [str(data.mixup)] if data.mixes else []
+    """All that a run mixes, each with its settings: samples, batches, features; nothing where it does not mix."""
+    found = [_stated("data.mixup", vars(data.mixup))] if data.mixes else []
     for callback in callbacks:
         if isinstance(callback, MixBatches) and callback.mixes:
-            mixer = callback.mixer
             names = ("alpha", "p", "mix", "pairing", "per_sample", "min_weight")
-            found.append(f"MixBatches({', '.join(f'{name}={getattr(mixer, name)!r}' for name in names)})")
-    return [*found, str(module.manifold)] if module.mixes else found
+            found.append(_stated("MixBatches", {name: getattr(callback.mixer, name) for name in names}))
+    return [*found, _stated("model.manifold", vars(module.manifold))] if module.mixes else found
+
+
+def _stated(name: str, settings: Mapping[str, Any]) -> str:
+    """Settings as a config has them."""
+    return f"{name}: {json.dumps(settings)}".replace('"', "")
 
 
 def callbacks_of(trainer: Any) -> list[L.Callback]:
