@@ -8,6 +8,7 @@ import tempfile
 
 import pytest
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torchvision.models import mobilenet_v3_large
 
@@ -329,6 +330,18 @@ def test_the_name_of_a_run_is_no_markup(run, tmp_path, capsys):
     folder = tmp_path / "[x[/y]:car:_nomix"
     assert said.count(f"\nSee {folder}/report.html\n") == 2
     assert f"The earlier run in {folder} is now in {folder}-1.\n" in said
+
+
+def test_a_task_of_srun_that_trains_alone_is_the_first_process_of_its_run(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1)  # as Lightning does for the second task when it is imported
+    for _ in range(2):
+        run("fit", "--trainer.max_epochs=1", "--data.mixup=null")
+    said = capsys.readouterr().out
+    folder = tmp_path / "quickstart_nomix"
+    assert f"The earlier run in {folder} is now in {folder}-1.\n" in said
+    assert said.count(f"\nSee {folder}/report.html\n") == 2
+    assert [row["epoch"] for row in read_history(folder) if row["val/AP"]] == ["0"]
+    assert list((folder / "tensorboard").rglob("events*"))
 
 
 def test_a_run_goes_on_from_its_checkpoint_and_an_earlier_one_is_kept(run, tmp_path):

@@ -139,6 +139,31 @@ def test_a_setting_that_cannot_work_is_named_before_an_earlier_run_is_moved(run,
     assert earlier.read_text() == "precious"
 
 
+@pytest.mark.parametrize(
+    ("processes", "on_each", "arguments", "wanted"),
+    [
+        (2, 2, [], "is 2, and the trainer expects 1: pass --trainer.devices 2 --trainer.strategy ddp\n"),
+        (2, 2, ["--trainer.strategy=ddp"], "expects 1: pass --trainer.devices 2 --trainer.strategy ddp\n"),
+        (1, 1, ["--trainer.devices=2"], "is 1, and the trainer expects 2: pass --trainer.devices 1 --trainer"),
+        (8, 4, ["--trainer.devices=4"], "expects 4: pass --trainer.devices 4 --trainer.num_nodes 2 --trainer.strategy"),
+    ],
+)
+def test_other_processes_than_torchrun_has_started_are_refused_before_an_earlier_run_is_moved(
+    processes, on_each, arguments, wanted, run, capsys, tmp_path, monkeypatch
+):
+    earlier = tmp_path / "quickstart" / "model.pt"
+    earlier.parent.mkdir()
+    earlier.write_text("precious")
+    variables = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": on_each, "RANK": 0, "LOCAL_RANK": 0, "GROUP_RANK": 0}
+    for name, value in (variables | {"TORCHELASTIC_RUN_ID": "1"}).items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(SystemExit) as ended:
+        run("fit", *arguments)
+    assert ended.value.code == 2
+    assert wanted in capsys.readouterr().err
+    assert earlier.read_text() == "precious"
+
+
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
 def test_a_gpu_that_is_not_there_is_told_with_the_way_without_one(run, capsys, monkeypatch, accelerator):
     for backend in (torch.cuda, torch.backends.mps):

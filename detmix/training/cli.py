@@ -31,7 +31,7 @@ from .callbacks import MixupSchedule, ProgressBar, Throughput, ValidateAtTheEnd,
 from .checkpoints import CheckpointFiles, read_checkpoint
 from .configs import CONFIG_MODE
 from .data import DetectionData
-from .devices import best_precision, require_gpu, require_precision
+from .devices import best_precision, require_all_processes, require_gpu, require_precision
 from .faults import FiniteLoss
 from .files import forget_from, read_history, set_aside
 from .lock import hold, let_go
@@ -124,6 +124,9 @@ class DetmixCLI(LightningCLI):
         if config.get("logger") in (None, True):
             chosen["logger"] = self._loggers(run_dir) if fitting else False
         trainer = super().instantiate_trainer(**chosen, **kwargs)
+        require_all_processes(trainer)
+        # Lightning leaves the number that a launcher such as srun has given to a process which trains alone
+        rank_zero_only.rank = trainer.global_rank  # type: ignore[attr-defined]
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise ValueError("trainer.strategy starts processes that keep their results to themselves: use 'ddp'")
         return trainer

@@ -1,10 +1,13 @@
-"""On which device and in which precision a run may compute."""
+"""On which devices and in which precision a run may compute."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
+from lightning import Trainer
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 _PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
 
@@ -32,6 +35,24 @@ def require_gpu(accelerator: Any) -> None:
     if isinstance(accelerator, str) and not found.get(accelerator, True):
         raise ValueError(
             f"trainer.accelerator is {accelerator}, and torch finds none: --trainer.accelerator cpu does without one"
+        )
+
+
+def require_all_processes(trainer: Trainer) -> None:
+    """Refuse a trainer that expects other processes than ``torchrun`` has started: each might train for itself.
+
+    Raises:
+        ValueError: it does; what to pass is told.
+    """
+    if not TorchElasticEnvironment.detect():
+        return
+    started, expected = TorchElasticEnvironment().world_size(), trainer.num_devices * trainer.num_nodes
+    if started != expected:
+        on_each = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = "" if started == on_each else f" --trainer.num_nodes {started // on_each}"
+        raise ValueError(
+            f"the number of processes that torchrun has started is {started}, and the trainer expects {expected}: "
+            f"pass --trainer.devices {on_each}{nodes} --trainer.strategy ddp"
         )
 
 
