@@ -6,6 +6,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import detmix
 
 from .conftest import ROOT
@@ -43,6 +45,19 @@ def test_import_is_light():
     code = f"import sys, detmix, detmix.data, detmix.evaluation; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+LIBRARY = ["", ".analysis", ".data", ".detectors", ".evaluation", ".figures", ".reporting"]
+
+
+@pytest.mark.parametrize("part", ["training", "training.predict", "sweep", "sweep.statistics", "benchmark"])
+def test_where_there_are_no_posix_locks_the_library_is_imported_and_the_trainer_says_what_it_needs(part):
+    modules = [f"detmix{name}" for name in LIBRARY] if part == "training" else []
+    code = "import importlib, sys; sys.modules['fcntl'] = None; [importlib.import_module(n) for n in sys.argv[1:]]"
+    result = subprocess.run([sys.executable, "-c", code, *modules, f"detmix.{part}"], capture_output=True, text=True)
+    *_, told = result.stderr.splitlines()
+    needed = "sweep" if part.startswith("sweep") else "training"
+    assert told.startswith(f"ImportError: detmix.{needed} needs Linux or macOS, for locks on files and for signals; on")
 
 
 def imports_of(path):

@@ -1,5 +1,9 @@
 """Sweeps: one training config, several settings, several seeds; the only importer of optuna."""
 
+from .. import posix
+
+posix.require_posix(__name__)
+
 from .estimate import estimate_run as estimate_run
 from .outcome import States as States
 from .plan import Plan as Plan

@@ -1,5 +1,9 @@
 """Training with Lightning."""
 
+from .. import posix
+
+posix.require_posix(__name__)
+
 from .artifacts import RunFiles as RunFiles
 from .callbacks import MixBatches as MixBatches
 from .callbacks import MixupSchedule as MixupSchedule
