@@ -32,7 +32,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(temporary)
-            with temporary.open("rb") as content:
+            with temporary.open("r+b") as content:  # Windows flushes only what is open for writing
                 os.fsync(content.fileno())
             os.replace(temporary, path)
         finally:

@@ -22,6 +22,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_what_is_flushed_to_the_disk_is_open_for_writing(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda number: flushed.append(os.write(number, b"")))  # EBADF, as on Windows
+    write_text(tmp_path / "metrics.json", "new")
+    assert (tmp_path / "metrics.json").read_text() == "new"
+    assert flushed == [0]
+
+
 def test_a_file_whose_folder_cannot_be_made_is_named(tmp_path):
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(NotWritten, match=r"runs/plots/confusion\.png: could not be written: \[Errno \d+\] Not a dir"):
