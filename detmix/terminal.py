@@ -60,6 +60,17 @@ def require_text(parser: ArgumentParser, arguments: Sequence[str] | None = None)
             parser.error(f"arguments must be text in UTF-8, got {argument!r}")
 
 
+def replace_unprintable() -> None:
+    """Have a ? printed for what the encoding of standard output lacks, where Python ends the program.
+
+    It is called when the arguments have been parsed, for ``--print_config`` prints a file, in which nothing is to be
+    replaced. Standard error needs none of it: Python escapes such characters there.
+    """
+    reconfigure = getattr(sys.stdout, "reconfigure", None)  # a notebook's has none
+    if reconfigure is not None:
+        reconfigure(errors="replace")
+
+
 @contextmanager
 def outliving_readers() -> Iterator[None]:
     """Go on in silence when nobody reads the output any more, where Python raises and rich ends the program."""

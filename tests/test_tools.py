@@ -387,6 +387,23 @@ def test_evaluate_names_what_is_wrong_and_writes_nothing(evaluate, capsys, tmp_p
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_evaluate_prints_what_it_measures_where_names_cannot_be_printed(evaluate, tmp_path):
+    sys.stdout.reconfigure(encoding="ascii")
+    truth = tmp_path / "truth.json"
+    truth.write_text(truth.read_text().replace('"cat"', '"\u732b"'), "utf-8")
+    printed = evaluate(COCO + "--json {0}/numbers.json")
+    assert "\n ? " in printed
+    assert "AP75" in printed
+    assert "\u732b" in str(json.loads((tmp_path / "numbers.json").read_text("utf-8")))
+
+
+def test_preview_names_its_files_where_their_folder_cannot_be_printed(call, tmp_path):
+    sys.stdout.reconfigure(encoding="ascii")
+    result = call("tools/preview.py", "--config=configs/quickstart.yaml", f"--output={tmp_path}/\xe9", *TINY)
+    assert result.returncode == 0, result.stderr
+    assert f"{tmp_path}/?/samples.png\n" in result.stdout
+
+
 def test_report_names_what_is_missing(call, tmp_path):
     result = call("tools/report.py", str(tmp_path))
     assert result.returncode == 2

@@ -344,6 +344,17 @@ def test_a_task_of_srun_that_trains_alone_is_the_first_process_of_its_run(run, t
     assert list((folder / "tensorboard").rglob("events*"))
 
 
+def test_a_run_ends_well_where_what_it_prints_is_in_no_utf_8_and_a_config_is_not_printed(run, capsys):
+    sys.stdout.reconfigure(encoding="ascii")
+    run("fit", "--trainer.max_epochs=1", "--data.mixup=null", "--name=\xe9", "--trainer.enable_progress_bar=true")
+    assert "/?_nomix/report.html\n" in capsys.readouterr().out
+    sys.stdout.reconfigure(errors="strict")
+    with pytest.raises(SystemExit) as ended:
+        run("fit", "--name=\xe9", "--print_config")
+    assert ended.value.code == 2
+    assert "PYTHONIOENCODING=utf-8 does: 'ascii' codec can't encode" in capsys.readouterr().err
+
+
 def test_a_run_goes_on_from_its_checkpoint_and_an_earlier_one_is_kept(run, tmp_path):
     run("fit", "--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0")
     last = tmp_path / "quickstart" / "checkpoints" / "last.ckpt"

@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from detmix.analysis.visibility import VISIBILITIES
-from detmix.terminal import Parser, require_text
+from detmix.terminal import Parser, replace_unprintable, require_text
 from detmix.training.analysis import analyze_entanglement, analyze_visibility
 
 
@@ -32,6 +32,7 @@ def main() -> None:
     add_entanglement(parts)
     require_text(parser)
     options, overrides = parser.parse_known_args()
+    replace_unprintable()
     settings = vars(options)
     analyze = settings.pop("analyze")
     try:

@@ -29,7 +29,7 @@ from rich.console import Console
 from detmix import benchmark
 from detmix.files import write_text
 from detmix.machine import machine
-from detmix.terminal import require_text
+from detmix.terminal import replace_unprintable, require_text
 from detmix.training.parser import Formatter
 
 PARTS: dict[str, Callable[..., benchmark.BenchmarkReport]] = {
@@ -58,6 +58,7 @@ def main() -> None:
         parts.add_subcommand(name, part, help=summary)
     require_text(parser)
     options = parser.parse_args()
+    replace_unprintable()
     settings = vars(options[options.part])
     for name, value in settings.items():
         least = 0 if name in ("workers", "cache") else 1

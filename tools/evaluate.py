@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 
 from detmix.reporting import CocoFile, Options, VocFolder, evaluate_files
-from detmix.terminal import Parser, require_text, tell
+from detmix.terminal import Parser, replace_unprintable, require_text, tell
 
 
 def main() -> None:
@@ -31,6 +31,7 @@ def main() -> None:
     parser = make_parser()
     require_text(parser)
     settings = vars(parser.parse_args())
+    replace_unprintable()
     open_source = settings.pop("source")
     options = Options(**{field.name: settings.pop(field.name) for field in fields(Options) if field.name in settings})
     try:

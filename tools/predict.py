@@ -21,7 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
-from detmix.terminal import Parser, require_text, tell
+from detmix.terminal import Parser, replace_unprintable, require_text, tell
 from detmix.training.predict import predict_images
 from detmix.training.signals import StopRequests
 from detmix.training.trained import open_trained
@@ -32,6 +32,7 @@ def main() -> None:
     parser = make_parser()
     require_text(parser)
     settings = vars(parser.parse_args())
+    replace_unprintable()
     model = {name: settings.pop(name) for name in ("weights", "config", "detector", "classes", "options")}
     requests = StopRequests(at_once=True)
     requests.listen()  # or SIGTERM would leave what is half written

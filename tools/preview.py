@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lightning import seed_everything
 
-from detmix.terminal import require_text
+from detmix.terminal import replace_unprintable, require_text
 from detmix.training.parser import run_parser
 from detmix.training.preview import batch_mixer, write_preview
 
@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8, help="How many training samples to draw.")
     require_text(parser)
     settings = parser.parse_args()
+    replace_unprintable()
     try:
         seed_everything(int(settings.seed_everything), verbose=False)  # the augmentation of the pair draws from torch
         run = parser.instantiate(settings)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from detmix.terminal import require_text, tell
+from detmix.terminal import replace_unprintable, require_text, tell
 from detmix.training.run_report import report_run
 
 
@@ -21,8 +21,10 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run of tools/train.py")
     require_text(parser)
+    options = parser.parse_args()
+    replace_unprintable()
     try:
-        page = report_run(parser.parse_args().run)
+        page = report_run(options.run)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         parser.error(str(error))
     tell(f"See {page}")

@@ -24,7 +24,7 @@ from detmix.files import write_text
 from detmix.sweep.markdown import arms_compared, fill, has_ended, summary_table, sweep_section
 from detmix.sweep.results import draw_comparison
 from detmix.sweep.statistics import MEASURES
-from detmix.terminal import require_text
+from detmix.terminal import replace_unprintable, require_text
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = Path("docs/experiments")
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
     require_text(parser)
     options = parser.parse_args()
+    replace_unprintable()
     try:
         new = {folder.name: finished_sweep(folder) for folder in options.sweeps}
         kept = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted((ROOT / KEPT).glob("*.json"))}

@@ -40,7 +40,7 @@ from detmix.sweep import (
     run_sweep,
     seconds_left,
 )
-from detmix.terminal import Parser, require_text
+from detmix.terminal import Parser, replace_unprintable, require_text
 
 TRAIN = [sys.executable, str(Path(__file__).with_name("train.py"))]
 
@@ -50,6 +50,7 @@ def main() -> None:
     parser = make_parser()
     require_text(parser)
     options, common = parser.parse_known_args()
+    replace_unprintable()
     if options.jobs < 1:
         parser.error(f"--jobs must be 1 or more, got {options.jobs}")
     names = [options.config.stem, options.arms.stem] if options.arms else [options.config.stem, *options.grid]

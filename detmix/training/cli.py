@@ -25,7 +25,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from ..files import remove_temporary, require_writable, write_whole
 from ..reporting.tables import number_text
-from ..terminal import outliving_readers, require_text, tell
+from ..terminal import outliving_readers, replace_unprintable, require_text, tell
 from .artifacts import RunFiles
 from .callbacks import MixupSchedule, ProgressBar, Throughput, ValidateAtTheEnd, mixing_of
 from .checkpoints import CheckpointFiles, read_checkpoint
@@ -92,6 +92,9 @@ class DetmixCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except UnicodeDecodeError as error:
             parser.error(f"a config file is not text in UTF-8: {error}")
+        except UnicodeEncodeError as error:
+            parser.error(f"standard output does not take what is to be printed, PYTHONIOENCODING=utf-8 does: {error}")
+        replace_unprintable()
         if self.config[self.config.subcommand].seed_everything is True:
             parser.error("--seed_everything must be a number, or false for none: for true Lightning takes 0, always")
 
