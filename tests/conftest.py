@@ -1,6 +1,7 @@
 import locale
 import multiprocessing
 import os
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,10 @@ def take_share_of_cores(number, count):
 
 
 ROOT = Path(__file__).resolve().parent.parent
+needs_linux = pytest.mark.skipif(
+    sys.platform != "linux",
+    reason="needs Linux: /proc, /dev/full, files in memory, limits of memory or cores to keep to",
+)
 
 
 @pytest.fixture

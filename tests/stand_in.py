@@ -18,7 +18,8 @@ with (place / "begun").open("a") as begun:
 while (place / "hold").exists():
     time.sleep(0.01)
 objective = options.get("model.objective")
-print("cores", len(os.sched_getaffinity(0)), "resume" if "resume" in options else "")
+cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 0
+print("cores", cores, "resume" if "resume" in options else "")
 print("lr", pathlib.Path(options["config"]).read_text().partition("lr: ")[2][:5])
 fault = {"unweighted": (place / "fault").read_text() if (place / "fault").exists() else ""}.get(objective, "")
 if fault == "kill":

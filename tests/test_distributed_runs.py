@@ -27,6 +27,9 @@ from .processes import end_of, start_apart
 from .test_training_resume import differences, outcome
 from .trainings import TINY, losses_in, mean_losses, predictions_in
 
+if sys.platform != "linux":
+    pytest.skip("processes keep to cores of their own, as on Linux", allow_module_level=True)
+
 ROOT = Path(__file__).parent.parent
 CORES = sorted(os.sched_getaffinity(0))
 SETTINGS = [

@@ -27,7 +27,7 @@ from detmix.training.models import untrained_detector
 from detmix.training.trained import open_trained
 from detmix.training.weights import read_state
 
-from .conftest import ROOT
+from .conftest import ROOT, needs_linux
 from .hostile import changed, damaged, ending, read_or_refused
 from .processes import run_apart
 from .test_data_images import QUARTERS
@@ -342,6 +342,7 @@ def crowded(count):
     return {**TRUTH, "annotations": rows}, [{**row, "score": 0.5} for row in rows]
 
 
+@needs_linux
 def test_small_files_that_claim_much_take_little_memory(tmp_path):
     said = tmp_path / "said.txt"
     assert run_apart(read_small_files, tmp_path, 256, output=said) == 0, said.read_text()

@@ -18,6 +18,7 @@ from torchvision import tv_tensors
 from detmix import MixupBatch, collate
 from detmix.sending import SentTargets, SentTensors
 
+from .conftest import needs_linux
 from .datasets import assert_same
 from .factories import ListDataset, make_sample
 from .stand_in import wait_until
@@ -85,6 +86,7 @@ def test_images_arrive_as_they_were(names):
             assert one.stride() == other.stride()
 
 
+@needs_linux
 def test_images_share_one_piece_of_memory_and_do_not_touch_each_other():
     sent = [torch.full((3, size, 7), size, dtype=torch.uint8) for size in range(1, 9)]
     message = bytes(ForkingPickler.dumps(SentTensors(sent)))
@@ -114,11 +116,13 @@ def test_images_go_as_torch_sends_them_where_the_system_has_no_files_in_memory(m
     assert_sent_as_torch_does([IMAGES["planar"], IMAGES["floats"], IMAGES["negated"]])
 
 
+@needs_linux
 def test_images_go_as_torch_sends_them_where_no_memory_is_left_for_a_file(monkeypatch):
     monkeypatch.setattr(os, "memfd_create", lambda name: os.open("/dev/full", os.O_WRONLY))
     assert_sent_as_torch_does([IMAGES["planar"], IMAGES["floats"], IMAGES["negated"]])
 
 
+@needs_linux
 def test_images_take_no_room_in_dev_shm_which_is_small_in_containers():
     [arrived] = send(SentTensors([torch.ones(3, 40, 30, dtype=torch.uint8)]))
     maps = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
@@ -134,6 +138,7 @@ def files_in_memory():
     return sum(os.path.realpath(link).startswith("/memfd:batch") for link in links)
 
 
+@needs_linux
 def test_no_file_stays_open_once_the_images_are_gone():
     before = files_in_memory()
     arrived = [send(SentTensors([torch.rand(3, 40, 50) for _ in range(2)])) for _ in range(5)]
@@ -142,6 +147,7 @@ def test_no_file_stays_open_once_the_images_are_gone():
     assert files_in_memory() == before
 
 
+@needs_linux
 @pytest.mark.parametrize("keep", [pickle.dumps, lambda batch: pickle.dumps(copy.deepcopy(batch))])
 def test_what_a_worker_keeps_is_whole_and_holds_no_file(keep):
     images, before = [IMAGES["planar"], IMAGES["interleaved"]], files_in_memory()
@@ -180,6 +186,7 @@ def test_what_is_small_is_in_the_message_and_what_is_large_is_not():
     assert len(large) < KINDS["masks"].nbytes
 
 
+@needs_linux
 def test_large_tensors_of_all_targets_share_one_piece_of_memory():
     sent = [{"masks": torch.full((2, 90, 95), row, dtype=torch.uint8), "image_id": row} for row in range(3)]
     message = bytes(ForkingPickler.dumps(SentTargets(sent)))

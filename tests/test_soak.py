@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from detmix import collate
 
+from .conftest import needs_linux
 from .random_mixing import check_sample, check_setting, make_samples, mix
 from .soak import Reading, apart, by_window, check_settings, load, main, medians_of, soak
 
@@ -115,6 +116,7 @@ def set_clock(monkeypatch, step):
     monkeypatch.setattr("tests.soak.time", clock)
 
 
+@needs_linux
 @pytest.mark.parametrize(("leak", "said"), [(8, "samples: memory is not level within 2%"), (0, "")])
 def test_a_worker_that_keeps_what_it_loaded_is_found(monkeypatch, leak, said):
     set_clock(monkeypatch, 1.0)
@@ -134,6 +136,7 @@ def test_a_soak_that_has_not_seen_the_workers_is_no_good(monkeypatch):
     assert soak("samples", Data(0), 1) == "samples: not all workers were seen"
 
 
+@needs_linux
 @pytest.mark.parametrize(("seconds", "epochs"), [(0, 10), (3, 10), (100, 27)])
 def test_whole_epochs_are_loaded_until_the_time_is_up_but_ten_at_least(monkeypatch, seconds, epochs):
     set_clock(monkeypatch, 0.5)

@@ -18,7 +18,7 @@ from detmix.sweep.outcome import Outcome, outcome_of
 from detmix.sweep.tables import progress_table, seconds_left
 
 from .browser import find_faults
-from .conftest import ROOT
+from .conftest import ROOT, needs_linux
 from .stand_in import GRID, begun, rows, wait_until
 from .test_training_report import Page
 
@@ -161,6 +161,7 @@ def test_a_run_that_leaves_no_numbers_has_crashed(tmp_path):
     assert outcome_of(0, tmp_path, "run", [], 1.0, "host").metrics["AP50"] == 0.7
 
 
+@needs_linux
 def test_jobs_share_the_cores(sweep):
     cores = len(os.sched_getaffinity(0))
     folder = sweep(seeds=1, jobs=2)

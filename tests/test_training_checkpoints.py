@@ -14,6 +14,7 @@ from detmix.training.checkpoints import CheckpointFiles, read_checkpoint, save_w
 from detmix.training.files import read_history
 from detmix.training.resume import BestCheckpoint
 
+from .conftest import needs_linux
 from .hostile import compress
 from .test_training_faults import ONE_EPOCH, does, fail
 from .test_training_resume import train
@@ -27,6 +28,7 @@ def checkpointed(tmp_path_factory):
     return folder / "run"
 
 
+@needs_linux
 def test_weights_that_do_not_fit_on_the_disk_are_named(tmp_path, monkeypatch):
     (tmp_path / ".model.pt.full.tmp").symlink_to("/dev/full")
     monkeypatch.setattr(secrets, "token_hex", lambda count: "full")

@@ -20,6 +20,7 @@ from detmix.training.checkpoints import read_checkpoint
 from detmix.training.faults import FiniteLoss
 from detmix.training.loader import TrainingLoader
 
+from .conftest import needs_linux
 from .processes import run_apart
 from .test_training_resume import callback, train
 
@@ -109,7 +110,7 @@ FULL = r"next\.ckpt: could not be written, \d+ MiB are free there: "
     ("what", "step", "error", "said"),
     [
         ("ask_for_memory", 3, "RuntimeError: ", "lower --data.batch_size"),
-        ("fill_disk", 3, "NotWritten: ", FULL),
+        pytest.param("fill_disk", 3, "NotWritten: ", FULL, marks=needs_linux),
         ("limit_files", 3, "NotWritten: ", FULL),
         ("break_parameter", 4, "FloatingPointError: ", "no checkpoint is written of them"),
     ],
@@ -121,6 +122,7 @@ def test_a_fault_leaves_the_last_checkpoint_and_the_command_that_goes_on(tmp_pat
     require_way_on(tmp_path, text, 2)
 
 
+@needs_linux
 def test_a_disk_that_is_full_for_a_logger_is_named_and_how_to_go_on_is_said(tmp_path):
     text = fail(tmp_path, does("fill_events", 3), ONE_EPOCH)
     said = r"\S*NotWritten: \S*tensorboard/version_0: could not be written, \d+ MiB are free there: "
