@@ -162,6 +162,19 @@ def test_pictures_of_files_that_differ_in_their_suffix_alone_keep_it(finder, pho
     assert names == ["a.bmp.png", "a.png.png", "a.png.png.png"]
 
 
+@pytest.mark.parametrize(
+    ("other", "wanted"),
+    [("A.bmp", ["A.bmp.png", "a.png.png"]), ("A.png", ["1-A.png.png", "2-a.png.png"])],
+)
+def test_pictures_have_names_that_differ_where_capital_letters_do_not_count(finder, tmp_path, other, wanted):
+    for number, name in enumerate((other, "a.png")):
+        write_image(tmp_path / "photos" / name, number)
+    if len(list((tmp_path / "photos").iterdir())) == 1:
+        pytest.skip("needs a file system on which they do")
+    predict_images([str(tmp_path / "photos")], finder, tmp_path / "out", pictures="png")
+    assert sorted(path.name for path in (tmp_path / "out/pictures").iterdir()) == wanted
+
+
 def test_many_images_are_summed_up_by_class(finder, tmp_path):
     for n in range(21):
         write_image(tmp_path / f"photos/{n}.png", n)

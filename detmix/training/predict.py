@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -106,7 +106,7 @@ class _File(NamedTuple):
     id: int
     size: tuple[int, int] | None  # (H, W) that annotations state
     name: str  # its path from the folder that all have in common
-    picture: str  # the same without suffix, for what is drawn
+    picture: str  # what is drawn is called so, with a suffix of its own
 
 
 @dataclass
@@ -189,10 +189,19 @@ def _files(paths: Sequence[Path], annotations: Path | None) -> list[_File]:
     known: list[tuple[int, tuple[int, int] | None]] = [(number, None) for number in range(1, len(paths) + 1)]
     if annotations is not None:
         known = [(image.id, image.size) for image in stated_images(annotations, paths)]
-    stems = [name.with_suffix("") for name in names]
-    pictures = stems if len(set(stems)) == len(stems) else names  # if some differ in their suffix alone, all keep it
-    rows = zip(paths, known, names, pictures, strict=True)
+    rows = zip(paths, known, names, _pictures(names, [image[0] for image in known]), strict=True)
     return [_File(path, *image, as_utf8(name.as_posix()), picture.as_posix()) for path, image, name, picture in rows]
+
+
+def _pictures(names: Sequence[PurePath], ids: Sequence[int]) -> list[PurePath]:
+    """What pictures are called: no two the same where capital letters do not count."""
+    stems = [name.with_suffix("") for name in names]
+    numbered = [name.with_name(f"{number}-{name.name}") for name, number in zip(names, ids, strict=True)]
+    return next(chosen for chosen in (stems, list(names), numbered) if _are_apart(chosen))
+
+
+def _are_apart(names: Sequence[PurePath]) -> bool:
+    return len({name.as_posix().casefold() for name in names}) == len(names)
 
 
 def _of_score(detection: Target, least: float) -> Target:
