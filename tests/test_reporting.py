@@ -1,13 +1,16 @@
 """evaluate_files: either rule on either layout, with predictions of either form."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from pycocotools.cocoeval import COCOeval
 
 from detmix.evaluation import compare_coco, compare_voc, evaluate_coco, evaluate_voc, find_mistakes
+from detmix.evaluation.voc import rank_voc
 from detmix.reporting import CocoFile, Options, evaluate_files
 from tests.scored_files import (
     content_of,
@@ -116,6 +119,8 @@ def test_a_comparison_puts_two_forms_side_by_side(tmp_path, files, layout):
     wanted = compare(*arguments, resamples=60)
     found = content["comparison"]["differences"]
     assert list(found) == list(wanted)
+    alone = content_of(tmp_path, files[layout], files["results"], options)
+    assert all(content[key] == alone[key] for key in ("metrics", "by_class", "confusion", "worst_images"))
     for name, difference in wanted.items():
         assert found[name] == pytest.approx(
             {**asdict(difference), "difference": difference.value, "clear": difference.clear}, abs=1e-9
@@ -125,6 +130,39 @@ def test_a_comparison_puts_two_forms_side_by_side(tmp_path, files, layout):
     (line,) = [line.split() for line in text.splitlines() if line.split()[:1] == ["AP/cat"]]
     cat = wanted["AP/cat"]
     assert line[1:4] == [f"{cat.first:.3f}", f"{cat.second:.3f}", f"{cat.value:+.3f}"]
+
+
+@pytest.mark.parametrize("layout", ["coco", "voc"])
+@pytest.mark.parametrize("other", [False, True])
+def test_each_set_is_counted_once_in_a_stage_of_its_own(monkeypatch, files, layout, other):
+    steps = []
+
+    class Bars:
+        def add_task(self, name, total):
+            steps.append(name)
+
+        def remove_task(self, task):
+            steps.append("done")
+
+        def update(self, task, completed, total):
+            assert steps[-1] == "comparing: draws"
+
+    def noting(function):
+        def count(*arguments, **options):
+            steps.append("counted")
+            return function(*arguments, **options)
+
+        return count
+
+    monkeypatch.setattr("detmix.reporting.evaluate.progress_bars", lambda: nullcontext(Bars()))
+    monkeypatch.setattr(COCOeval, "evaluate", noting(COCOeval.evaluate))
+    for module in ("voc", "compare"):
+        monkeypatch.setattr(f"detmix.evaluation.{module}.rank_voc", noting(rank_voc))
+    paths = [files["results"], *([files["kit"]] if other else [])]
+    evaluate_files(files[layout], paths[0], Options(layout), other=files["kit"] if other else None, resamples=5)
+    measuring = [step for path in paths for step in (f"{path}: measuring", "counted", "done")]
+    rest = [*(["comparing: draws"] if other else []), f"{paths[0]}: looking for mistakes", "done"]
+    assert steps[2 + 2 * len(paths) :] == [*measuring, *rest]
 
 
 def test_the_tables_before_a_comparison_say_whose_they_are(files):

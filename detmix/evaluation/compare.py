@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 
 from ..arguments import check_choice, check_count
 from .backends import IouType, counts_of, rankings_of, rows_by_iou, run_pycocotools
-from .coco import collect
+from .coco import CocoResult, collect
 from .curves import NO_OBJECTS, RECALLS_2007
 from .ranking import Ranking
 from .reading import PredictionSource, TruthSource, read_ground_truth, read_predictions
-from .voc import rank_voc, result_of
+from .records import Detections, GroundTruth
+from .voc import VocResult, rank_voc, result_of
 
 Weights: TypeAlias = NDArray[np.float64]  # (B, I), how often each image was drawn
 Draws: TypeAlias = dict[str, NDArray[np.float64]]  # (B,) values of each measure
@@ -70,6 +71,21 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One set of predictions, counted: all that a comparison needs of it.
+
+    Attributes:
+        values: of each measure.
+        measure: gives the values of draws.
+        images: how many have objects that bear on each measure.
+    """
+
+    values: Mapping[str, float]
+    measure: Callable[[Weights], Draws]
+    images: Mapping[str, int]
+
+
 def compare_coco(
     ground_truth: TruthSource,
     first: PredictionSource,
@@ -105,16 +121,9 @@ def compare_coco(
     check_choice("iou_type", iou_type, IouType)
     resamples = _check_draws(resamples, confidence)
     truth = read_ground_truth(ground_truth, masks=iou_type == "segm")
-    values, measures, images = [], [], {}
-    for source in (first, second):
-        found = read_predictions(source, truth, masks=iou_type == "segm")
-        evaluation = run_pycocotools(truth, found, iou_type)
-        result = collect(counts_of(evaluation), truth)
-        values.append(result.metrics | {f"AP/{name}": ap for name, ap in result.ap_by_class.items()})
-        rankings = rankings_of(evaluation)
-        measures.append(partial(_measure_coco, rankings, truth.class_names, evaluation.params))
-        images = _images_coco(rankings, truth.class_names)
-    return _differences(values, measures, images, len(truth.image_ids), resamples, confidence, seed, on_step)
+    found = [read_predictions(source, truth, masks=iou_type == "segm") for source in (first, second)]
+    one, other = (count_coco(truth, rows, iou_type)[1] for rows in found)
+    return compare_sides(one, other, len(truth.image_ids), resamples, confidence, seed, on_step)
 
 
 def compare_voc(
@@ -152,15 +161,61 @@ def compare_voc(
     """
     resamples = _check_draws(resamples, confidence)
     truth = read_ground_truth(ground_truth)
-    recalls = RECALLS_2007 if use_07_metric else None
-    values, measures, images = [], [], {}
-    for source in (first, second):
-        rankings = rank_voc(truth, read_predictions(source, truth), iou)
-        result = result_of(truth, rankings, use_07_metric=use_07_metric)
-        values.append({"AP": result.ap} | {f"AP/{name}": ap for name, ap in result.ap_by_class.items()})
-        measures.append(partial(_measure_voc, rankings, recalls))
-        images = _images_of("AP", rankings)
-    return _differences(values, measures, images, len(truth.image_ids), resamples, confidence, seed, on_step)
+    found = [read_predictions(source, truth) for source in (first, second)]
+    one, other = (count_voc(truth, rows, iou, use_07_metric=use_07_metric)[1] for rows in found)
+    return compare_sides(one, other, len(truth.image_ids), resamples, confidence, seed, on_step)
+
+
+def count_coco(truth: GroundTruth, found: Detections, iou_type: IouType) -> tuple[CocoResult, Side]:
+    """What ``evaluate_coco`` gives, and the side of a comparison; counted once, and always by pycocotools.
+
+    faster-coco-eval does not tell which detection found what in which image.
+    """
+    evaluation = run_pycocotools(truth, found, iou_type)
+    result = collect(counts_of(evaluation), truth)
+    rankings = rankings_of(evaluation)
+    values = result.metrics | _by_name(result.ap_by_class)
+    measure = partial(_measure_coco, rankings, truth.class_names, evaluation.params)
+    return result, Side(values, measure, _images_coco(rankings, truth.class_names))
+
+
+def count_voc(truth: GroundTruth, found: Detections, iou: float, *, use_07_metric: bool) -> tuple[VocResult, Side]:
+    """What ``evaluate_voc`` gives, and the side of a comparison; matched once."""
+    rankings = rank_voc(truth, found, iou)
+    result = result_of(truth, rankings, use_07_metric=use_07_metric)
+    measure = partial(_measure_voc, rankings, RECALLS_2007 if use_07_metric else None)
+    return result, Side({"AP": result.ap} | _by_name(result.ap_by_class), measure, _images_of("AP", rankings))
+
+
+def _by_name(ap_by_class: Mapping[str, float]) -> dict[str, float]:
+    return {f"AP/{name}": ap for name, ap in ap_by_class.items()}
+
+
+def compare_sides(
+    first: Side,
+    second: Side,
+    images: int,
+    resamples: int,
+    confidence: float = 0.95,
+    seed: int = 0,
+    on_step: OnStep | None = None,
+) -> dict[str, Difference]:
+    """Compare two sets that were counted against the same ground truth of so many images."""
+    if not images:
+        return {}
+    rng = np.random.default_rng(seed)
+    spread: dict[str, list[NDArray[np.float64]]] = {}
+    for start in range(0, resamples, _AT_ONCE):
+        count = min(_AT_ONCE, resamples - start)
+        weights = rng.multinomial(images, np.full(images, 1 / images), size=count).astype(np.float64)
+        drawn, others = first.measure(weights), second.measure(weights)
+        for name in drawn:
+            spread.setdefault(name, []).append(others[name] - drawn[name])
+        if on_step is not None:
+            on_step(start + count, resamples)
+    known = [name for name, value in first.values.items() if name in spread and value != NO_OBJECTS]
+    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+    return {name: _difference(first, second, name, np.concatenate(spread[name]), ends) for name in known}
 
 
 def _measure_coco(
@@ -213,42 +268,10 @@ def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.divide(sums, count, out=np.full(len(sums), np.nan), where=count > 0)
 
 
-def _differences(
-    values: Sequence[Mapping[str, float]],
-    measures: Sequence[Callable[[Weights], Draws]],
-    bearing: Mapping[str, int],
-    images: int,
-    resamples: int,
-    confidence: float,
-    seed: int,
-    on_step: OnStep | None,
-) -> dict[str, Difference]:
-    if not images:
-        return {}
-    rng = np.random.default_rng(seed)
-    spread: dict[str, list[NDArray[np.float64]]] = {}
-    for start in range(0, resamples, _AT_ONCE):
-        count = min(_AT_ONCE, resamples - start)
-        weights = rng.multinomial(images, np.full(images, 1 / images), size=count).astype(np.float64)
-        first, second = (measure(weights) for measure in measures)
-        for name in first:
-            spread.setdefault(name, []).append(second[name] - first[name])
-        if on_step is not None:
-            on_step(start + count, resamples)
-    known = [name for name, value in values[0].items() if name in spread and value != NO_OBJECTS]
-    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
-    return {
-        name: _difference(values[0][name], values[1][name], np.concatenate(spread[name]), bearing[name], ends)
-        for name in known
-    }
-
-
-def _difference(
-    first: float, second: float, draws: NDArray[np.float64], images: int, ends: Sequence[float]
-) -> Difference:
-    known = draws[~np.isnan(draws)]
+def _difference(first: Side, second: Side, name: str, draws: NDArray[np.float64], ends: Sequence[float]) -> Difference:
+    known, images = draws[~np.isnan(draws)], first.images[name]
     low, high = np.quantile(known, ends).tolist() if images > 1 and len(known) else (math.nan, math.nan)
-    return Difference(first, second, low, high, len(known), images)
+    return Difference(first.values[name], second.values[name], low, high, len(known), images)
 
 
 def _check_draws(resamples: int, confidence: float) -> int:

@@ -19,12 +19,13 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from ..evaluation import Difference, Mistakes, find_mistakes
+from ..evaluation.compare import compare_sides
 from ..evaluation.records import Detections, GroundTruth
 from ..figures import average_precision_figure, comparison_figure, confusion_figure, precision_recall_figure
 from ..files import require_writable, write_whole
 from ..machine import versions
 from ..terminal import bar_of, progress_bars
-from .measured import Measured, Options, compare, measure
+from .measured import Measured, Options, measure, measure_side
 from .sources import CocoFile, VocFolder, open_predictions
 from .tables import class_table, comparison_table, confusion_table, images_table, metrics_table
 
@@ -101,14 +102,33 @@ def _evaluate(source: CocoFile | VocFolder, paths: Sequence[Path], options: Opti
                 detections, note = open_predictions(path, truth, source.image_set, options)
                 found.append(detections)
                 notes.append(note)
-        with _stage(bars, f"{paths[0]}: measuring"):
-            measured = measure(truth, found[0], options)
+        differences: dict[str, Difference] = {}
+        if len(found) == 1:
+            with _stage(bars, f"{paths[0]}: measuring"):
+                measured = measure(truth, found[0], options)
+        else:
+            measured, differences = _compare(bars, paths, truth, found, options, resamples)
+        with _stage(bars, f"{paths[0]}: looking for mistakes"):
             mistakes = None if options.class_agnostic else _mistakes(truth, found[0], options)
-        differences = {}
-        if len(found) > 1:
-            on_step = bar_of(bars, "comparing", "draws")
-            differences = compare(truth, found[0], found[1], options, resamples=resamples, on_step=on_step)
     return _Evaluation(paths, len(truth.image_ids), measured, mistakes, differences, notes)
+
+
+def _compare(
+    bars: Progress,
+    paths: Sequence[Path],
+    truth: GroundTruth,
+    found: Sequence[Detections],
+    options: Options,
+    resamples: int,
+) -> tuple[Measured, dict[str, Difference]]:
+    """What the first set measures, and how the second differs."""
+    counted = []
+    for path, detections in zip(paths, found, strict=True):
+        with _stage(bars, f"{path}: measuring"):
+            counted.append(measure_side(truth, detections, options))
+    (measured, first), (_, second) = counted
+    on_step = bar_of(bars, "comparing", "draws")
+    return measured, compare_sides(first, second, len(truth.image_ids), resamples, on_step=on_step)
 
 
 @contextmanager

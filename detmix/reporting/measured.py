@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ..arguments import check_count
-from ..evaluation import Curve, Difference, compare_coco, compare_voc, evaluate_coco, evaluate_voc
+from ..evaluation import CocoResult, Curve, VocResult, evaluate_coco, evaluate_voc
 from ..evaluation.backends import MAX_DETECTIONS, Backend, IouType
 from ..evaluation.coco import check_max_detections
+from ..evaluation.compare import Side, count_coco, count_voc
 from ..evaluation.records import Detections, GroundTruth
 
 Rules = Literal["coco", "voc"]
@@ -25,7 +26,7 @@ class Options:
     Attributes:
         rules: COCO's or the VOC kit's.
         iou_type: of COCO's: boxes or masks.
-        backend: of COCO's: the library that counts.
+        backend: of COCO's: the library that counts; a comparison is counted by pycocotools.
         class_agnostic: of COCO's: take all classes for one.
         max_detections: of COCO's: numbers of detections of an image that count.
         iou: of VOC's: the least IoU of a match, 0.5 if left out.
@@ -95,9 +96,7 @@ class Measured:
 def measure(truth: GroundTruth, found: Detections, options: Options) -> Measured:
     """Evaluate by the rules wanted; errors are those of ``evaluate_coco`` and ``evaluate_voc``."""
     if options.rules == "voc":
-        voc = evaluate_voc(truth, found, iou=options.match_iou, use_07_metric=options.use_07_metric)
-        columns: dict[str, Mapping[str, float]] = {"objects": voc.objects_by_class, "AP": voc.ap_by_class}
-        return Measured({"AP": voc.ap}, _by_class(columns), voc.curves, options.match_iou)
+        return _of_voc(evaluate_voc(truth, found, iou=options.match_iou, use_07_metric=options.use_07_metric), options)
     coco = evaluate_coco(
         truth,
         found,
@@ -106,24 +105,31 @@ def measure(truth: GroundTruth, found: Detections, options: Options) -> Measured
         class_agnostic=options.class_agnostic,
         max_detections=options.max_detections or MAX_DETECTIONS,
     )
-    columns = {"objects": coco.objects_by_class, "AP": coco.ap_by_class, "AP50": coco.ap50_by_class, **coco.ap_by_size}
-    return Measured(coco.metrics, _by_class(columns), coco.curves, 0.5)
+    return _of_coco(coco)
 
 
-def compare(
-    truth: GroundTruth,
-    first: Detections,
-    second: Detections,
-    options: Options,
-    *,
-    resamples: int,
-    on_step: Callable[[int, int], None],
-) -> dict[str, Difference]:
-    """Compare by the rules wanted; errors are those of ``compare_coco`` and ``compare_voc``."""
+def measure_side(truth: GroundTruth, found: Detections, options: Options) -> tuple[Measured, Side]:
+    """What ``measure`` gives of options that pass ``check(comparing=True)``, and the side of a comparison."""
     if options.rules == "voc":
-        iou, eleven = options.match_iou, options.use_07_metric
-        return compare_voc(truth, first, second, iou=iou, use_07_metric=eleven, resamples=resamples, on_step=on_step)
-    return compare_coco(truth, first, second, options.iou_type or "bbox", resamples=resamples, on_step=on_step)
+        voc, side = count_voc(truth, found, options.match_iou, use_07_metric=options.use_07_metric)
+        return _of_voc(voc, options), side
+    coco, side = count_coco(truth, found, options.iou_type or "bbox")
+    return _of_coco(coco), side
+
+
+def _of_voc(voc: VocResult, options: Options) -> Measured:
+    columns: dict[str, Mapping[str, float]] = {"objects": voc.objects_by_class, "AP": voc.ap_by_class}
+    return Measured({"AP": voc.ap}, _by_class(columns), voc.curves, options.match_iou)
+
+
+def _of_coco(coco: CocoResult) -> Measured:
+    columns: dict[str, Mapping[str, float]] = {
+        "objects": coco.objects_by_class,
+        "AP": coco.ap_by_class,
+        "AP50": coco.ap50_by_class,
+        **coco.ap_by_size,
+    }
+    return Measured(coco.metrics, _by_class(columns), coco.curves, 0.5)
 
 
 def _by_class(columns: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
