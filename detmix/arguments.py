@@ -26,6 +26,14 @@ def check_share(name: str, value: float) -> float:
     return number
 
 
+def check_iou(name: str, value: float) -> float:
+    """A least IoU as Python's number; ValueError unless it lies in (0, 1], and TypeError if it is no number."""
+    number = _number(name, value)
+    if not 0.0 < number <= 1.0:
+        raise ValueError(f"{name} must lie in (0, 1], got {value}")
+    return number
+
+
 def check_count(name: str, value: Any, least: int = 0) -> int:
     """A value as Python's integer; TypeError unless it is an integer, and ValueError if it is below ``least``."""
     try:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arguments import check_share, require_generator
+from .arguments import check_count, check_share, require_generator
 from .canvas import Image, Region, canvas_size, image_size, paste, require_same_kind, require_supported
 from .targets import (
     SLIVER,
@@ -43,8 +43,8 @@ def sample_region(lam: float, size: tuple[int, int], generator: np.random.Genera
         the canvas, so a region near the border has less than its share; ``cutmix_pair`` counts what it got.
 
     Raises:
-        ValueError: lam outside [0, 1], or size has not two numbers.
-        TypeError: lam is no number, or the generator is not numpy's.
+        ValueError: lam outside [0, 1], or size has not two numbers of 0 or more.
+        TypeError: lam is no number, a number of size is not an integer, or the generator is not numpy's.
 
     Source: Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable
     Features, arXiv:1905.04899.
@@ -52,8 +52,9 @@ def sample_region(lam: float, size: tuple[int, int], generator: np.random.Genera
     require_generator(generator)
     if len(size) != 2:
         raise ValueError(f"size must be (H, W), got {tuple(size)}: image.shape[-2:] of a tensor")
+    height, width = (check_count(name, side) for name, side in zip(("height", "width"), size, strict=True))
     centre_x, centre_y = generator.random(2).tolist()
-    return region_around((centre_x, centre_y), lam, size)
+    return region_around((centre_x, centre_y), lam, (height, width))
 
 
 def region_around(centre: tuple[float, float], lam: float, size: tuple[int, int]) -> Region:

@@ -418,5 +418,9 @@ def test_a_ratio_of_one_gives_an_empty_region_and_one_above_is_refused():
         sample_region(1.5, (48, 64), generator_at(0, 0, 0, MIXING))
     with pytest.raises(ValueError, match=r"size must be \(H, W\), got \(3, 48, 64\)"):
         sample_region(0.5, (3, 48, 64), generator_at(0, 0, 0, MIXING))
+    with pytest.raises(ValueError, match="width must be 0 or more, got -64"):
+        sample_region(0.5, (48, -64), generator_at(0, 0, 0, MIXING))
+    with pytest.raises(TypeError, match="height must be an integer, got 48.5"):
+        sample_region(0.5, (48.5, 64), generator_at(0, 0, 0, MIXING))
     with pytest.raises(TypeError, match=r"numpy\.random\.Generator"):
         sample_region(0.5, (48, 64), None)

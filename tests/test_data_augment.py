@@ -137,6 +137,12 @@ def test_what_came_as_tv_tensors_leaves_as_such_and_can_be_flipped_after():
     torch.testing.assert_close(moved["boxes"].as_subclass(torch.Tensor)[:, 0], 64 - x2)
 
 
+@pytest.mark.parametrize("transforms", [5, [v2.RandomHorizontalFlip(), 5]])
+def test_what_is_no_transform_is_refused(transforms):
+    with pytest.raises(TypeError, match="transforms must be v2 transforms, or one, got .*5"):
+        Augment(transforms)
+
+
 def test_a_transform_that_leaves_out_boxes_alone_is_named():
     image, target = tied_sample(0)
     target["boxes"][2, 2:] = target["boxes"][2, :2] + 0.5  # below a pixel

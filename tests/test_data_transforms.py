@@ -318,6 +318,12 @@ def test_a_transform_may_come_alone(alone):
     assert torch.equal(moved["keypoints"][..., 0], WIDTH - 1 - target["keypoints"][..., 0])
 
 
+@pytest.mark.parametrize("transforms", [5, [A.HorizontalFlip(), 5]])
+def test_what_is_no_transform_is_refused(transforms):
+    with pytest.raises(TypeError, match=r"transforms must be albumentations', or one of them, got .*5"):
+        Albumentations(transforms)
+
+
 def test_a_compose_alone_keeps_its_probability():
     image, target = make_sample([[0, 0, 20, 20]])
     assert torch.equal(Albumentations(A.Compose([A.HorizontalFlip(p=1)], p=0))(image, target)[0], image)

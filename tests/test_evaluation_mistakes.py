@@ -211,6 +211,8 @@ def test_boxes_are_those_of_the_file_and_not_those_of_masks():
 def test_refuses_an_iou_out_of_range(iou):
     with pytest.raises(ValueError, match=r"iou must lie in \(0, 1\]"):
         find_mistakes(make_truth([]), [], iou=iou)
+    with pytest.raises(TypeError, match="iou must be a number, got 'a'"):
+        find_mistakes(make_truth([]), [], iou="a")
 
 
 def test_refuses_a_score_that_is_no_number():

@@ -221,6 +221,8 @@ def test_inputs_are_not_changed():
 def test_refuses_an_iou_out_of_range(iou):
     with pytest.raises(ValueError, match=r"iou must lie in \(0, 1\]"):
         evaluate_voc(make_truth([]), [], iou=iou)
+    with pytest.raises(TypeError, match="iou must be a number, got 'a'"):
+        evaluate_voc(make_truth([]), [], iou="a")
 
 
 def make_many(count):

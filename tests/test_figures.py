@@ -273,6 +273,12 @@ def test_grid_refuses_what_cannot_be_laid_out(count, captions, columns):
         image_grid([Image.new("RGB", (8, 8))] * count, captions, columns)
 
 
+@pytest.mark.parametrize(("cell", "error"), [(0, ValueError), (-3, ValueError), (99.5, TypeError)])
+def test_grid_refuses_cells_that_hold_no_pixel(cell, error):
+    with pytest.raises(error, match=rf"cell must be .*, got {cell}"):
+        image_grid([Image.new("RGB", (8, 8))], cell=cell)
+
+
 def test_lambda_grid_blends_at_each_ratio():
     asked = []
 

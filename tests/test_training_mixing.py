@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from detmix import MixupBatch, MixupDataset, collate, cutout, weight_losses
 from detmix.data import Shapes
@@ -26,6 +27,7 @@ from detmix.training import (
 )
 from detmix.training.callbacks import mixing_of
 from detmix.training.logged_values import feature_numbers, mixing_numbers
+from detmix.training.mixing import mix_features
 from detmix.training.preview import batch_mixer, write_preview
 
 from .test_configs import write_voc
@@ -122,11 +124,17 @@ def test_joined_sources_tell_their_labels_and_find_partners_of_other_classes(tmp
         ({"partner": "background"}, "data.mixup: partner='background' finds no partner for any of 8 samples"),
         ({"p": 2.0}, "data.mixup: p must"),
         ({"cache": -1}, "data.mixup: cache must be 0 or more"),
+        ({"cache": 2.5}, "data.mixup: cache must be an integer, got 2.5"),
     ],
 )
 def test_what_cannot_be_mixed_is_refused_under_the_settings_name(options, wanted):
-    with pytest.raises(ValueError, match=wanted):
+    with pytest.raises((ValueError, TypeError), match=wanted):
         make_data(mixup=MixupOptions(**options))
+
+
+def test_features_that_cannot_be_mixed_are_refused_under_the_settings_name():
+    with pytest.raises(TypeError, match="model.manifold: alpha must be a number, got 'a'"):
+        mix_features(nn.Identity(), ManifoldOptions(alpha="a"))
 
 
 @pytest.mark.parametrize(

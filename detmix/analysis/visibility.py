@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.ops import box_iou
 
+from ..arguments import check_iou
 from ..detectors.modes import evaluating
 from ..draws import ANALYSIS, generator_at
 from ..mixing import mix_pair
@@ -266,7 +267,6 @@ def _check(visibilities: Sequence[float], iou_threshold: float, score_threshold:
     outside = [share for share in visibilities if not 0 < share <= 1]
     if outside or not len(visibilities):
         raise ValueError(f"visibilities must be one or more numbers in (0, 1], got {list(visibilities)}")
-    if not 0 < iou_threshold <= 1:
-        raise ValueError(f"iou_threshold must lie in (0, 1], got {iou_threshold}")
+    check_iou("iou_threshold", iou_threshold)
     if not 0 <= score_threshold <= 1:
         raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")

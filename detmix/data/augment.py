@@ -70,10 +70,15 @@ class Augment:
         Args:
             transforms: v2 transforms, applied in order, or one, such as a ``v2.Compose``; a horizontal flip half of
                 the time unless given.
+
+        Raises:
+            TypeError: one is no transform.
         """
         if transforms is None:
             transforms = v2.RandomHorizontalFlip()
-        chosen = [transforms] if isinstance(transforms, v2.Transform) else list(transforms)
+        chosen = list(transforms) if isinstance(transforms, Iterable) else [transforms]
+        if not all(map(callable, chosen)):
+            raise TypeError(f"transforms must be v2 transforms, or one, got {transforms!r}")
         self.compose = v2.Compose([*chosen, v2.ClampBoundingBoxes()])
 
     def __call__(self, image: Tensor | PILImage.Image, target: Target) -> tuple[Tensor | PILImage.Image, Target]:

@@ -57,6 +57,9 @@ class Albumentations:
             number of workers; call :meth:`set_epoch` before each epoch, or they repeat. Left out, they follow
             torch's global generator, as those of torchvision's v2 transforms do: every call draws anew, in every
             worker.
+
+    Raises:
+        TypeError: one is no transform of albumentations.
     """
 
     def __init__(
@@ -80,7 +83,9 @@ class Albumentations:
             filter_invalid_bboxes=True,
         )
         points = A.KeypointParams(format="xy", label_fields=["points"], remove_invisible=False)
-        chosen = [transforms] if isinstance(transforms, _Transform) else transforms
+        chosen = [transforms] if isinstance(transforms, _Transform) or not np.iterable(transforms) else list(transforms)
+        if not all(isinstance(one, _Transform) for one in chosen):
+            raise TypeError(f"transforms must be albumentations', or one of them, got {transforms!r}")
         # NoOp takes every kind of target, so boxes are filtered after a list that has only colour changes too
         self._compose = A.Compose([*chosen, A.NoOp()], bbox_params=boxes, keypoint_params=points)
 

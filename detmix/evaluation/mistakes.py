@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import check_iou
 from .masks import mask_boxes, mask_ious
 from .overlaps import blocks_of_pairs, box_ious
 from .reading import PredictionSource, TruthSource, read_ground_truth, read_predictions
@@ -160,9 +161,9 @@ def match(
 
     Raises:
         ValueError: iou is out of range, or min_score is NaN.
+        TypeError: iou is no number.
     """
-    if not 0 < iou <= 1:
-        raise ValueError(f"iou must lie in (0, 1], got {iou}")
+    iou = check_iou("iou", iou)
     if math.isnan(min_score):
         raise ValueError("min_score must be a number, got nan")
     kept = np.flatnonzero(found.scores >= min_score)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import check_iou
 from .curves import NO_OBJECTS, RECALLS_2007, Curve
 from .overlaps import blocks_of_pairs, box_ious
 from .ranking import Ranking
@@ -68,6 +69,7 @@ def evaluate_voc(
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the data are wrong (file, row and key are named), or iou is out of range.
+        TypeError: iou is no number.
     """
     truth = read_ground_truth(ground_truth)
     found = read_predictions(predictions, truth)
@@ -93,9 +95,9 @@ def rank_voc(truth: GroundTruth, found: Detections, iou: float) -> dict[str, Ran
 
     Raises:
         ValueError: iou is out of range.
+        TypeError: iou is no number.
     """
-    if not 0 < iou <= 1:
-        raise ValueError(f"iou must lie in (0, 1], got {iou}")
+    iou = check_iou("iou", iou)
     images = len(truth.image_ids)
     rankings = [_rank(found, truth.objects, label, iou, images) for label in range(len(truth.class_names))]
     return {name: r for name, r in zip(truth.class_names, rankings, strict=True) if r.objects.any()}

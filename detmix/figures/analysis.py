@@ -26,6 +26,8 @@ def visibility_figure(results: Mapping[str, DetectionRates], title: str | None =
     Raises:
         ValueError: there are no results, or they were measured at different thresholds.
     """
+    if not results:
+        raise ValueError("a plot needs results of at least one model, got none")
     thresholds = {(result.iou_threshold, result.score_threshold) for result in results.values()}
     if len(thresholds) != 1:
         raise ValueError(f"results of one IoU and one score threshold can share a plot, got {sorted(thresholds)}")

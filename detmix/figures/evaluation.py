@@ -28,7 +28,7 @@ def average_precision_figure(by_class: Mapping[str, Mapping[str, float]], title:
 
     Args:
         by_class: for each class its ``objects``, ``AP`` and, by COCO's rules, ``AP50``; classes without objects are
-            left out.
+            left out, and there may be none.
         title: written above.
     """
     counted = {name: row for name, row in by_class.items() if row["AP"] != NO_OBJECTS}
@@ -82,7 +82,7 @@ def comparison_figure(differences: Mapping[str, Difference], names: Sequence[str
     Full points are clear differences; the interval of an open one holds 0.
 
     Args:
-        differences: second - first, of each measure.
+        differences: second - first, of each measure; may be empty.
         names: of the two.
         title: written above.
     """

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..arguments import check_count
 from ..canvas import Image as AnyImage
 from ..targets import Target
 from .boxes import draw_boxes, to_picture
@@ -33,12 +34,14 @@ def image_grid(
         cell: longest side of a picture in pixels; larger ones are scaled down to it.
 
     Raises:
-        ValueError: no images, columns below 1, or another number of captions than of images.
+        ValueError: no images, columns or cell below 1, or another number of captions than of images.
+        TypeError: cell is not an integer.
     """
     if not images or columns < 1:
         raise ValueError(f"a grid needs at least one image and one column, got {len(images)} and {columns}")
     if captions is not None and len(captions) != len(images):
         raise ValueError(f"got {len(captions)} captions for {len(images)} images")
+    cell = check_count("cell", cell, least=1)
     font, gap = font_of(max(16, cell / 22)), max(8, cell // 40)
     pictures = [_shrink(image, cell) for image in images]
     width = max(p.width for p in pictures)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..arguments import check_count
+from ..arguments import check_count, check_iou
 from ..evaluation import CocoResult, Curve, VocResult, evaluate_coco, evaluate_voc
 from ..evaluation.backends import MAX_DETECTIONS, Backend, IouType
 from ..evaluation.coco import check_max_detections
@@ -56,8 +56,7 @@ class Options:
                 raise ValueError(f"{_flag(name)} belongs to the rules of {owner}, and --rules is {self.rules}")
         if not 0 <= self.min_score <= 1:
             raise ValueError(f"--min-score must lie in [0, 1], got {self.min_score}")
-        if not 0 < self.match_iou <= 1:
-            raise ValueError(f"--iou must lie in (0, 1], got {self.match_iou}")
+        check_iou("--iou", self.match_iou)
         if self.max_detections is not None:
             check_max_detections(self.max_detections)
         check_count("--resamples", resamples, least=1)

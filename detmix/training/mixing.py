@@ -108,6 +108,7 @@ def mix_samples(sources: Sequence[Any], options: MixupOptions, seed: int) -> Mix
 
     Raises:
         ValueError: an option is wrong, or the data leaves nothing to mix.
+        TypeError: an option is of the wrong kind, or the data does not tell what its partners are drawn by.
     """
     try:
         return MixupDataset(
@@ -120,8 +121,8 @@ def mix_samples(sources: Sequence[Any], options: MixupOptions, seed: int) -> Mix
             min_weight=options.min_weight,
             seed=seed,
         )
-    except ValueError as error:
-        raise ValueError(f"data.mixup: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"data.mixup: {error}") from error
 
 
 def mix_features(detector: nn.Module, options: ManifoldOptions) -> ManifoldMixup:
@@ -129,8 +130,9 @@ def mix_features(detector: nn.Module, options: ManifoldOptions) -> ManifoldMixup
 
     Raises:
         ValueError: an option is wrong, or the detector has no such layer.
+        TypeError: an option is of the wrong kind.
     """
     try:
         return ManifoldMixup(detector, options.layers, options.alpha, p=options.p, pairing=options.pairing)
-    except ValueError as error:
-        raise ValueError(f"model.manifold: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"model.manifold: {error}") from error
