@@ -334,7 +334,7 @@ def test_precision_is_drawn_in_steps_up_to_the_last_recall_that_was_reached(tmp_
 
 def test_single_points_of_a_short_run_are_told_apart_without_colour(tmp_path):
     keys = [f"val/{name}" for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "voc/AP50", "voc/AP50_11point")]
-    figure = history_figures([{"step": 4} | dict.fromkeys(keys, 0.5)])["average precision"]
+    figure = history_figures(*history_series([{"step": 4} | dict.fromkeys(keys, 0.5)]))["average precision"]
     render(figure, tmp_path)
     (axis,), (legend,) = figure.axes, figure.legends
     assert [text.get_text() for text in legend.get_texts()] == keys
@@ -372,7 +372,7 @@ def test_history_counts_what_there_is(keys, axis):
 
 
 def test_history_has_a_plot_for_each_quantity(tmp_path):
-    figures = history_figures(ROWS)
+    figures = history_figures(*history_series(ROWS))
     shown = {title: [line.get_label() for line in lines_of(figure)] for title, figure in figures.items()}
     assert shown == {
         "loss": ["train/loss", "val/loss"],
@@ -389,23 +389,38 @@ def test_history_has_a_plot_for_each_quantity(tmp_path):
 
 @pytest.mark.parametrize("rows", [[], [{"step": 1, "epoch": 0}], [{"step": 1, "train/loss": ""}]])
 def test_history_without_values_has_no_plots(rows):
-    assert history_figures(rows) == {}
+    assert history_figures(*history_series(rows)) == {}
 
 
 @pytest.mark.parametrize(("classes", "shown"), [(3, True), (6, True), (7, False)])
 def test_history_of_single_classes_is_drawn_while_it_can_be_told_apart(classes, shown):
     row = {"step": 1, "val/AP": 0.5, "val/voc/AP50": 0.6, "val/voc/AP50_11point": 0.6}
     row |= {f"val/AP/cat/{n}": -1 if n == 0 else 0.1 * n for n in range(classes + 1)}
-    figures = history_figures([row])
+    figures = history_figures(*history_series([row]))
     lines = {title: len(lines_of(figure)) for title, figure in figures.items()}
     assert lines == {"average precision": 3, **({"AP by class": classes} if shown else {})}
+
+
+@pytest.mark.parametrize("count", [1000, 1001, 20_000])
+def test_a_long_line_is_drawn_by_the_points_that_show(count):
+    points = np.stack([np.arange(count), np.random.default_rng(0).normal(size=count)], axis=1)
+    points[[count // 3, count // 2], 1] = 9, -9  # each of a single step
+    [line] = lines_of(history_figures("step", {"train/loss": points})["loss"])
+    drawn = line.get_xydata()
+    assert len(drawn) <= 1002
+    assert {tuple(point) for point in drawn} <= {tuple(point) for point in points}
+    assert (np.diff(drawn[:, 0]) > 0).all()
+    assert np.array_equal(drawn[[0, -1]], points[[0, -1]])
+    for part in np.array_split(points, 100):  # no pixel across is left without its ends
+        within = drawn[(drawn[:, 0] >= part[0, 0]) & (drawn[:, 0] <= part[-1, 0]), 1]
+        assert (within.min(), within.max()) == (part[:, 1].min(), part[:, 1].max())
 
 
 def test_figures_leave_pyplot_alone():
     from matplotlib import pyplot
 
     precision_recall_figure({"cat": make_curve()})
-    history_figures(ROWS)
+    history_figures(*history_series(ROWS))
     assert pyplot.get_fignums() == []
 
 

@@ -117,11 +117,11 @@ def test_model_pt_loads_safely_into_plain_torchvision_and_gives_the_predictions(
 
 def test_everything_worth_following_is_logged(finished):
     rows = read_history(finished)
-    logged = {name for row in rows for name, value in row.items() if value}
+    logged = {name for row in rows for name in row}
     terms = {"loss", "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
     assert logged >= {f"train/{name}" for name in terms | {"mixed_fraction", "lambda"}}
     assert logged >= {f"val/{name}" for name in terms}
-    assert [int(row["epoch"]) for row in rows if row["val/loss"]] == [0, 1]
+    assert [int(row["epoch"]) for row in rows if "val/loss" in row] == [0, 1]
     assert logged >= {"val/AP", "val/AP50", "val/voc/AP50", "val/AP/circle", "epoch", "step"}
     assert any(name.startswith("lr-") for name in logged)
 
@@ -139,7 +139,7 @@ def test_the_validation_loss_is_the_mean_over_the_images_of_torchvisions_own(run
     by_hand = mean_losses(folder, 6)
     assert losses_in(folder) == pytest.approx(by_hand, rel=1e-3)  # rounding may swap two proposals that nearly tie
     assert by_hand["loss"] > by_hand["loss_classifier"] > 0
-    [row] = [row for row in read_history(folder) if row["val/loss"]]
+    [row] = [row for row in read_history(folder) if "val/loss" in row]
     assert {name: float(row[f"val/{name}"]) for name in by_hand} == pytest.approx(by_hand, rel=1e-3)
 
 
@@ -165,7 +165,7 @@ def test_a_one_stage_detector_trains_and_validates(run, tmp_path, monkeypatch, d
     )
     folder = tmp_path / "quickstart"
     assert losses_in(folder).keys() == {"loss"} | {f"loss_{term}" for term in terms}
-    logged = {name for row in read_history(folder) for name, value in row.items() if value}
+    logged = {name for row in read_history(folder) for name in row}
     assert {name for name in logged if "/loss" in name} == {
         f"{stage}/{name}" for stage in ("train", "val") for name in losses_in(folder)
     }
@@ -361,7 +361,7 @@ def test_a_run_goes_on_from_its_checkpoint_and_an_earlier_one_is_kept(run, tmp_p
     cli = run("fit", "--trainer.max_epochs=3", f"--ckpt_path={last}")
     assert cli.trainer.current_epoch == 3
     assert cli.trainer.global_step == 6
-    epochs = [int(row["epoch"]) for row in read_history(tmp_path / "quickstart") if row["val/AP"]]
+    epochs = [int(row["epoch"]) for row in read_history(tmp_path / "quickstart") if "val/AP" in row]
     assert epochs == [0, 1, 2]
     assert not (tmp_path / "quickstart-1").exists()
     run("fit", "--trainer.max_epochs=2")
@@ -376,7 +376,7 @@ def test_the_best_checkpoint_goes_by_its_name(run, finished, tmp_path):
     assert cli.trainer.ckpt_path == str(best)
     assert (own / "test" / "metrics.json").exists()
     run("fit", "--ckpt_path=best", "--trainer.max_epochs=3")
-    assert [int(row["step"]) for row in read_history(own) if row["train/loss"]] == list(range(6))
+    assert [int(row["step"]) for row in read_history(own) if "train/loss" in row] == list(range(6))
     assert [path.name for path in tmp_path.iterdir()] == ["quickstart"]
 
 

@@ -138,7 +138,7 @@ def test_a_run_that_goes_on_with_a_lower_rate_trains_with_it(checkpointed, tmp_p
     with caplog.at_level("INFO"):
         run = train(tmp_path, "--resume", ONE_EPOCH, "--model.lr=1e-5")
     assert "--model.lr is 1e-05 from here on; in the checkpoint it is 0.002" in caplog.text
-    rates = [float(row["lr-AdamW"]) for row in read_history(run) if row.get("lr-AdamW")]
+    rates = [float(row["lr-AdamW"]) for row in read_history(run) if "lr-AdamW" in row]
     assert before["last_epoch"] == 2
     assert [rate > 1e-5 for rate in rates] == [True] * 2 + [False] * 4
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["lr_schedulers"][0]["base_lrs"] == [1e-5]

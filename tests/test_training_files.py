@@ -1,6 +1,7 @@
 import errno
 import os
 import signal
+import tracemalloc
 from io import BytesIO
 
 import numpy as np
@@ -40,8 +41,8 @@ def test_a_run_that_goes_on_adds_to_its_log(tmp_path):
         logger.log_metrics(metrics, step=step)
         logger.save()
     assert read_history(tmp_path) == [
-        {"loss": "0.5", "lr": "1.0", "step": "0", "val/AP": ""},
-        {"loss": "0.4", "lr": "", "step": "1", "val/AP": "0.1"},
+        {"loss": "0.5", "lr": "1.0", "step": "0"},
+        {"loss": "0.4", "step": "1", "val/AP": "0.1"},
     ]
 
 
@@ -86,8 +87,10 @@ def test_rows_that_did_not_fit_on_the_disk_come_whole_when_there_is_space_again(
             assert [row["step"] for row in read_history(tmp_path)] == ["1"]
         logger.finalize("failed")  # what has failed was said
     logger.finalize("success")
-    rows = [{name: value for name, value in row.items() if value} for row in read_history(tmp_path)]
-    assert rows == [{"loss": "0.5", "step": "1"}, {name: str(value) for name, value in metrics.items()} | {"step": "2"}]
+    assert read_history(tmp_path) == [
+        {"loss": "0.5", "step": "1"},
+        {name: str(value) for name, value in metrics.items()} | {"step": "2"},
+    ]
 
 
 def test_a_picture_is_logged_as_it_is_and_a_disk_that_is_full_for_it_is_named(tmp_path, monkeypatch):
@@ -121,6 +124,33 @@ def test_a_run_that_goes_on_forgets_the_rows_that_come_again_and_a_line_that_was
     forget_from(tmp_path / "nothing", 0)
 
 
+def test_what_is_kept_of_a_log_stays_byte_for_byte(tmp_path):
+    logger = log.RowLogger(tmp_path, name="csv")
+    for step in range(6):
+        logger.log_metrics({"loss": 1 / (step + 1)} if step % 2 else {"val/AP/a\r\nb": 0.5, 'a, "b"': step}, step=step)
+    logger.save()
+    file = tmp_path / "csv" / "version_0" / "metrics.csv"
+    before = file.read_bytes()
+    forget_from(tmp_path, 6)
+    assert file.read_bytes() == before
+    forget_from(tmp_path, 4)
+    assert before.startswith(file.read_bytes())
+    assert [row["step"] for row in read_history(tmp_path)] == ["0", "1", "2", "3"]
+
+
+def test_cells_without_a_value_take_no_memory(tmp_path):
+    """In a log of many classes far from each row is of a validation."""
+    names = ["step", *(f"val/AP/{number}" for number in range(300))]
+    rows = [{"step": step} for step in range(2000)]
+    write_whole(tmp_path / "csv" / "version_0" / "metrics.csv", lambda path: log.write_rows(path, names, rows))
+    tracemalloc.start()
+    try:
+        assert len(read_history(tmp_path)) == 2000
+        assert tracemalloc.get_traced_memory()[1] < 1000 * len(rows)  # bytes; a list of 301 cells takes 2,400
+    finally:
+        tracemalloc.stop()
+
+
 def write_log(folder, data):
     file = folder / "csv" / "version_0" / "metrics.csv"
     write_whole(file, lambda path: path.write_bytes(data))
@@ -147,7 +177,7 @@ def test_a_class_may_have_any_name(tmp_path, sign):
 )
 def test_what_a_power_cut_leaves_at_the_end_is_left_out(tmp_path, end):
     file = write_log(tmp_path, b"step,loss\n1,0.5\n2,\n" + end)
-    assert read_history(tmp_path) == [{"step": "1", "loss": "0.5"}, {"step": "2", "loss": ""}]
+    assert read_history(tmp_path) == [{"step": "1", "loss": "0.5"}, {"step": "2"}]
     forget_from(tmp_path, 2)
     assert file.read_bytes().split() == [b"step,loss", b"1,0.5"]
 

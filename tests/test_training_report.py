@@ -14,6 +14,7 @@ from PIL import Image
 from detmix.analysis import DetectionRates
 from detmix.evaluation import Curve, ImageMistakes, Mistakes
 from detmix.evaluation.coco import METRICS
+from detmix.figures import history_series
 from detmix.training.report import Illustration, ImageResult, Report, write_report
 
 from .browser import PHONE, find_faults
@@ -86,7 +87,7 @@ def make_report(**changes):
         mistakes=make_mistakes(),
         worst=[make_comparison("4.jpg")],
         best=[make_comparison("2.jpg")],
-        history=[{"step": 0, "train/loss": 2.0}, {"step": 10, "train/loss": 1.0, "val/AP": 0.25}],
+        history=history_series([{"step": 0, "train/loss": 2.0}, {"step": 10, "train/loss": 1.0, "val/AP": 0.25}]),
         samples=[make_picture("Training sample 1: two images blended", "Weights stand beside the boxes.")],
         visibility={"mixup": make_rates()},
         config_text="seed_everything: 0\ndata: {format: shapes}\n",
@@ -97,7 +98,8 @@ def make_report(**changes):
 
 NOTHING = {
     **dict.fromkeys(("summary", "metrics", "per_class", "curves", "visibility", "environment"), {}),
-    **dict.fromkeys(("worst", "best", "history", "samples"), ()),
+    **dict.fromkeys(("worst", "best", "samples"), ()),
+    "history": history_series([]),
     "mistakes": None,
 }
 
@@ -237,7 +239,7 @@ def test_whatever_comes_from_data_is_text(tmp_path, evil):
         mistakes=make_mistakes(names=(evil, "square")),
         worst=[make_comparison(evil)],
         best=[make_comparison(evil)],
-        history=[{"step": 0, evil: 2.0}, {"step": 10, evil: 1.0, "val/AP": 0.25}],
+        history=history_series([{"step": 0, evil: 2.0}, {"step": 10, evil: 1.0, "val/AP": 0.25}]),
         samples=[make_picture(evil, evil)],
         visibility={evil: make_rates()},
         config_text=evil,

@@ -99,7 +99,7 @@ def outcome(run):
     """All that a run leaves, but for times."""
     last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
-    rows = [{name: value for name, value in row.items() if value} for row in read_history(run)]
+    rows = read_history(run)
     for row in rows:
         row.pop("images_per_s", None)
     [best_state] = [state for name, state in last["callbacks"].items() if "val/AP" in name]

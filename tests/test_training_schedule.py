@@ -70,6 +70,6 @@ def test_the_last_step_is_validated_whatever_the_interval(run, tmp_path, argumen
     run("fit", *settings, *(f"--trainer.{argument}" for argument in arguments))
     metrics = json.loads((tmp_path / "quickstart" / "metrics.json").read_text())
     rows = read_history(tmp_path / "quickstart")
-    assert [int(row["step"]) + 1 for row in rows if row["val/AP"]] == validated
+    assert [int(row["step"]) + 1 for row in rows if "val/AP" in row] == validated
     assert metrics["step"] == validated[-1]
-    assert any(row["images_per_s"] for row in rows)  # of steps without a pause between them
+    assert any("images_per_s" in row for row in rows)  # of steps without a pause between them

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from .style import PALETTE
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 _MARKED = 30  # points of a line; those of a longer one would run together
+_STRETCHES = 500  # of a line, about one for each pixel that a small plot is wide
 _LINE = 0.2  # inches of a line of a legend
 _SMALL = (3.9, 2.8)  # inches: lettering is read on a phone as well
 _SHORT = 20  # characters of a name, two of which fit beside each other
@@ -80,41 +82,51 @@ def history_series(rows: Iterable[Mapping[str, Any]]) -> tuple[str, dict[str, np
     """
     rows = list(rows)
     axis = next((k for k in _AXES if any(_number(row.get(k)) is not None for row in rows)), "row")
-    points: dict[str, list[tuple[float, float]]] = {}
+    points: dict[str, array[float]] = {}
     for n, row in enumerate(rows):
         x = float(n) if axis == "row" else _number(row.get(axis))
         for key, value in row.items():
             y = _number(value)
             unmeasured = y == NO_OBJECTS and _AVERAGE.fullmatch(key)
             if key not in _AXES and x is not None and y is not None and not unmeasured:
-                points.setdefault(key, []).append((x, y))
-    return axis, {key: np.array(series, dtype=np.float64) for key, series in points.items()}
+                points.setdefault(key, array("d")).extend((x, y))
+    return axis, {key: np.array(series).reshape(-1, 2) for key, series in points.items()}
 
 
-def history_figures(rows: Iterable[Mapping[str, Any]]) -> dict[str, Figure]:
+def history_figures(axis: str, series: Mapping[str, np.ndarray]) -> dict[str, Figure]:
     """Training curves by title: a plot for each loss term, average precision, and whatever else was logged.
 
     ``train/loss`` and ``val/loss`` share a plot, as do AP, AP50, AP75 and the other averages. Those of single
-    classes, ``val/AP/<class>``, are drawn up to six classes, and left out beyond.
+    classes, ``val/AP/<class>``, are drawn up to six classes, and left out beyond. Of a line of more than 1,000 points
+    those are drawn that show at this size: the ends, and the lowest and highest of each of 500 stretches.
 
     Args:
-        rows: as in ``history_series``; without values there are no plots.
+        axis: what x counts, as ``history_series`` gives it.
+        series: by name (P, 2), as there; without any there are no plots.
     """
-    x_label, series = history_series(rows)
     figures = {}
     for title, keys in _grouped(series).items():
         columns = 2 if len(keys) > 2 and max(map(len, keys)) <= _SHORT else 1
         width, height = _SMALL
-        figure, (axis,) = small_plots(1, 1, (width, height + _LINE * math.ceil(len(keys) / columns)))
+        figure, (plot,) = small_plots(1, 1, (width, height + _LINE * math.ceil(len(keys) / columns)))
         for n, key in enumerate(keys):
             marker = MARKERS[n % len(MARKERS)] if len(series[key]) <= _MARKED else None
-            axis.plot(*series[key].T, label=key, marker=marker, markersize=5, **line_style(n))
-        axis.set_title(title, fontsize="medium", parse_math=False)
-        axis.set_xlabel(x_label)
-        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+            plot.plot(*_outline(series[key]).T, label=key, marker=marker, markersize=5, **line_style(n))
+        plot.set_title(title, fontsize="medium", parse_math=False)
+        plot.set_xlabel(axis)
+        plot.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
         legend(figure, loc="outside lower center", ncols=columns)
         figures[title] = figure
     return figures
+
+
+def _outline(points: np.ndarray) -> np.ndarray:
+    """The points of a line that show: its ends, and the lowest and highest of each stretch."""
+    if len(points) <= 2 * _STRETCHES:
+        return points
+    stretches = np.array_split(np.arange(len(points)), _STRETCHES)
+    extremes = {s[pick(points[s, 1])] for s in stretches for pick in (np.argmin, np.argmax)}
+    return points[sorted({0, len(points) - 1, *extremes})]
 
 
 def small_plots(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -55,7 +54,7 @@ def read_history(run_dir: Path) -> list[dict[str, str]]:
         run_dir: the run's folder; the rows are in ``csv/version_0/metrics.csv``.
 
     Returns:
-        One dict for each row; a quantity that was not logged in it is an empty string.
+        One dict for each row, of the quantities that were logged in it.
 
     Raises:
         ValueError: the log is damaged, or another one is beside it; it is named.
@@ -69,27 +68,29 @@ def read_history(run_dir: Path) -> list[dict[str, str]]:
 
 
 def read_rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Names and rows of a log.
+    """Names and rows of a log; a row has the values that were logged in it.
 
     What a kill or a power cut can leave at its end is left out: a line that was cut off, or one of zeros.
 
     Raises:
         ValueError: it is damaged in another place; it is named.
     """
-    data = file.read_bytes()
-    text = data[: data.rfind(b"\n") + 1].decode(errors="surrogateescape")
     try:
-        names, *rows = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
+        with file.open(newline="", encoding="utf-8", errors="surrogateescape") as text:
+            lines = csv.reader(_ended(text), strict=True)
+            names = next(lines, [])
+            found = [_values(names, cells) for cells in lines]
     except csv.Error as error:
         raise ValueError(f"{file}: the log is damaged: {error}. {_MEND}") from error
-    if rows and "step" not in names:
+    if found and "step" not in names:
         raise ValueError(f"{file}: the log is damaged: its first line has no 'step'. {_MEND}")
-    while rows and not _is_whole(names, rows[-1]):
-        rows.pop()
-    broken = next((number for number, row in enumerate(rows, start=1) if not _is_whole(names, row)), None)
-    if broken is not None:
-        raise ValueError(f"{file}: the log is damaged: row {broken} of {len(rows)} is no row of numbers. {_MEND}")
-    return names, [dict(zip(names, row, strict=True)) for row in rows]
+    while found and found[-1] is None:
+        found.pop()
+    rows = [row for row in found if row is not None]
+    if len(rows) < len(found):
+        place = f"row {found.index(None) + 1} of {len(found)}"
+        raise ValueError(f"{file}: the log is damaged: {place} is no row of numbers. {_MEND}")
+    return names, rows
 
 
 def write_rows(path: Path, names: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
@@ -100,6 +101,18 @@ def write_rows(path: Path, names: Sequence[str], rows: Sequence[dict[str, str]])
         writer.writerows(rows)
 
 
-def _is_whole(names: Sequence[str], row: Sequence[str]) -> bool:
-    """Whether a row has a value or an empty place for each name, and its step."""
-    return len(row) == len(names) and "".join(row).isprintable() and row[names.index("step")].isdecimal()
+def _ended(lines: Iterable[str]) -> Iterator[str]:
+    """Lines up to the last line feed; a name of several lines may have other ends in it."""
+    waiting = []
+    for line in lines:
+        waiting.append(line)
+        if line.endswith("\n"):
+            yield from waiting
+            waiting.clear()
+
+
+def _values(names: Sequence[str], cells: Sequence[str]) -> dict[str, str] | None:
+    """What a row has, by name; None where it has no value or empty place for each name, or no step."""
+    row = dict(itertools.compress(zip(names, cells, strict=False), cells))  # far from each cell has a value
+    whole = len(cells) == len(names) and "".join(row.values()).isprintable() and row.get("step", "").isdecimal()
+    return row if whole else None

@@ -15,7 +15,7 @@ import numpy as np
 from ..analysis import DetectionRates
 from ..evaluation import Confusion, Curve, Mistakes
 from ..evaluation.coco import METRICS
-from ..figures import history_figures, history_series, precision_recall_figure, visibility_figure
+from ..figures import history_figures, precision_recall_figure, visibility_figure
 from ..figures.encode import Picture, data_url
 from ..figures.style import PALETTE
 from ..files import write_whole
@@ -65,7 +65,7 @@ class Report:
         mistakes: what was taken for what.
         worst: the images with the most mistakes.
         best: those with the fewest.
-        history: rows as ``detmix.figures.history_series`` reads them; drawn as curves.
+        history: as ``detmix.figures.history_series`` gives it; drawn as curves.
         samples: training images as the detector got them.
         visibility: detection rates by the name of the model.
         config_text: the resolved config.
@@ -80,7 +80,7 @@ class Report:
     mistakes: Mistakes | None
     worst: Sequence[ImageResult]
     best: Sequence[ImageResult]
-    history: Sequence[Mapping[str, Any]]
+    history: tuple[str, Mapping[str, np.ndarray]]
     samples: Sequence[Illustration]
     visibility: Mapping[str, DetectionRates]
     config_text: str
@@ -95,7 +95,6 @@ def write_report(path: Path, report: Report) -> None:
     Raises:
         ValueError: a picture has no text for those who cannot see it.
     """
-    axis, series = history_series(report.history)
     content = {
         "report": report,
         "title": report.title,
@@ -106,8 +105,8 @@ def write_report(path: Path, report: Report) -> None:
         "curves": _precision_recall(report.curves),
         "confusion": _confusion(report.mistakes),
         "confusions": _confusions(report.mistakes),
-        "history": _history(report.history, axis, series),
-        "numbers": {name: _summed_up(points[:, 1]) for name, points in series.items()},
+        "history": _history(*report.history),
+        "numbers": {name: _summed_up(points[:, 1]) for name, points in report.history[1].items()},
         "visibility": _visibility(report.visibility),
     }
     page = page_of("training/report.html.jinja", content, {"number": number_text, "picture": _source})
@@ -162,9 +161,9 @@ def _are_many(mistakes: Mistakes) -> bool:
     return len(mistakes.occurring()[0]) > _CLASSES_IN_TABLE
 
 
-def _history(rows: Sequence[Mapping[str, Any]], axis: str, series: Mapping[str, np.ndarray]) -> list[Illustration]:
+def _history(axis: str, series: Mapping[str, np.ndarray]) -> list[Illustration]:
     pictures = []
-    for title, figure in history_figures(rows).items():
+    for title, figure in history_figures(axis, series).items():
         lines = [str(line.get_label()) for plot in figure.axes for line in plot.get_lines()]
         told = "; ".join(f"{name} from {series[name][0, 1]:.4g} to {series[name][-1, 1]:.4g}" for name in lines)
         pictures.append(Illustration(figure, f"Curves of {title} by {axis}: {told}."))

@@ -21,7 +21,7 @@ from ..evaluation import Fate, ImageMistakes, find_fates, find_mistakes
 from ..evaluation.numbering import PREDICTIONS_FILE
 from ..evaluation.reading import read_ground_truth, read_predictions
 from ..evaluation.records import Detections, GroundTruth
-from ..figures import draw_boxes
+from ..figures import draw_boxes, history_series
 from ..files import write_whole
 from ..targets import Target
 from .data import DetectionData
@@ -121,7 +121,7 @@ def write_run_report(run_dir: Path, data: DetectionData, evaluation: Evaluation)
         mistakes=mistakes,
         worst=_image_results(mistakes.worst(_WORST), data, evaluation),
         best=_image_results(mistakes.best(_BEST), data, evaluation),
-        history=read_history(run_dir),
+        history=history_series(read_history(run_dir)),
         samples=_read_samples(run_dir / SAMPLES),
         visibility=_read_visibility(run_dir / _VISIBILITY),
         config_text=(run_dir / "config.yaml").read_text("utf-8"),
