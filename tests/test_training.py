@@ -6,10 +6,12 @@ import shutil
 import sys
 import tempfile
 
+import msgspec
 import pytest
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
+from pycocotools.coco import COCO
 from torchvision.models import mobilenet_v3_large
 
 from detmix.data import Shapes
@@ -103,6 +105,16 @@ def test_metrics_are_those_of_the_predictions(finished):
     assert metrics["voc/AP50_11point"] == pytest.approx(evaluate_voc(truth, predictions, use_07_metric=True).ap)
     assert {name for name in metrics if name.startswith("AP/")} == {"AP/circle", "AP/square", "AP/triangle"}
     assert (metrics["epoch"], metrics["step"]) == (1, 4)
+
+
+def test_predictions_are_written_without_spaces_and_read_by_pycocotools(finished, tmp_path):
+    file, truth = finished / "predictions.json", tmp_path / "truth.json"
+    predictions = json.loads(file.read_text())
+    assert file.read_bytes() == msgspec.json.encode(predictions)
+    truth.write_text(json.dumps(Shapes(4, size=64, max_extent=32, seed=1).ground_truth()))
+    loaded = COCO(truth).loadRes(str(file)).dataset["annotations"]
+    keys = ("image_id", "category_id", "bbox", "score")
+    assert [[row[key] for key in keys] for row in loaded] == [[row[key] for key in keys] for row in predictions]
 
 
 def test_model_pt_loads_safely_into_plain_torchvision_and_gives_the_predictions(finished):

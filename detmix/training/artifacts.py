@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import msgspec
 from PIL import Image
 from torch import Tensor
 
@@ -157,7 +158,8 @@ class RunFiles(L.Callback):
         metrics = evaluation.metrics() | evaluation.losses | {"images": evaluation.measured} | progress
         write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         _write_ids(folder / IMAGES_FILE, data_of(trainer), stage)
-        write_text(folder / PREDICTIONS_FILE, json.dumps(evaluation.predictions))
+        content = msgspec.json.encode(evaluation.predictions)  # none is NaN, or they could not have been measured
+        write_whole(folder / PREDICTIONS_FILE, lambda path: path.write_bytes(content))
         title = f"Detections with a score of {MIN_SCORE:g} or more"
         grid = image_grid(self._detections(trainer, module, stage), title=title)
         write_whole(folder / "detections.jpg", lambda path: grid.save(path, format="JPEG", quality=90))
