@@ -340,7 +340,7 @@ def test_the_name_of_a_run_is_no_markup(run, tmp_path, capsys):
         run("fit", "--trainer.max_epochs=1", "--data.mixup=null", "--name=[x[/y]:car:")
     said = capsys.readouterr().out
     folder = tmp_path / "[x[/y]:car:_nomix"
-    assert said.count(f"\nSee {folder}/report.html\n") == 2
+    assert said.count("\nWriting report.html\n") == said.count(f"\nSee {folder}/report.html\n") == 2
     assert f"The earlier run in {folder} is now in {folder}-1.\n" in said
 
 

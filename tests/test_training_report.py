@@ -206,6 +206,14 @@ def test_pictures_are_told_in_words(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(("classes", "plots"), [(0, 0), (6, 1), (7, 2), (80, 14), (90, 14)])
+def test_a_plot_of_precision_has_as_many_classes_as_can_be_told_apart(tmp_path, classes, plots):
+    names = [f"<{number}>" for number in range(classes)]
+    told = write(tmp_path, **NOTHING | {"curves": dict.fromkeys(names, make_curve())}).alt("Precision against recall")
+    assert len(told) == plots
+    assert [name for text in told for name in re.findall(r"<\d+>", text)] == names[:80]
+
+
 def test_the_page_needs_nothing_beside_it(tmp_path):
     page = write(tmp_path)
     sources = [image["src"] for image in page.all("img")]

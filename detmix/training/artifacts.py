@@ -149,6 +149,7 @@ class RunFiles(L.Callback):
             self._show(trainer, SAMPLES, image_grid(self._samples))
         if module.evaluation is not None:
             write_facts(self.run_dir, self._summary(trainer, module), machine(), module.evaluation)
+            tell("Writing report.html")
             write_run_report(self.run_dir, data_of(trainer), module.evaluation)
 
     def _write_evaluation(self, trainer: L.Trainer, module: DetectionModule, folder: Path, stage: Evaluated) -> None:

@@ -120,11 +120,11 @@ def _source(illustration: Illustration) -> str:
 
 
 def _precision_recall(curves: Mapping[str, Curve]) -> list[Illustration]:
-    """All classes in one plot where they can be told apart, otherwise one plot for each."""
-    shown = dict(list(curves.items())[:_CLASSES_DRAWN])
-    groups = [shown] if len(shown) <= len(PALETTE) else [{name: curve} for name, curve in shown.items()]
+    """As many classes in a plot as can be told apart: a picture for each took most of the page and of its time."""
+    shown = list(curves.items())[:_CLASSES_DRAWN]
     pictures = []
-    for group in filter(None, groups):
+    for start in range(0, len(shown), len(PALETTE)):
+        group = dict(shown[start : start + len(PALETTE)])
         told = "; ".join(_told(name, curve) for name, curve in group.items())
         pictures.append(Illustration(precision_recall_figure(group), f"Precision against recall of {told}."))
     return pictures
