@@ -1,8 +1,13 @@
 """What a validation measures: the images that it visited."""
 
+import importlib
+import sys
+
+import numpy as np
 import pytest
 
-from detmix.evaluation import evaluate_coco, evaluate_voc
+from detmix.evaluation import backends, evaluate_coco, evaluate_voc
+from detmix.training import evaluation
 from detmix.training.evaluation import evaluate
 
 from .test_evaluation_coco import add_masks, make_scene
@@ -47,3 +52,28 @@ def test_bad_detections_end_no_training_however_much_they_look_like_corners():
     with pytest.raises(ValueError, match="these look like"):
         evaluate_coco(truth, rows)
     assert evaluate(truth, rows, set(range(10)), {}).coco.metrics["AP50"] == 0
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_all_numbers_are_those_of_pycocotools_which_does_not_run(monkeypatch, masks):
+    truth, predictions = make_scene(2)
+    if masks:
+        add_masks(truth["annotations"] + predictions)
+    kinds = {"coco": "bbox"} | ({"segm": "segm"} if masks else {})
+    wanted = {name: evaluate_coco(truth, predictions, kind, backend="pycocotools") for name, kind in kinds.items()}
+    monkeypatch.setattr(backends, "COCOeval", None)
+    result = evaluate(truth, predictions, set(range(6)), {}, masks=masks)
+    for name, numbers in wanted.items():
+        found = getattr(result, name)
+        for part in ("metrics", "ap_by_class", "ap50_by_class", "ap_by_size", "objects_by_class"):
+            assert getattr(found, part) == getattr(numbers, part)
+        assert found.curves.keys() == numbers.curves.keys()
+        for key, curve in numbers.curves.items():
+            for values in ("recall", "precision", "scores"):
+                np.testing.assert_array_equal(getattr(found.curves[key], values), getattr(curve, values))
+
+
+def test_a_trainer_without_what_it_measures_with_does_not_start(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(ImportError, match="faster_coco_eval"):
+        importlib.reload(evaluation)

@@ -115,6 +115,16 @@ def test_a_validation_that_broke_off_leaves_nothing_for_the_next_pass():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.detector.modules())
 
 
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.parametrize(("many", "said"), [(1, True), (1_000_000, False)])
+def test_that_many_detections_are_being_measured_is_said(monkeypatch, capsys, many, said):
+    monkeypatch.setattr("detmix.training.module._MANY", many)
+    module, data = tiny_module("circle", "square", "triangle"), DetectionData("shapes", shapes=ShapesOptions(val=2))
+    quiet_trainer().validate(module, data, verbose=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert (f"Measuring {len(module.evaluation.predictions)} detections of 2 images." in lines) == said
+
+
 def test_a_detector_of_other_classes_is_not_trained_on():
     module = tiny_module("cat", "dog", "owl")
     module.build("validate", ["cat", "dog", "owl"])

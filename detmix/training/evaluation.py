@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import faster_coco_eval  # noqa: F401  where it is missing, that is told now and not at the first validation
+
 from ..evaluation import CocoResult, VocResult, evaluate_coco
+from ..evaluation.backends import Backend
 from ..evaluation.reading import read_ground_truth, read_predictions
 from ..evaluation.voc import rank_voc, result_of
+
+_BACKEND: Backend = "faster-coco-eval"  # pycocotools gives the same numbers, and trainings wait for them
 
 
 class Evaluation(NamedTuple):
@@ -96,7 +101,6 @@ def evaluate(
     found = read_predictions(rows, known, is_xywh=True)
     rankings = rank_voc(known, found, iou=0.5)
     voc, eleven_point = (result_of(known, rankings, use_07_metric=eleven) for eleven in (False, True))
-    segm = evaluate_coco(truth, rows, "segm") if masks else None
-    return Evaluation(
-        evaluate_coco(known, found), voc, eleven_point, segm, dict(losses), rows, truth, len(ground_truth["images"])
-    )
+    segm = evaluate_coco(truth, rows, "segm", backend=_BACKEND) if masks else None
+    coco = evaluate_coco(known, found, backend=_BACKEND)
+    return Evaluation(coco, voc, eleven_point, segm, dict(losses), rows, truth, len(ground_truth["images"]))

@@ -18,6 +18,7 @@ from ..detectors import Objective, keep_boxes_exact, weight_losses
 from ..losses import Normalizer
 from ..manifold import ManifoldMixup
 from ..targets import Target
+from ..terminal import tell
 from .checkpoints import require_same_classes, require_same_tensors
 from .data import DetectionData, Evaluated, data_of
 from .evaluation import Evaluation, evaluate
@@ -30,6 +31,7 @@ from .visits import Visit, gather, mean_losses, visit_images
 
 Batch = tuple[Sequence[Tensor], Sequence[Target]]
 
+_MANY = 100_000  # detections: measuring them takes seconds
 _CHANGES_IT = (BaseFinetuning, StochasticWeightAveraging)  # the optimizer or its schedule, during the run
 
 
@@ -351,6 +353,8 @@ class DetectionModule(L.LightningModule):
     def _evaluate(self, stage: Evaluated) -> None:
         visits = gather(self._visits)
         rows = [row for visit in visits.values() for row in visit.predictions]
+        if self.trainer.is_global_zero and len(rows) >= _MANY:
+            tell(f"Measuring {len(rows):,} detections of {len(visits):,} images.")
         truth, losses = data_of(self.trainer).ground_truth(stage), mean_losses([*visits.values()])
         self.evaluation = evaluate(truth, rows, visits.keys(), losses, masks=self.measures_masks)
         numbers = self.evaluation.metrics() | self.evaluation.losses
