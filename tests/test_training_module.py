@@ -11,6 +11,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from detmix import weight_losses
+from detmix.data import Shapes
 from detmix.manifold import ManifoldMixup
 from detmix.training import DetectionData, DetectionModule, ShapesOptions, Throughput, build_detector
 from detmix.training.mixing import ManifoldOptions
@@ -111,8 +112,20 @@ def test_a_validation_that_broke_off_leaves_nothing_for_the_next_pass():
         quiet_trainer(callbacks=[BreaksOff()]).validate(module, data)
     quiet_trainer(limit_test_batches=1).test(module, data)
     first = [data.evaluated_set("test")[index][1]["image_id"] for index in range(2)]
-    assert [image["id"] for image in module.evaluation.ground_truth["images"]] == first
+    assert module.evaluation.ground_truth.image_ids.tolist() == first
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.detector.modules())
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning")
+def test_the_objects_of_a_split_are_read_once_however_often_it_is_measured(monkeypatch):
+    read = []
+    monkeypatch.setattr(Shapes, "ground_truth", lambda self, own=Shapes.ground_truth: read.append(self) or own(self))
+    module = tiny_module("circle", "square", "triangle")
+    data = DetectionData("shapes", shapes=ShapesOptions(val=3, size=64, max_extent=32), masks=True)
+    for batches in (2, 3):
+        quiet_trainer(limit_val_batches=batches).validate(module, data, verbose=False)
+    assert len(read) == 1
+    assert len(data.ground_truth("val").objects.masks) == len(data.ground_truth("val").objects) > 0
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning")

@@ -6,7 +6,8 @@ T IoU thresholds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,31 @@ class GroundTruth:
     class_names: tuple[str, ...]
     objects: Objects
     source: str
+
+
+def of_images(truth: GroundTruth, ids: Container[int]) -> GroundTruth:
+    """The images of some ids, with their objects."""
+    kept = np.array([image_id in ids for image_id in truth.image_ids.tolist()], dtype=np.bool_)
+    if kept.all():
+        return truth
+    objects = truth.objects
+    rows = np.flatnonzero(kept[objects.images])
+    return replace(
+        truth,
+        image_ids=truth.image_ids[kept],
+        file_names=tuple(name for name, wanted in zip(truth.file_names, kept.tolist(), strict=True) if wanted),
+        sizes=truth.sizes[kept],
+        objects=Objects(
+            images=(kept.cumsum() - 1)[objects.images[rows]],
+            labels=objects.labels[rows],
+            xywh=objects.xywh[rows],
+            corners=objects.corners[rows],
+            areas=objects.areas[rows],
+            masks=None if objects.masks is None else [objects.masks[row] for row in rows.tolist()],
+            crowd=objects.crowd[rows],
+            difficult=objects.difficult[rows],
+        ),
+    )
 
 
 def corners_of(xywh: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -172,7 +172,7 @@ class RunFiles(L.Callback):
         dataset = data.evaluated_set(stage)
         found = [row for row in module.evaluation.predictions if row["score"] >= MIN_SCORE]
         pictures = []
-        for index in range(min(_PICTURES, len(module.evaluation.ground_truth["images"]))):
+        for index in range(min(_PICTURES, module.evaluation.measured)):
             image, target = dataset[index]
             rows = [row for row in found if row["image_id"] == target["image_id"]]
             shown = as_detections(rows, data.category_ids, image_size(image))
@@ -230,8 +230,10 @@ def _module(module: L.LightningModule) -> DetectionModule:
 
 def _write_ids(file: Path, data: DetectionData, stage: Evaluated) -> None:
     """Say which id is which image and class, where the images have names that tell them apart."""
-    images = data.ground_truth(stage)["images"]
-    names = [plain_name(image.get("file_name", "")) for image in images]
+    truth = data.ground_truth(stage)
+    columns = (truth.image_ids.tolist(), truth.file_names, *truth.sizes.T.tolist())
+    images = [dict(zip(("id", "file_name", "height", "width"), row, strict=True)) for row in zip(*columns, strict=True)]
+    names = [plain_name(name) for name in truth.file_names]
     if all(names) and len(set(names)) == len(names):
         write_text(file, json.dumps(stated_ids(images, data.class_names, data.category_ids)))
     else:

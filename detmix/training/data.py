@@ -22,6 +22,8 @@ from ..batch import collate
 from ..data import DetectionDataset
 from ..data.augment import Augment
 from ..data.dataset import OnError
+from ..evaluation.reading import read_ground_truth
+from ..evaluation.records import GroundTruth
 from ..lookups import read_landscape
 from ..seeding import SeededDataset
 from .contents import Part, all_classes, described, doubts, unmeasured, unused
@@ -141,6 +143,7 @@ class DetectionData(L.LightningDataModule):
         self.seed = seed
         self.run_seed = run_seed
         self._evaluated: dict[str, Any] = {}
+        self._truths: dict[str, GroundTruth] = {}
         self._train_names = train
         self._names_are_given = class_names is not None
         sources = [self._splits.open(split, "train", class_names, self.augment) for split in train]
@@ -189,9 +192,11 @@ class DetectionData(L.LightningDataModule):
             )
         return self._evaluated[stage]
 
-    def ground_truth(self, stage: Evaluated) -> dict[str, Any]:
-        """Ground truth of a stage, ``val`` or ``test``, as a COCO dict; its category ids are ``category_ids``."""
-        return self.evaluated_set(stage).ground_truth()
+    def ground_truth(self, stage: Evaluated) -> GroundTruth:
+        """Ground truth of a stage, ``val`` or ``test``, with masks where the data has some, read once."""
+        if stage not in self._truths:
+            self._truths[stage] = read_ground_truth(self.evaluated_set(stage).ground_truth(), masks=self.masks)
+        return self._truths[stage]
 
     def setup(self, stage: str) -> None:
         """Open what the stage evaluates on, so that a mistake in it shows before the training.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import faster_coco_eval  # noqa: F401  where it is missing, that is told now and not at the first validation
 
 from ..evaluation import CocoResult, VocResult, evaluate_coco
 from ..evaluation.backends import Backend
-from ..evaluation.reading import read_ground_truth, read_predictions
+from ..evaluation.masks import encode_masks
+from ..evaluation.reading import read_predictions
+from ..evaluation.records import Detections, GroundTruth, of_images
 from ..evaluation.voc import rank_voc, result_of
 
 _BACKEND: Backend = "faster-coco-eval"  # pycocotools gives the same numbers, and trainings wait for them
@@ -24,13 +27,13 @@ class Evaluation(NamedTuple):
     segm: CocoResult | None  # of masks
     losses: dict[str, float]  # ``loss`` and its terms ``loss_...``, means over the images
     predictions: list[dict[str, Any]]  # COCO results
-    ground_truth: dict[str, Any]  # COCO dict of the images that were visited
+    ground_truth: GroundTruth  # of the images that were visited
     images: int  # that there are, visited or not
 
     @property
     def measured(self) -> int:
         """How many images were visited."""
-        return len(self.ground_truth["images"])
+        return len(self.ground_truth.image_ids)
 
     def part(self) -> str:
         """How many images were visited, in brackets, where they are not all, as under ``limit_val_batches``."""
@@ -75,7 +78,7 @@ def _ap_of_classes(prefix: str, result: CocoResult) -> dict[str, float]:
 
 
 def evaluate(
-    ground_truth: Mapping[str, Any],
+    ground_truth: GroundTruth,
     predictions: Sequence[dict[str, Any]],
     visited: Container[int],
     losses: Mapping[str, float],
@@ -85,22 +88,26 @@ def evaluate(
     """Measure predictions by both rules.
 
     Args:
-        ground_truth: COCO dict.
+        ground_truth: with masks where these are measured.
         predictions: COCO results.
         visited: ids of the images that count: fewer than all under ``limit_val_batches``.
         losses: means over these images.
-        masks: measure masks beside boxes; objects and predictions then have a ``segmentation``.
+        masks: measure masks beside boxes; predictions then have a ``segmentation`` beside the ``bbox``.
+
+    Raises:
+        ValueError: the predictions are wrong (the row is named); or masks are measured, and the ground truth has none.
     """
     rows = list(predictions)
-    truth = {
-        **ground_truth,
-        "images": [image for image in ground_truth["images"] if image["id"] in visited],
-        "annotations": [row for row in ground_truth["annotations"] if row["image_id"] in visited],
-    }
-    known = read_ground_truth(truth)
-    found = read_predictions(rows, known, is_xywh=True)
-    rankings = rank_voc(known, found, iou=0.5)
-    voc, eleven_point = (result_of(known, rankings, use_07_metric=eleven) for eleven in (False, True))
-    segm = evaluate_coco(truth, rows, "segm", backend=_BACKEND) if masks else None
-    coco = evaluate_coco(known, found, backend=_BACKEND)
-    return Evaluation(coco, voc, eleven_point, segm, dict(losses), rows, truth, len(ground_truth["images"]))
+    truth = of_images(ground_truth, visited)
+    found = read_predictions(rows, truth, is_xywh=True)
+    rankings = rank_voc(truth, found, iou=0.5)
+    voc, eleven_point = (result_of(truth, rankings, use_07_metric=eleven) for eleven in (False, True))
+    coco = evaluate_coco(truth, found, backend=_BACKEND)
+    segm = evaluate_coco(truth, _with_masks(found, rows, truth), "segm", backend=_BACKEND) if masks else None
+    return Evaluation(coco, voc, eleven_point, segm, dict(losses), rows, truth, len(ground_truth.image_ids))
+
+
+def _with_masks(found: Detections, rows: Sequence[dict[str, Any]], truth: GroundTruth) -> Detections:
+    """The same detections with their masks; the area is still the box's, as in pycocotools where there is one."""
+    segmentations, sizes = [row["segmentation"] for row in rows], truth.sizes[found.images]
+    return replace(found, masks=encode_masks(segmentations, sizes, found.source, "$[{}].segmentation"))

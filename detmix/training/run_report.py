@@ -19,8 +19,8 @@ from ..canvas import image_size
 from ..data.masks import decode_masks
 from ..evaluation import Fate, ImageMistakes, find_fates, find_mistakes
 from ..evaluation.numbering import PREDICTIONS_FILE
-from ..evaluation.reading import read_ground_truth, read_predictions
-from ..evaluation.records import Detections, GroundTruth
+from ..evaluation.reading import read_predictions
+from ..evaluation.records import of_images
 from ..figures import draw_boxes, history_series
 from ..files import write_whole
 from ..targets import Target
@@ -91,7 +91,7 @@ def write_facts(
         environment: versions and hardware, by name.
         evaluation: of the last validation.
     """
-    images = [image["id"] for image in evaluation.ground_truth["images"]]
+    images = evaluation.ground_truth.image_ids.tolist()
     facts = {"summary": dict(summary), "environment": dict(environment), "images": images}
     # a command may hold bytes that are no text
     content = json.dumps(facts, ensure_ascii=False).encode("utf-8", errors="replace")
@@ -111,7 +111,10 @@ def write_run_report(run_dir: Path, data: DetectionData, evaluation: Evaluation)
         The page.
     """
     facts = _read_facts(run_dir)
-    mistakes = find_mistakes(*_read(evaluation.ground_truth, evaluation.predictions), min_score=MIN_SCORE)
+    truth = evaluation.ground_truth
+    found = read_predictions(evaluation.predictions, truth, is_xywh=True)
+    mistakes = find_mistakes(truth, found, min_score=MIN_SCORE)
+    shown = data.evaluated_set("val").ground_truth()
     report = Report(
         title=f"detmix: {run_dir.resolve().name}",
         summary=facts.summary,
@@ -119,8 +122,8 @@ def write_run_report(run_dir: Path, data: DetectionData, evaluation: Evaluation)
         per_class=evaluation.by_class(),
         curves=evaluation.coco.curves,
         mistakes=mistakes,
-        worst=_image_results(mistakes.worst(_WORST), data, evaluation),
-        best=_image_results(mistakes.best(_BEST), data, evaluation),
+        worst=_image_results(mistakes.worst(_WORST), shown, data, evaluation),
+        best=_image_results(mistakes.best(_BEST), shown, data, evaluation),
         history=history_series(read_history(run_dir)),
         samples=_read_samples(run_dir / SAMPLES),
         visibility=_read_visibility(run_dir / _VISIBILITY),
@@ -168,33 +171,31 @@ def _as_target(rows: Sequence[Mapping[str, Any]], category_ids: Sequence[int], s
     return {**target, "masks": torch.from_numpy(decode_masks(masks, size))} if len(masks) == len(rows) else target
 
 
-def _image_results(images: Sequence[ImageMistakes], data: DetectionData, evaluation: Evaluation) -> list[ImageResult]:
-    places = {image["id"]: place for place, image in enumerate(data.ground_truth("val")["images"])}
+def _image_results(
+    images: Sequence[ImageMistakes], shown: dict[str, Any], data: DetectionData, evaluation: Evaluation
+) -> list[ImageResult]:
+    """The pictures of some images; their objects are those of a COCO dict."""
+    places = {image["id"]: place for place, image in enumerate(shown["images"])}
     dataset = data.evaluated_set("val")
-    return [_image_result(image, dataset[places[image.image_id]][0], data, evaluation) for image in images]
+    results = []
+    for image in images:
+        objects = [row for row in shown["annotations"] if row["image_id"] == image.image_id]
+        results.append(_image_result(image, dataset[places[image.image_id]][0], objects, data, evaluation))
+    return results
 
 
-def _read(ground_truth: dict[str, Any], predictions: list[dict[str, Any]]) -> tuple[GroundTruth, Detections]:
-    """Ground truth and the run's own results."""
-    truth = read_ground_truth(ground_truth)
-    return truth, read_predictions(predictions, truth, is_xywh=True)
-
-
-def _image_result(image: ImageMistakes, pixels: Tensor, data: DetectionData, evaluation: Evaluation) -> ImageResult:
+def _image_result(
+    image: ImageMistakes, pixels: Tensor, objects: list[dict[str, Any]], data: DetectionData, evaluation: Evaluation
+) -> ImageResult:
     title, size = image.file_name or f"Image {image.image_id}", image_size(pixels)
-    truth = {
-        key: [row for row in evaluation.ground_truth[key] if row[of] == image.image_id]
-        for key, of in (("images", "id"), ("annotations", "image_id"))
-    }
     rows = [row for row in evaluation.predictions if row["image_id"] == image.image_id and row["score"] >= MIN_SCORE]
-    fates = find_fates(*_read({**evaluation.ground_truth, **truth}, rows), min_score=MIN_SCORE)
+    truth = of_images(evaluation.ground_truth, {image.image_id})
+    fates = find_fates(truth, read_predictions(rows, truth, is_xywh=True), min_score=MIN_SCORE)
     return ImageResult(
         title,
         f"Objects found: {image.found}, missed: {image.missed}, taken for another class: {image.confused}; "
         f"detections without an object: {image.false}.",
-        _illustration(
-            pixels, _as_target(truth["annotations"], data.category_ids, size), data, fates.objects, title, "annotated"
-        ),
+        _illustration(pixels, _as_target(objects, data.category_ids, size), data, fates.objects, title, "annotated"),
         _illustration(pixels, as_detections(rows, data.category_ids, size), data, fates.detections, title, "detected"),
     )
 
