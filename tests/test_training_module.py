@@ -1,5 +1,7 @@
 """What the module does with its settings: the losses, the learning rate, the seed of the mixing; no fit takes part."""
 
+import gc
+import re
 from types import SimpleNamespace
 
 import lightning as L
@@ -134,8 +136,28 @@ def test_that_many_detections_are_being_measured_is_said(monkeypatch, capsys, ma
     monkeypatch.setattr("detmix.training.module._MANY", many)
     module, data = tiny_module("circle", "square", "triangle"), DetectionData("shapes", shapes=ShapesOptions(val=2))
     quiet_trainer().validate(module, data, verbose=False)
-    lines = capsys.readouterr().out.splitlines()
-    assert (f"Measuring {len(module.evaluation.predictions)} detections of 2 images." in lines) == said
+    assert bool(re.search(r"^Measuring [\d,]+ detections of 2 images\.$", capsys.readouterr().out, re.M)) == said
+
+
+class KeepsResults(L.Callback):
+    """What callbacks find of a pass at its end."""
+
+    def on_validation_end(self, trainer, pl_module):
+        self.found = list(pl_module.predictions)
+
+    on_test_end = on_validation_end
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_detections_are_let_go_once_the_callbacks_have_had_them(stage):
+    module, keeper = tiny_module("circle", "square", "triangle"), KeepsResults()
+    data = DetectionData("shapes", shapes=ShapesOptions(val=2, test=2, size=64, max_extent=32))
+    getattr(quiet_trainer(callbacks=[keeper]), stage)(module, data, verbose=False)
+    assert {row["image_id"] for row in keeper.found} == {0, 1}
+    del keeper.found
+    held = [rows for rows in gc.get_objects() if type(rows) is dict and rows.keys() >= {"image_id", "score", "bbox"}]
+    assert held == []
 
 
 def test_a_detector_of_other_classes_is_not_trained_on():

@@ -159,7 +159,7 @@ class RunFiles(L.Callback):
         metrics = evaluation.metrics() | evaluation.losses | {"images": evaluation.measured} | progress
         write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         _write_ids(folder / IMAGES_FILE, data_of(trainer), stage)
-        content = msgspec.json.encode(evaluation.predictions)  # none is NaN, or they could not have been measured
+        content = msgspec.json.encode(module.predictions)  # none is NaN, or they could not have been measured
         write_whole(folder / PREDICTIONS_FILE, lambda path: path.write_bytes(content))
         title = f"Detections with a score of {MIN_SCORE:g} or more"
         grid = image_grid(self._detections(trainer, module, stage), title=title)
@@ -170,7 +170,7 @@ class RunFiles(L.Callback):
         assert module.evaluation is not None
         data = data_of(trainer)
         dataset = data.evaluated_set(stage)
-        found = [row for row in module.evaluation.predictions if row["score"] >= MIN_SCORE]
+        found = [row for row in module.predictions if row["score"] >= MIN_SCORE]
         pictures = []
         for index in range(min(_PICTURES, module.evaluation.measured)):
             image, target = dataset[index]

@@ -26,7 +26,6 @@ class Evaluation(NamedTuple):
     voc_11_point: VocResult  # the measure of 2007, IoU 0.5
     segm: CocoResult | None  # of masks
     losses: dict[str, float]  # ``loss`` and its terms ``loss_...``, means over the images
-    predictions: list[dict[str, Any]]  # COCO results
     ground_truth: GroundTruth  # of the images that were visited
     images: int  # that there are, visited or not
 
@@ -97,14 +96,13 @@ def evaluate(
     Raises:
         ValueError: the predictions are wrong (the row is named); or masks are measured, and the ground truth has none.
     """
-    rows = list(predictions)
     truth = of_images(ground_truth, visited)
-    found = read_predictions(rows, truth, is_xywh=True)
+    found = read_predictions(predictions, truth, is_xywh=True)
     rankings = rank_voc(truth, found, iou=0.5)
     voc, eleven_point = (result_of(truth, rankings, use_07_metric=eleven) for eleven in (False, True))
     coco = evaluate_coco(truth, found, backend=_BACKEND)
-    segm = evaluate_coco(truth, _with_masks(found, rows, truth), "segm", backend=_BACKEND) if masks else None
-    return Evaluation(coco, voc, eleven_point, segm, dict(losses), rows, truth, len(ground_truth.image_ids))
+    segm = evaluate_coco(truth, _with_masks(found, predictions, truth), "segm", backend=_BACKEND) if masks else None
+    return Evaluation(coco, voc, eleven_point, segm, dict(losses), truth, len(ground_truth.image_ids))
 
 
 def _with_masks(found: Detections, rows: Sequence[dict[str, Any]], truth: GroundTruth) -> Detections:

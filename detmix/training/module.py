@@ -129,6 +129,7 @@ class DetectionModule(L.LightningModule):
         self.detector: nn.Module | None = None
         self.class_names: tuple[str, ...] | None = None  # that it was built for, without background
         self.evaluation: Evaluation | None = None
+        self.predictions: list[dict[str, Any]] = []  # COCO results of a pass, until its end
         self._visits: dict[int, Visit] = {}
         self._hooks: list[RemovableHandle] = []
 
@@ -248,10 +249,11 @@ class DetectionModule(L.LightningModule):
         return terms["train/loss"]
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the pass before, whether it came to its end or was broken off."""
-        self._visits = {}
+        """Forget what the pass before has detected, which may have been broken off."""
+        self._visits, self.predictions = {}, []
 
     on_test_epoch_start = on_validation_epoch_start
+    on_validation_end = on_test_end = on_validation_epoch_start  # callbacks have had it by then
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect what was detected and lost on each image of a batch."""
@@ -352,7 +354,7 @@ class DetectionModule(L.LightningModule):
 
     def _evaluate(self, stage: Evaluated) -> None:
         visits = gather(self._visits)
-        rows = [row for visit in visits.values() for row in visit.predictions]
+        self.predictions = rows = [row for visit in visits.values() for row in visit.predictions]
         if self.trainer.is_global_zero and len(rows) >= _MANY:
             tell(f"Measuring {len(rows):,} detections of {len(visits):,} images.")
         truth, losses = data_of(self.trainer).ground_truth(stage), mean_losses([*visits.values()])

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -20,7 +20,7 @@ from ..data.masks import decode_masks
 from ..evaluation import Fate, ImageMistakes, find_fates, find_mistakes
 from ..evaluation.numbering import PREDICTIONS_FILE
 from ..evaluation.reading import read_predictions
-from ..evaluation.records import of_images
+from ..evaluation.records import GroundTruth, of_images
 from ..figures import draw_boxes, history_series
 from ..files import write_whole
 from ..targets import Target
@@ -53,6 +53,15 @@ class _Facts(msgspec.Struct):
     images: list[int]  # ids of those that were validated on
 
 
+class _Measured(NamedTuple):
+    """What the pictures of validation images are made of."""
+
+    data: DetectionData
+    annotations: dict[str, Any]  # COCO dict
+    truth: GroundTruth
+    predictions: list[dict[str, Any]]  # COCO results
+
+
 def report_run(run_dir: Path) -> Path:
     """Write a run's ``report.html`` anew from its folder: after ``visibility.json`` came, or where a fit was cut off.
 
@@ -67,16 +76,15 @@ def report_run(run_dir: Path) -> Path:
         ValueError: one is damaged.
     """
     facts = _read_facts(run_dir)
-    file = run_dir / PREDICTIONS_FILE
     data = open_data(run_dir / "config.yaml")
-    predictions = _read_json(file, list[dict[str, Any]])
+    predictions = _read_predictions(run_dir)
     try:
         masks = bool(predictions) and all(
             "segmentation" in row for row in predictions
         )  # a detector of boxes gives none
         evaluation = evaluate(data.ground_truth("val"), predictions, set(facts.images), {}, masks=masks)
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        raise ValueError(f"{run_dir / PREDICTIONS_FILE}: {error}") from error
     return write_run_report(run_dir, data, evaluation)
 
 
@@ -102,8 +110,9 @@ def write_run_report(run_dir: Path, data: DetectionData, evaluation: Evaluation)
     """Write a run's ``report.html``.
 
     Args:
-        run_dir: the folder, which has ``run.json`` and ``config.yaml``, and may have ``train_samples/``, logs and
-            ``visibility.json``, as ``tools/analyze.py visibility --json`` writes it.
+        run_dir: the folder, which has ``run.json``, ``config.yaml`` and the ``predictions.json`` of the validation, and
+            may have ``train_samples/``, logs and ``visibility.json``, as ``tools/analyze.py visibility --json`` writes
+            it.
         data: what the run was validated on.
         evaluation: of the last validation.
 
@@ -111,10 +120,10 @@ def write_run_report(run_dir: Path, data: DetectionData, evaluation: Evaluation)
         The page.
     """
     facts = _read_facts(run_dir)
-    truth = evaluation.ground_truth
-    found = read_predictions(evaluation.predictions, truth, is_xywh=True)
+    truth, predictions = evaluation.ground_truth, _read_predictions(run_dir)
+    found = read_predictions(predictions, truth, is_xywh=True)
     mistakes = find_mistakes(truth, found, min_score=MIN_SCORE)
-    shown = data.evaluated_set("val").ground_truth()
+    measured = _Measured(data, data.evaluated_set("val").ground_truth(), truth, predictions)
     report = Report(
         title=f"detmix: {run_dir.resolve().name}",
         summary=facts.summary,
@@ -122,8 +131,8 @@ def write_run_report(run_dir: Path, data: DetectionData, evaluation: Evaluation)
         per_class=evaluation.by_class(),
         curves=evaluation.coco.curves,
         mistakes=mistakes,
-        worst=_image_results(mistakes.worst(_WORST), shown, data, evaluation),
-        best=_image_results(mistakes.best(_BEST), shown, data, evaluation),
+        worst=_image_results(mistakes.worst(_WORST), measured),
+        best=_image_results(mistakes.best(_BEST), measured),
         history=history_series(read_history(run_dir)),
         samples=_read_samples(run_dir / SAMPLES),
         visibility=_read_visibility(run_dir / _VISIBILITY),
@@ -171,25 +180,17 @@ def _as_target(rows: Sequence[Mapping[str, Any]], category_ids: Sequence[int], s
     return {**target, "masks": torch.from_numpy(decode_masks(masks, size))} if len(masks) == len(rows) else target
 
 
-def _image_results(
-    images: Sequence[ImageMistakes], shown: dict[str, Any], data: DetectionData, evaluation: Evaluation
-) -> list[ImageResult]:
-    """The pictures of some images; their objects are those of a COCO dict."""
-    places = {image["id"]: place for place, image in enumerate(shown["images"])}
-    dataset = data.evaluated_set("val")
-    results = []
-    for image in images:
-        objects = [row for row in shown["annotations"] if row["image_id"] == image.image_id]
-        results.append(_image_result(image, dataset[places[image.image_id]][0], objects, data, evaluation))
-    return results
+def _image_results(images: Sequence[ImageMistakes], measured: _Measured) -> list[ImageResult]:
+    places = {image["id"]: place for place, image in enumerate(measured.annotations["images"])}
+    dataset = measured.data.evaluated_set("val")
+    return [_image_result(image, dataset[places[image.image_id]][0], measured) for image in images]
 
 
-def _image_result(
-    image: ImageMistakes, pixels: Tensor, objects: list[dict[str, Any]], data: DetectionData, evaluation: Evaluation
-) -> ImageResult:
-    title, size = image.file_name or f"Image {image.image_id}", image_size(pixels)
-    rows = [row for row in evaluation.predictions if row["image_id"] == image.image_id and row["score"] >= MIN_SCORE]
-    truth = of_images(evaluation.ground_truth, {image.image_id})
+def _image_result(image: ImageMistakes, pixels: Tensor, measured: _Measured) -> ImageResult:
+    title, size, data = image.file_name or f"Image {image.image_id}", image_size(pixels), measured.data
+    objects = [row for row in measured.annotations["annotations"] if row["image_id"] == image.image_id]
+    rows = [row for row in measured.predictions if row["image_id"] == image.image_id and row["score"] >= MIN_SCORE]
+    truth = of_images(measured.truth, {image.image_id})
     fates = find_fates(truth, read_predictions(rows, truth, is_xywh=True), min_score=MIN_SCORE)
     return ImageResult(
         title,
@@ -241,6 +242,11 @@ def _read_visibility(file: Path) -> dict[str, DetectionRates]:
         return {name: DetectionRates.from_json(rates) for name, rates in _read_json(file, dict[str, Any]).items()}
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
+
+
+def _read_predictions(run_dir: Path) -> list[dict[str, Any]]:
+    predictions: list[dict[str, Any]] = _read_json(run_dir / PREDICTIONS_FILE, list[dict[str, Any]])
+    return predictions
 
 
 def _read_facts(run_dir: Path) -> _Facts:
