@@ -62,7 +62,7 @@ class ManifoldMixup:
     Called like the model, or as a context around any call of it, such as one through a wrapper::
 
         model = weight_losses(fasterrcnn_resnet50_fpn(num_classes=21))
-        mixer = ManifoldMixup(model, ["input", "backbone.fpn", "roi"], alpha=2.0)
+        mixer = ManifoldMixup(model, ["input", "backbone.body.layer1"], alpha=2.0)
         losses = mixer(images, targets)
 
         with mixer:
@@ -86,8 +86,8 @@ class ManifoldMixup:
     An object's weight is its visible share where all levels are mixed. One level alone, or a stage behind the first
     that gives a level, leaves levels unmixed that show nothing of the partner's objects, and these are learned there
     at ``1 - lam`` all the same; a warning of the logger ``detmix.manifold`` names such stages of torchvision's ResNets.
-    RESULTS.md has what it cost. Prefer ``"input"``, ``"backbone.fpn"``, ``"backbone"`` or the stages up to the first
-    that gives a level, ``"backbone.body.layer1"`` of a ResNet-50 with an FPN.
+    RESULTS.md has what that cost on made-up scenes, where ``"backbone.fpn"`` and ``"roi"`` cost AP too, and ``"input"``
+    and a stage before all levels did not: prefer these, such as ``"backbone.body.layer1"`` of a ResNet-50 with an FPN.
 
     Nothing is mixed in evaluation mode or without targets, and at ``lam`` 1 nothing is touched at all. All
     that is drawn is a function of (seed, rank, ``step``), where ``step`` counts the entries and goes on from
@@ -379,7 +379,7 @@ def _warn_of_unmixed_levels(model: Any, layers: Sequence[str]) -> None:
         if before:
             _LOGGER.warning(
                 "layer %r: the features of %s, which come before it, stay unmixed, so they show nothing of the "
-                "partners' objects, which are learned there all the same. Mix 'input', 'backbone.fpn' or %r instead",
+                "partners' objects, which are learned there all the same. Mix 'input' or %r instead",
                 *(layer, ", ".join(before), f"backbone.body.{before[0]}"),
             )
 

@@ -85,7 +85,8 @@ class ManifoldOptions:
     Attributes:
         layers: the layers to draw from, anew in each step: ``input``; ``backbone`` or a module in it by its
             dotted name, such as ``backbone.body.layer1``, or some of what that returns, ``backbone.fpn:0`` or, in
-            quotes, ``"backbone.fpn:0,1"``; ``roi``, the box head's features, in two-stage detectors.
+            quotes, ``"backbone.fpn:0,1"``; ``roi``, the box head's features, in two-stage detectors. RESULTS.md
+            compares some on made-up scenes, where only ``input`` and an early stage cost no AP.
         alpha: the ratio is drawn from Beta(alpha, alpha); 0 switches mixing off. 2 as in ``ManifoldMixup``.
         p: probability that a step is mixed.
         pairing: ``roll`` mixes each image with the one before it, the first with the last; ``shuffle`` with a
