@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from pycocotools import mask as rle
 
 from detmix.evaluation import compare_coco, compare_voc, evaluate_coco, evaluate_voc
 from detmix.evaluation.backends import rankings_of, run_pycocotools
@@ -9,7 +10,7 @@ from detmix.evaluation.compare import _measure_coco, _measure_voc
 from detmix.evaluation.curves import RECALLS_2007
 from detmix.evaluation.reading import read_ground_truth, read_predictions
 from detmix.evaluation.voc import rank_voc
-from tests.test_evaluation_coco import make_scene
+from tests.test_evaluation_coco import add_masks, make_scene
 
 SHARED = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
@@ -150,11 +151,39 @@ def one_class(images, with_objects):
     return truth, [{**row, "score": 0.5} for row in truth["annotations"]]
 
 
+@pytest.mark.parametrize(
+    ("compare", "options", "wanted"),
+    [
+        (compare_coco, {}, 51 / 101 * 8 / 10),
+        (compare_coco, {"iou_type": "segm"}, 51 / 101 * 3 / 10),
+        (compare_voc, {}, 1 / 2),
+        (compare_voc, {"use_07_metric": True}, 6 / 11),
+        (compare_voc, {"iou": 0.9}, 0),
+    ],
+)
+def test_where_all_images_are_alike_so_are_all_draws(compare, options, wanted):
+    """One of two objects is found in each, the box with an IoU of 0.85, the mask, without nine lines, of 0.625."""
+    images = [{"id": i, "height": 100, "width": 100} for i in range(5)]
+    objects = [{"image_id": i, "bbox": box} for i in range(5) for box in ([0, 0, 40, 40], [50, 50, 40, 40])]
+    found = [{"image_id": i, "bbox": [0, 0, 40, 34], "score": 0.5} for i in range(5)]
+    for row in objects + found:
+        row["category_id"] = 1
+    add_masks(objects, size=100)
+    mask = np.zeros((100, 100), np.uint8, order="F")
+    mask[[*range(24), 33], :40] = 1
+    encoded = rle.encode(mask)
+    for row in found:
+        row["segmentation"] = {**encoded, "counts": encoded["counts"].decode()}
+    truth = {"images": images, "categories": [{"id": 1, "name": "cat"}], "annotations": objects}
+    result = compare(truth, [], found, **options, resamples=20)["AP"]
+    assert [result.second, result.low, result.high] == pytest.approx([wanted] * 3)
+
+
 @pytest.mark.parametrize("compare", [compare_coco, compare_voc])
 def test_draws_without_objects_are_left_out(compare):
     truth, hits = one_class(4, 2)
-    result = compare(truth, [], hits, resamples=200)["AP"]
-    assert 150 < result.draws < 200  # of 16 draws one has none
+    result = compare(truth, [], hits, resamples=2000)["AP"]
+    assert result.draws == pytest.approx(1875, abs=44)  # of 16 draws one has none; four standard deviations
     assert (result.low, result.high, result.images) == (pytest.approx(1), pytest.approx(1), 2)
     assert result.clear
 
@@ -179,7 +208,7 @@ def test_images_are_counted_by_class_and_size():
 
     rows = truth["annotations"]
     cats, dogs = ([row for row in rows if row["category_id"] == kind] for kind in (1, 2))
-    assert result["AP"].images == result["AR100"].images == result["AP50"].images == wanted(rows)
+    assert {result[name].images for name in ("AP", "AP50", "AP75", "AR100")} == {wanted(rows)}
     assert [result["AP/cat"].images, result["AP/dog"].images] == [wanted(cats), wanted(dogs)]
     assert result["APs"].images == wanted([row for row in rows if row["area"] == 100])
     assert compare_voc(truth, first, second, resamples=2)["AP/cat"].images == wanted(cats)
@@ -209,6 +238,7 @@ def test_nothing_to_compare():
         ({"resamples": 0}, ValueError, "resamples must be 1 or more, got 0"),
         ({"resamples": 2.5}, TypeError, "resamples must be an integer, got 2.5"),
         ({"confidence": 1.0}, ValueError, r"confidence must lie in \(0, 1\), got 1.0"),
+        ({"confidence": 0.0}, ValueError, r"confidence must lie in \(0, 1\), got 0.0"),
     ],
 )
 @pytest.mark.parametrize("compare", [compare_coco, compare_voc])

@@ -68,6 +68,7 @@ def test_partners_are_those_of_the_definition(labels, policy):
     partners = index_partners(policy, Labelled(labels))
     for index, expected in enumerate(fitting):
         assert set(draws(partners, index, 20)) <= set(expected or [None])
+        assert [other for other in range(len(labels)) if partners.fits(index, other)] == expected
 
 
 LABELS = [[1], [1, 2], [], [2, 2], [3], [1, 3], [], [4, 4, 1], [2, 3], []]
@@ -160,7 +161,7 @@ def test_any_partner_needs_no_labels():
     assert set(draws(index_partners("any", [1, 2, 3]), 1, 50)) == {0, 2}
 
 
-@pytest.mark.parametrize("labels", [[1.5], [[1, 2]], 3])
+@pytest.mark.parametrize("labels", [[1.5], [[1, 2]], 3, [True]])
 def test_labels_that_are_no_row_of_integers_are_refused(labels):
     dataset = Labelled([[1], labels])
     dataset.labels_of = lambda index: dataset.labels[index]
