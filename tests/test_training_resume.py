@@ -14,6 +14,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
@@ -25,6 +26,7 @@ from torch.optim.swa_utils import SWALR
 from detmix.training import cli_main
 from detmix.training.files import read_history
 from detmix.training.random_state import random_state, set_random_state
+from detmix.training.resume import LastCheckpoint
 from detmix.training.signals import StopRequests
 
 from .conftest import undrawn_report
@@ -330,6 +332,8 @@ def stopped(folder, number, hook, step, capfd, *arguments):
         (signal.SIGTERM, "on_train_batch_end", 3, 3),
         (signal.SIGINT, "on_train_batch_end", 6, 5),  # the last step of an epoch: a validation comes first
         (signal.SIGTERM, "on_validation_batch_end", 6, 5),
+        (signal.SIGINT, "on_validation_epoch_end", 6, 5),  # what was detected is not measured yet
+        (signal.SIGTERM, "on_validation_end", 6, 5),  # and what was measured not written
         (signal.SIGTERM, "on_train_end", 12, 11),
         (signal.SIGINT, "on_fit_end", 12, 11),  # the weights and the report are not written yet
     ],
@@ -420,6 +424,19 @@ def test_a_signal_before_the_first_step_ends_the_run_too(in_repository, tmp_path
     assert "No checkpoint was written yet. Begin again with\n  python tools/train.py fit" in said
     assert not list(tmp_path.rglob("*.ckpt"))
     assert not list(tmp_path.rglob("model.pt"))
+
+
+@pytest.mark.parametrize(("processes", "at_once"), [(1, True), (2, False)])
+def test_of_several_processes_none_ends_alone_while_detections_are_measured(tmp_path, processes, at_once):
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda asked, all: asked)
+    trainer = SimpleNamespace(world_size=processes, strategy=strategy, received_sigterm=False)
+    trainer.state = SimpleNamespace(fn="fit")
+    requests = StopRequests()
+    last = LastCheckpoint(tmp_path, every_n_steps=1, command="", requests=requests)
+    last.on_validation_epoch_end(trainer, None)
+    assert requests.at_once == at_once
+    last.on_validation_end(trainer, None)
+    assert not requests.at_once
 
 
 def test_one_request_may_come_by_many_signals_and_a_later_ctrl_c_ends_at_once(monkeypatch):

@@ -137,6 +137,18 @@ class LastCheckpoint(Checkpoint):
         if trainer.state.fn == "fit" and self._is_asked_to_stop(trainer):
             self._leave(trainer)
 
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop at once from now on while what was detected is measured, if no other process would wait for this one."""
+        if trainer.state.fn == "fit":
+            self._requests.at_once = trainer.world_size == 1
+            if self._is_asked_to_stop(trainer):
+                self._leave(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop with a step again: what was measured is written."""
+        if trainer.state.fn == "fit":
+            self._requests.at_once = False
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write a checkpoint, unless the run counts steps: Lightning would then do this end of the epoch again."""
         if trainer.max_steps in (-1, trainer.global_step) or trainer.should_stop:
