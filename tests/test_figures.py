@@ -1,4 +1,5 @@
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -215,6 +216,29 @@ def test_a_box_takes_memory_for_its_outline_and_not_for_its_interior(monkeypatch
     assert sum(layers) < 2 * 1500 * 2000
 
 
+def test_a_large_image_is_scaled_down_before_it_is_drawn_on():
+    mask = torch.zeros(1, 1500, 2000, dtype=torch.bool)
+    mask[:, 600:900, 400:800] = True
+    target, image = make_target([[400.0, 600, 800, 900]], masks=mask), torch.zeros(3, 1500, 2000, dtype=torch.uint8)
+    found = draw_boxes(image, target, max_side=1000)
+    small = make_target([[200.0, 300, 400, 450]], masks=mask[:, ::2, ::2])
+    assert found.tobytes() == draw_boxes(image[:, ::2, ::2], small).tobytes()
+    assert draw_boxes(image[:, :1], make_target(()), max_side=100).size == (100, 1)
+    for size in ((2000, 1500), (90, 60)):  # which is magnified, to less than 960
+        plain = torch.zeros(3, *size[::-1], dtype=torch.uint8)
+        assert (
+            draw_boxes(plain, make_target(()), max_side=2000).tobytes() == draw_boxes(plain, make_target(())).tobytes()
+        )
+
+
+def test_pictures_that_are_shown_small_are_drawn_small(monkeypatch):
+    made = []
+    monkeypatch.setattr("detmix.figures.grid.image_grid", lambda pictures, *_, **__: made.extend(pictures))
+    image = torch.zeros(3, 1500, 2000, dtype=torch.uint8)
+    lambda_grid((image, make_target()), (image, make_target()), lambda *sample, lam: sample[:2], lams=[0.5])
+    assert [picture.size for picture in made] == [(1280, 960)]
+
+
 @pytest.mark.parametrize("label", [0, 2])
 def test_a_label_without_a_name_is_refused(label):
     with pytest.raises(ValueError, match=rf"labels must lie in \[1, 1\], one for each class name, got {label}"):
@@ -222,13 +246,30 @@ def test_a_label_without_a_name_is_refused(label):
 
 
 def test_captions_stay_in_the_picture_and_apart():
-    from detmix.figures.boxes import _place_captions, _shared_area
+    from detmix.figures.boxes import _place_captions, _shared_areas
     from detmix.figures.style import font_of
 
     box = (380.0, 0.0, 400.0, 30.0)  # in the upper right corner
     places = _place_captions([box] * 3, ["a long name 0.50"] * 3, font_of(18), (400, 300), [0, 1, 2])
     assert all(0 <= x1 < x2 <= 400 and 0 <= y1 < y2 <= 300 for x1, y1, x2, y2 in places.values())
-    assert _shared_area(places[0], places[1]) == 0
+    assert _shared_areas(np.array([places[0]]), np.array([places[1]])) == 0
+
+
+def test_the_work_for_each_caption_does_not_grow_with_those_placed_before():
+    from detmix.figures.boxes import _place_captions
+    from detmix.figures.style import font_of
+
+    counts = {}
+    for boxes in (50, 200):
+        arguments = [(0.0, 0.0, 9.0, 9.0)] * boxes, ["a"] * boxes, font_of(18), (400, 300), list(range(boxes))
+        calls = []
+        sys.setprofile(lambda frame, event, _, calls=calls: calls.append(frame) if event == "call" else None)
+        try:
+            _place_captions(*arguments)
+        finally:
+            sys.setprofile(None)
+        counts[boxes] = len(calls)
+    assert counts[200] < 4.5 * counts[50]
 
 
 @pytest.mark.parametrize("boxes", [(), [[-5.0, -5, 200, 200]], [[10.0, 10, 10.4, 10.4]], [[0.0, 0, 96, 128]] * 40])

@@ -368,7 +368,7 @@ def test_the_preview_augments_as_the_training_does(monkeypatch, tmp_path, callba
         ]
         mixer.step = 0
     drawn = []
-    monkeypatch.setattr("detmix.training.preview.draw_boxes", lambda image, *_: drawn.append(image))
+    monkeypatch.setattr("detmix.training.preview.draw_boxes", lambda image, *_, **__: drawn.append(image))
     torch.manual_seed(7)
     captions_of_preview(monkeypatch, data, tmp_path, mixer)
     assert all(map(torch.equal, drawn[:6], wanted))

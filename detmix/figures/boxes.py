@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from ..targets import Target
 from .marks import Font, Mark, Pixels, Place, draw_mark, faded, stroke_of
 from .style import PALETTE, font_of, line_height
 
+SHOWN = 1280  # pixels: longest side of a picture that is shown at half of it or less
 _READABLE = 480  # pixels: a picture whose longer side is shorter is magnified
 _FAINTEST = 0.15  # opacity at which a box can still be found
 _TINT = 0.45  # opacity within the mask of an object that is seen in full
@@ -30,6 +32,8 @@ def draw_boxes(
     target: Target,
     class_names: Sequence[str] | None = None,
     fates: Sequence[Fate] | None = None,
+    *,
+    max_side: float = math.inf,
 ) -> Image.Image:
     """Draw the boxes of a target, or of detections, over their image, and tint the pixels of their masks.
 
@@ -44,6 +48,7 @@ def draw_boxes(
         class_names: name of label l at ``[l - 1]``; without it the label's number is written.
         fates: N of them, what became of each box: the caption begins with it, or with a tick where the object was
             found; the outline is whole then, in long dashes where it was confused, otherwise in short ones.
+        max_side: longest side of the picture in pixels; a larger image is scaled down to it before it is drawn on.
 
     Raises:
         TypeError: the image is of another dtype.
@@ -51,8 +56,9 @@ def draw_boxes(
             boxes, or masks are of another size than the image.
     """
     photo = to_picture(image)
-    scale = max(1, math.ceil(_READABLE / max(photo.size)))
-    canvas = photo.resize((photo.width * scale, photo.height * scale), Image.Resampling.BICUBIC).convert("RGBA")
+    scale = min(max(1, math.ceil(_READABLE / max(photo.size))), max_side / max(photo.size))
+    size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
+    canvas = photo.resize(size, Image.Resampling.BICUBIC).convert("RGBA")
     font = font_of(max(18, max(canvas.size) / 36))
     boxes: list[Place] = [(x1, y1, x2, y2) for x1, y1, x2, y2 in (target["boxes"].cpu().double() * scale).tolist()]
     opacities, captions = _opacities(target), _captions(target, class_names)
@@ -158,6 +164,7 @@ def _place_captions(
 ) -> dict[int, Place]:
     """Where each caption goes: at a corner of its box, in the picture, off those placed before where it can."""
     places: dict[int, Place] = {}
+    taken = np.empty((0, 4))
     stroke = stroke_of(font)
     height = line_height(font) + 2 * stroke
     for n in order:
@@ -165,7 +172,8 @@ def _place_captions(
         x1, y1, x2, y2 = boxes[n]
         corners = [(x, y) for y in (y1 - height, y1, y2, y2 - height) for x in (x1, x2 - width)]
         spots = [_inside(corner, width, height, size) for corner in corners]
-        places[n] = min(spots, key=lambda spot: sum(_shared_area(spot, taken) for taken in places.values()))
+        places[n] = spots[_shared_areas(np.array(spots), taken).sum(1).argmin()]
+        taken = np.vstack([taken, places[n]])
     return places
 
 
@@ -175,5 +183,8 @@ def _inside(corner: tuple[float, float], width: float, height: float, size: tupl
     return x, y, x + width, y + height
 
 
-def _shared_area(a: Place, b: Place) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+def _shared_areas(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each pair of (A, 4) and (B, 4) rectangles: (A, B)."""
+    low, high = np.maximum(a[:, None, :2], b[:, :2]), np.minimum(a[:, None, 2:], b[:, 2:])
+    shared: NDArray[np.float64] = (high - low).clip(min=0).prod(-1)
+    return shared

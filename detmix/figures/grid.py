@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..arguments import check_count
 from ..canvas import Image as AnyImage
 from ..targets import Target
-from .boxes import draw_boxes, to_picture
+from .boxes import SHOWN, draw_boxes, to_picture
 from .style import INK, PAPER, font_of, line_height
 
 Sample: TypeAlias = tuple[AnyImage, Target]
@@ -71,7 +71,7 @@ def lambda_grid(
     """
     ratios = list(lams)
     blends = [mix(*sample_a, *sample_b, lam=lam) for lam in ratios]
-    pictures = [draw_boxes(image, target, class_names) for image, target in blends]
+    pictures = [draw_boxes(image, target, class_names, max_side=SHOWN) for image, target in blends]
     captions = [f"λ = {lam:g}" for lam in ratios]
     return image_grid(
         pictures,

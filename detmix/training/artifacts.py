@@ -17,6 +17,7 @@ from ..canvas import image_size
 from ..data.paths import plain_name
 from ..evaluation.numbering import CLASSES_FILE, IMAGES_FILE, PREDICTIONS_FILE, categories, stated_ids
 from ..figures import draw_boxes, image_grid
+from ..figures.boxes import SHOWN
 from ..files import write_text, write_whole
 from ..machine import machine
 from ..reporting.tables import number_text
@@ -117,7 +118,7 @@ class RunFiles(L.Callback):
             names = data_of(trainer).class_names
             samples = list(zip(*batch, strict=True))[: _PICTURES - len(self._samples)]
             for number, (image, target) in enumerate(samples, start=len(self._samples) + 1):
-                self._samples.append(draw_boxes(image, _on_cpu(target), names))
+                self._samples.append(draw_boxes(image, _on_cpu(target), names, max_side=SHOWN))
                 write_sample(self.run_dir / SAMPLES, number, self._samples[-1], target, names)
             if len(self._samples) == _PICTURES:
                 self._show(trainer, SAMPLES, image_grid(self._samples))
@@ -176,7 +177,7 @@ class RunFiles(L.Callback):
             image, target = dataset[index]
             rows = [row for row in found if row["image_id"] == target["image_id"]]
             shown = as_detections(rows, data.category_ids, image_size(image))
-            pictures.append(draw_boxes(image, shown, data.class_names))
+            pictures.append(draw_boxes(image, shown, data.class_names, max_side=SHOWN))
         return pictures
 
     def _show(self, trainer: L.Trainer, name: str, grid: Image.Image) -> None:

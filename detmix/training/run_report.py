@@ -22,6 +22,7 @@ from ..evaluation.numbering import PREDICTIONS_FILE
 from ..evaluation.reading import read_predictions
 from ..evaluation.records import GroundTruth, of_images
 from ..figures import draw_boxes, history_series
+from ..figures.boxes import SHOWN
 from ..files import write_whole
 from ..targets import Target
 from .data import DetectionData
@@ -208,9 +209,8 @@ def _illustration(
     alt = f"{title}, {what}: {_objects(target['labels'].tolist(), names)}"
     nothing = "no objects" if what == "annotated" else f"nothing has a score of {MIN_SCORE:g} or more"
     legend = "; ".join(words for fate, words in _LEGEND.items() if fate in fates) or nothing
-    return Illustration(
-        draw_boxes(pixels, target, names, fates), alt, f"{what.capitalize()}. {legend[0].upper()}{legend[1:]}."
-    )
+    picture = draw_boxes(pixels, target, names, fates, max_side=SHOWN)
+    return Illustration(picture, alt, f"{what.capitalize()}. {legend[0].upper()}{legend[1:]}.")
 
 
 def _objects(labels: Sequence[int], class_names: Sequence[str]) -> str:
