@@ -91,6 +91,7 @@ def test_a_batch_comes_when_its_last_sample_does():
 def test_batches_that_were_visited_are_left_out(count, batches, seed):
     settings = {"seed": seed, "batch_size": 4, "landscape": np.arange(count) % 3 == 0}
     whole = visits(count, **settings)
+    assert whole == in_like_batches(visits(count, seed=seed), settings["landscape"], 4)
     assert visits(count, skipped=(0, 4 * batches), **settings) == whole[4 * batches :]
 
 
