@@ -63,11 +63,11 @@ def _asking(dataset: Any, method: str, returned: str) -> Callable[[int], Any]:
     Raises:
         TypeError: neither it has one, nor what it holds.
     """
+    if callable(getattr(dataset, method, None)):
+        return getattr(dataset, method)
     if isinstance(dataset, Subset):
         inner, indices = _asking(dataset.dataset, method, returned), dataset.indices
         return lambda index: inner(indices[index])
-    if callable(getattr(dataset, method, None)):
-        return getattr(dataset, method)
     if isinstance(dataset, ConcatDataset):
         return _in_turn(dataset, [_asking(part, method, returned) for part in dataset.datasets])
     raise TypeError(

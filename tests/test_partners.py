@@ -204,11 +204,18 @@ def test_data_sets_one_after_the_other_must_all_tell_their_labels():
     with pytest.raises(TypeError, match="list needs a method labels_of"):
         index_partners("other_class", ConcatDataset([Labelled([[1]]), [2]]))
 
-    class Telling(ConcatDataset):
+
+def test_a_part_of_a_data_set_may_tell_its_labels_itself():
+    class Joined(ConcatDataset):
         def labels_of(self, index):
             return self[index]
 
-    assert index_partners("other_class", Telling([[[1]], [[2]]])).draw(0, generator_at(0, 0, 0, MIXING)) == 1
+    class Part(Subset):
+        def labels_of(self, index):
+            return self[index]
+
+    for dataset in (Joined([[[1]], [[2]]]), Part([[3], [1], [2]], [1, 2])):
+        assert index_partners("other_class", dataset).draw(0, generator_at(0, 0, 0, MIXING)) == 1
 
 
 def test_the_index_of_118000_images_is_small_and_takes_little_to_build():

@@ -76,7 +76,11 @@ def add_part(parts: Any, name: str, summary: str, predictions: str) -> ArgumentP
     add("--plots", type=Path, metavar="DIR", help="write plots to this folder, as PNG")
     add("--min-score", type=float, default=0.5, metavar="S", help="least score in tables of mistakes (default: 0.5)")
     coco, voc = part.add_argument_group("rules of COCO"), part.add_argument_group("rules of VOC")
-    coco.add_argument("--backend", choices=["pycocotools", "faster-coco-eval"], help="(default: pycocotools)")
+    coco.add_argument(
+        "--backend",
+        choices=["pycocotools", "faster-coco-eval"],
+        help="(default: pycocotools, which always counts comparisons)",
+    )
     coco.add_argument("--class-agnostic", action="store_true", help="take all classes for one, for proposals say")
     coco.add_argument(
         "--max-detections", type=int, nargs="+", metavar="N", help="most of a class in an image (default: 1 10 100)"
