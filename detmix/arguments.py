@@ -12,7 +12,7 @@ from torch import Tensor
 
 def check_alpha(alpha: float) -> float:
     """Alpha as Python's number; ValueError unless it is finite and 0 or more, and TypeError if it is no number."""
-    number = _number("alpha", alpha)
+    number = check_number("alpha", alpha)
     if not (number >= 0 and math.isfinite(number)):
         raise ValueError(f"alpha must be a finite number of 0 or more, got {alpha}")
     return number
@@ -20,7 +20,7 @@ def check_alpha(alpha: float) -> float:
 
 def check_share(name: str, value: float) -> float:
     """A value as Python's number; ValueError unless it lies in [0, 1], and TypeError if it is no number."""
-    number = _number(name, value)
+    number = check_number(name, value)
     if not 0.0 <= number <= 1.0:
         raise ValueError(f"{name} must lie in [0, 1], got {value}")
     return number
@@ -28,18 +28,23 @@ def check_share(name: str, value: float) -> float:
 
 def check_iou(name: str, value: float) -> float:
     """A least IoU as Python's number; ValueError unless it lies in (0, 1], and TypeError if it is no number."""
-    number = _number(name, value)
+    number = check_number(name, value)
     if not 0.0 < number <= 1.0:
         raise ValueError(f"{name} must lie in (0, 1], got {value}")
     return number
 
 
-def check_count(name: str, value: Any, least: int = 0) -> int:
-    """A value as Python's integer; TypeError unless it is an integer, and ValueError if it is below ``least``."""
+def check_integer(name: str, value: Any) -> int:
+    """A value as Python's integer; TypeError unless it is one, of whatever kind."""
     try:
-        number = operator.index(value)
+        return operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
+
+
+def check_count(name: str, value: Any, least: int = 0) -> int:
+    """A value as Python's integer; TypeError unless it is an integer, and ValueError if it is below ``least``."""
+    number = check_integer(name, value)
     if number < least:
         raise ValueError(f"{name} must be {least} or more, got {number}")
     return number
@@ -67,7 +72,7 @@ def require_generator(generator: Any) -> None:
         raise TypeError(f"generator must be a numpy.random.Generator, as np.random.default_rng(0), got {name}")
 
 
-def _number(name: str, value: Any) -> float:
+def check_number(name: str, value: Any) -> float:
     """A number of any kind, such as a tensor without dimensions, as Python's."""
     if isinstance(value, (str, bytes)):
         raise TypeError(f"{name} must be a number, got {value!r}")

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset, Subset
 
+from .arguments import check_number
+
 _LABELS = ("labels_of", "the (N,) integer labels of a sample")
 _SIZES = ("get_height_and_width", "the height and width of one, in pixels,")
 
@@ -50,7 +52,7 @@ def read_landscape(dataset: Any) -> NDArray[np.bool_]:
     for index in range(len(dataset)):
         size = size_of(index)
         try:
-            height, width = map(float, size)
+            height, width = (check_number("a side", side) for side in size)
         except (TypeError, ValueError):
             raise TypeError(f"get_height_and_width({index}) must give two numbers, got {size!r}") from None
         landscape[index] = width > height
@@ -71,7 +73,8 @@ def _asking(dataset: Any, method: str, returned: str) -> Callable[[int], Any]:
     if isinstance(dataset, ConcatDataset):
         return _in_turn(dataset, [_asking(part, method, returned) for part in dataset.datasets])
     raise TypeError(
-        f"{type(dataset).__name__} needs a method {method}(index) that returns {returned} without reading the image"
+        f"{type(dataset).__name__} needs a method {method}(index) that returns {returned} without reading the image. "
+        "Or pass partner='any'"
     )
 
 

@@ -50,7 +50,7 @@ def index_partners(policy: PartnerPolicy, dataset: Sized) -> Partners:
     try:
         return _index(policy, dataset)
     except TypeError as error:
-        raise TypeError(f"partner={policy!r}: {error}. Or pass partner='any'") from error
+        raise TypeError(f"partner={policy!r}: {error}") from error
 
 
 def _index(policy: PartnerPolicy, dataset: Sized) -> Partners:

@@ -10,7 +10,10 @@ PACKAGES = (
     "detmix",
     *(f"detmix.{name}" for name in ("data", "evaluation", "analysis", "figures", "training", "sweep")),
 )
-ALONE = {"detmix.data": {"detmix.data.transforms": ("Albumentations", "Mixup")}}  # imported from their own module
+ALONE = {  # imported from their own module
+    "detmix.data": {"detmix.data.transforms": ("Albumentations", "Mixup")},
+    "detmix.training": {"detmix.training.trained": ("open_trained",)},
+}
 
 HEAD = """# Public names
 

@@ -96,7 +96,7 @@ def browser(tmp_path_factory):
 def undrawn_report():
     """Trainings leave a page without pictures: to draw them takes longer than all the steps of a test."""
 
-    def write(folder, data, evaluation):
+    def write(folder, data, evaluation, predictions):
         (folder / "report.html").write_text("not drawn")
 
     with pytest.MonkeyPatch.context() as patch:

@@ -78,6 +78,7 @@ def test_training_loops_are_compared_and_profiled():
         ("trainer, mixup", "trainer, no mixing", 2),
         ("trainer, mixup", "torchvision's loop, fp32", 2),
         ("trainer, mixup, same orientation", "trainer, no mixing", 2),
+        ("trainer, mixup, same orientation", "trainer, mixup", 2),
         ("trainer, no mixing", "trainer, no mixing, not grouped", 2),
         ("trainer, mixup, compiled", "trainer, mixup", 2),
     ]

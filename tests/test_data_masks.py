@@ -210,6 +210,8 @@ def test_an_object_without_a_segmentation_can_be_an_error(file):
         read_coco(file, file.parent, masks=True, on_invalid="raise")
     with pytest.raises(ValueError, match=r"set\.json: 1 of 7 objects have no segmentation, annotations\[4\] for one"):
         read_coco(file, file.parent, masks="required")
+    with pytest.raises(ValueError, match="masks must be True, False or 'required', got 'require'"):
+        read_coco(file, file.parent, masks="require")
 
 
 def test_the_ground_truth_has_the_segmentations_of_the_file(file):

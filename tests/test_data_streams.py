@@ -4,9 +4,11 @@ import io
 import itertools
 import json
 import pickle
+import re
 import subprocess
 import sys
 import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,6 +126,12 @@ def test_a_local_shard_may_have_a_name_like_that_of_a_drive(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     write_tar(tmp_path / "D:part.tar", members_of(range(2)))
     assert len(list(WebDatasetStream("D:part.tar", classes=CLASSES))) == 2
+
+
+def test_backslashes_of_a_pattern_stand_for_themselves_on_windows(monkeypatch):
+    monkeypatch.setattr("detmix.data.webdataset.os", SimpleNamespace(sep="\\"))
+    with pytest.raises(FileNotFoundError, match=re.escape(r"D:\shards\part-000.tar: no such shard")):
+        WebDatasetStream(r"D:\shards\part-{000..002}.tar", classes=CLASSES)
 
 
 def test_samples_are_the_images_and_objects_of_the_shards(shards):

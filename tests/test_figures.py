@@ -255,7 +255,13 @@ def test_captions_stay_in_the_picture_and_apart():
     assert _shared_areas(np.array([places[0]]), np.array([places[1]])) == 0
 
 
-def test_the_work_for_each_caption_does_not_grow_with_those_placed_before():
+@pytest.mark.parametrize(("side", "error"), [(0, ValueError), (-5, ValueError), (10.5, TypeError)])
+def test_a_longest_side_that_is_none_is_refused(side, error):
+    with pytest.raises(error, match="max_side must be"):
+        draw_boxes(GREY, make_target(()), max_side=side)
+
+
+def test_no_function_is_called_for_each_pair_of_captions():
     from detmix.figures.boxes import _place_captions
     from detmix.figures.style import font_of
 

@@ -102,7 +102,7 @@ def test_an_image_that_alone_has_its_orientation_has_no_partner():
     assert [set(draws(partners, index, 50)) for index in (1, 2)] == [{2}, {1}]
 
 
-@pytest.mark.parametrize("size", [None, 3, (1, 2, 3), ("a", "b")])
+@pytest.mark.parametrize("size", [None, 3, (1, 2, 3), ("a", "b"), ("480", "640")])
 def test_sizes_that_are_no_pair_of_numbers_are_refused(size):
     dataset = Labelled([[1], [1]])
     dataset.get_height_and_width = lambda index: size

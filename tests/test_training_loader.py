@@ -95,6 +95,14 @@ def test_batches_that_were_visited_are_left_out(count, batches, seed):
     assert visits(count, skipped=(0, 4 * batches), **settings) == whole[4 * batches :]
 
 
+def test_no_orientation_is_always_the_last_one_which_may_be_left_out():
+    """A single image that is left for the last batch is not trained on."""
+    landscape = np.arange(9) < 8
+    last = [visits(9, epoch, seed=0, batch_size=2, landscape=landscape)[-1] for epoch in range(300)]
+    assert 10 < last.count(8) < 70  # of 300 / 9
+    assert set(last) == set(range(9))
+
+
 def test_batches_of_the_trainer_are_of_one_orientation_and_with_like_partners_their_canvases_too(tmp_path):
     write_coco(tmp_path, 24, (24, 32), objects=1, portraits=1 / 3)
     files = {"root": str(tmp_path), "annotations": "annotations.json", "images": "images"}

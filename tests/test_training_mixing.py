@@ -288,9 +288,9 @@ def test_an_image_with_a_part_cut_out_counts_as_mixed_and_has_no_ratio():
             MixupOptions(mix="cutmix"),
             [MixupSchedule()],
             None,
-            ["data.mixup: {alpha: 1.5, p: 1.0, mix: cutmix,"],
+            ['data.mixup: {"alpha": 1.5, "p": 1.0, "mix": "cutmix",'],
         ),
-        (None, [Throughput(), MixBatches(alpha=0.5)], None, ["MixBatches: {alpha: 0.5,"]),
+        (None, [Throughput(), MixBatches(alpha=0.5)], None, ['MixBatches: {"alpha": 0.5,']),
         (
             None,
             [],

@@ -208,8 +208,8 @@ def test_a_name_leads_to_a_folder_below_that_of_all_runs(run, capsys, tmp_path, 
         ({"format": "yolo"}, ValueError, r"data\.format must be one of coco, voc, shapes, got 'yolo'"),
         ({"batch_size": "2"}, TypeError, r"data\.batch_size must be an integer, got '2'"),
         ({"num_workers": 1.5}, TypeError, r"data\.num_workers must be an integer, got 1\.5"),
-        ({"seed": "a"}, TypeError, "integer"),
-        ({"run_seed": 0.5}, TypeError, "integer"),
+        ({"seed": "a"}, TypeError, r"data\.seed must be an integer, got 'a'"),
+        ({"run_seed": 0.5}, TypeError, r"data\.run_seed must be an integer, got 0\.5"),
     ],
 )
 def test_wrong_settings_in_python_are_named_as_in_a_config(settings, error, wanted):

@@ -17,6 +17,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from jsonargparse.typing import ClosedUnitInterval
 from torch.profiler import profile as torch_profile
 from torch.utils.data import DataLoader
 from torchvision import datasets
@@ -37,6 +38,7 @@ _PAIRS = [
     (_TRAINER, _FP32),
     (_TRAINER, _BF16),
     (_ALIKE, _UNMIXED),
+    (_ALIKE, _TRAINER),
     (_UNMIXED, _UNGROUPED),
     (_COMPILED, _TRAINER),
 ]
@@ -99,7 +101,7 @@ def measure_train(
     workers: int = 0,
     steps: int = 5,
     rounds: int = 3,
-    portraits: float = 0.0,
+    portraits: ClosedUnitInterval = 0.0,  # checked where it comes from a command line
     compile: str | None = None,
     profile: bool = False,
 ) -> BenchmarkReport:

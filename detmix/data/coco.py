@@ -59,10 +59,12 @@ def read_coco(
             appearance; a coordinate is not finite; an area is below 0; an object's class is not in ``class_names``;
             two categories of one name have objects; a file name leads out of ``image_dir``; an object is invalid and
             ``on_invalid="raise"``, or has no segmentation and ``masks="required"``; the file was changed while it was
-            read. The file is named, and the row.
+            read. The file is named, and the row. Or masks is none of the three.
         TypeError: ``class_names`` is a text.
     """
     require_list(class_names, "class_names")
+    if masks not in (True, False, "required"):
+        raise ValueError(f"masks must be True, False or 'required', got {masks!r}")
     class_names = None if class_names is None else list(class_names)
     path = Path(annotation_file)
     content = read_content(path, masks=bool(masks))
@@ -160,7 +162,8 @@ def _refuse_without_masks(path: Path, lengths: NDArray[np.int64]) -> None:
     if len(without):
         raise ValueError(
             f"{path}: {len(without)} of {len(lengths)} objects have no segmentation, annotations[{without[0]}] for "
-            "one, and masks are required: give each one, leave such objects out of the file, or read it without masks"
+            "one, and masks are required: give each one, leave such objects out of the file, or read it without masks "
+            "(in the trainer --data.masks false)"
         )
 
 

@@ -6,6 +6,7 @@ Format: https://github.com/webdataset/webdataset
 from __future__ import annotations
 
 import operator
+import os
 import random
 import re
 import tarfile
@@ -142,7 +143,9 @@ class WebDatasetStream(SampleStream):
 def _expand(shards: str | Path | Sequence[str | Path]) -> list[str]:
     """The shards one by one, the local ones looked at."""
     expand = load_library("webdataset.shardlists").expand_urls
-    found = expand(shards) if isinstance(shards, str) else [shards] if isinstance(shards, Path) else list(shards)
+    if isinstance(shards, str):
+        shards = expand(_escaped(shards))
+    found = [shards] if isinstance(shards, Path) else list(shards)
     names = [str(shard) for shard in found]
     if not names:
         raise ValueError("there must be a shard at least, got none")
@@ -150,6 +153,11 @@ def _expand(shards: str | Path | Sequence[str | Path]) -> list[str]:
     for name in names:
         _check_whole(name)
     return names
+
+
+def _escaped(shards: str) -> str:
+    """A pattern of shards, in which a backslash of a path on Windows stands for itself."""
+    return shards.replace("\\", "\\\\") if os.sep == "\\" and _is_local(shards) else shards
 
 
 def _check_whole(shard: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -126,15 +127,24 @@ def _ranking(cells: NDArray[Any], thresholds: int) -> Ranking:
     return Ranking(images[order].astype(np.int64), scores[order], matched & ~ignored, ~ignored, objects)
 
 
-def _run_faster(
-    truth: GroundTruth, found: Detections, iou_type: IouType, class_agnostic: bool, max_detections: Sequence[int]
-) -> Counts:
+def load_faster() -> Any:
+    """The package faster-coco-eval.
+
+    Raises:
+        ImportError: it is not installed; what to do is told.
+    """
     try:
-        import faster_coco_eval
+        return importlib.import_module("faster_coco_eval")
     except ImportError as error:
         raise ImportError(
             "backend='faster-coco-eval' needs the package faster-coco-eval: pip install -e \".[fast-eval]\""
         ) from error
+
+
+def _run_faster(
+    truth: GroundTruth, found: Detections, iou_type: IouType, class_agnostic: bool, max_detections: Sequence[int]
+) -> Counts:
+    faster_coco_eval = load_faster()
     indexes = [_index(faster_coco_eval.COCO, truth, rows) for rows in (truth.objects, found)]
     evaluation = faster_coco_eval.COCOeval_faster(*indexes, iou_type)
     parameters = evaluation.params

@@ -27,7 +27,7 @@ _Rows = TypeVar("_Rows", Detections, Objects)
 
 @dataclass(frozen=True)
 class ImageMistakes:
-    """One image.
+    """What was found, confused, missed and made up in one image.
 
     Attributes:
         image_id: its id.
@@ -135,7 +135,7 @@ def find_mistakes(
     min_score: float = 0.5,
     masks: bool = False,
 ) -> Mistakes:
-    """Count what was found, confused, missed and made up, by class and by image; the rules stand above.
+    """Count what was found, confused, missed and made up, by class and by image; the module has the rules.
 
     Args:
         ground_truth: COCO-format dict, the path of its JSON file, or pycocotools' ``COCO`` of it.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ..arguments import check_count
 from ..canvas import Image as AnyImage
 from ..captions import one_line
 from ..evaluation import Fate
@@ -19,7 +20,7 @@ from ..targets import Target
 from .marks import Font, Mark, Pixels, Place, draw_mark, faded, stroke_of
 from .style import PALETTE, font_of, line_height
 
-SHOWN = 1280  # pixels: longest side of a picture that is shown at half of it or less
+SHOWN = 1280  # pixels: longest side of a picture on a page or in a grid, which show it at half of that or less
 _READABLE = 480  # pixels: a picture whose longer side is shorter is magnified
 _FAINTEST = 0.15  # opacity at which a box can still be found
 _TINT = 0.45  # opacity within the mask of an object that is seen in full
@@ -33,7 +34,7 @@ def draw_boxes(
     class_names: Sequence[str] | None = None,
     fates: Sequence[Fate] | None = None,
     *,
-    max_side: float = math.inf,
+    max_side: int | None = None,
 ) -> Image.Image:
     """Draw the boxes of a target, or of detections, over their image, and tint the pixels of their masks.
 
@@ -48,15 +49,17 @@ def draw_boxes(
         class_names: name of label l at ``[l - 1]``; without it the label's number is written.
         fates: N of them, what became of each box: the caption begins with it, or with a tick where the object was
             found; the outline is whole then, in long dashes where it was confused, otherwise in short ones.
-        max_side: longest side of the picture in pixels; a larger image is scaled down to it before it is drawn on.
+        max_side: the picture's longest side is no longer than so many pixels: the image is scaled before it is drawn
+            on.
 
     Raises:
-        TypeError: the image is of another dtype.
+        TypeError: the image is of another dtype, or max_side is no integer.
         ValueError: the image is of another shape, a label has no name, there are more or fewer fates or masks than
-            boxes, or masks are of another size than the image.
+            boxes, masks are of another size than the image, or max_side is below 1.
     """
+    limit = math.inf if max_side is None else check_count("max_side", max_side, least=1)
     photo = to_picture(image)
-    scale = min(max(1, math.ceil(_READABLE / max(photo.size))), max_side / max(photo.size))
+    scale = min(max(1, math.ceil(_READABLE / max(photo.size))), limit / max(photo.size))
     size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
     canvas = photo.resize(size, Image.Resampling.BICUBIC).convert("RGBA")
     font = font_of(max(18, max(canvas.size) / 36))

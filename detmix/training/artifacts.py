@@ -29,7 +29,15 @@ from .data import DetectionData, Evaluated, data_of
 from .evaluation import Evaluation
 from .log import log_picture
 from .module import DetectionModule
-from .run_report import MIN_SCORE, SAMPLES, as_detections, write_facts, write_run_report, write_sample
+from .run_report import (
+    MIN_SCORE,
+    SAMPLES,
+    as_detections,
+    read_results,
+    write_facts,
+    write_run_report,
+    write_sample,
+)
 from .skipped import SkippedImages
 
 _LOGGER = logging.getLogger("detmix.training")
@@ -151,7 +159,7 @@ class RunFiles(L.Callback):
         if module.evaluation is not None:
             write_facts(self.run_dir, self._summary(trainer, module), machine(), module.evaluation)
             tell("Writing report.html")
-            write_run_report(self.run_dir, data_of(trainer), module.evaluation)
+            write_run_report(self.run_dir, data_of(trainer), module.evaluation, read_results(self.run_dir))
 
     def _write_evaluation(self, trainer: L.Trainer, module: DetectionModule, folder: Path, stage: Evaluated) -> None:
         assert module.evaluation is not None

@@ -94,7 +94,7 @@ def mixing_of(data: DetectionData, module: DetectionModule, callbacks: Iterable[
 
 def _stated(name: str, settings: Mapping[str, Any]) -> str:
     """Settings as a config has them."""
-    return f"{name}: {json.dumps(settings)}".replace('"', "")
+    return f"{name}: {json.dumps(settings)}"
 
 
 def callbacks_of(trainer: Any) -> list[L.Callback]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import to_dtype
 
-from ..arguments import check_choice, check_count
+from ..arguments import check_choice, check_count, check_integer
 from ..batch import collate
 from ..data import DetectionDataset
 from ..data.augment import Augment
@@ -120,7 +119,7 @@ class DetectionData(L.LightningDataModule):
             raise ValueError("data.masks=true reads masks from COCO files, and data.format is voc")
         batch_size = check_count("data.batch_size", batch_size, least=1)
         num_workers = None if num_workers is None else check_count("data.num_workers", num_workers)
-        seed, run_seed = operator.index(seed), operator.index(run_seed)
+        seed, run_seed = check_integer("data.seed", seed), check_integer("data.run_seed", run_seed)
         train = (train,) if isinstance(train, str) else tuple(train)
         named = {"root": root, "train": train, "val": val, "test": test, "annotations": annotations}
         if format == "shapes":
@@ -281,7 +280,7 @@ class DetectionData(L.LightningDataModule):
         self._order.skip(epoch, batches * self.batch_size)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled, mixed batches, in an order that depends on the run's seed and the epoch alone."""
+        """Shuffled, mixed batches, in an order that depends on what ``order`` tells, and on the epoch."""
         rank = 0 if self.trainer is None else self.trainer.global_rank
         self._order = self._training_order(rank)
         return self._loader(TrainingLoader, self.seeded_set, sampler=self._order, drop_last=self._leaves_one_over())

@@ -6,16 +6,16 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import faster_coco_eval  # noqa: F401  where it is missing, that is told now and not at the first validation
-
 from ..evaluation import CocoResult, VocResult, evaluate_coco
-from ..evaluation.backends import Backend
+from ..evaluation.backends import Backend, load_faster
 from ..evaluation.masks import encode_masks
 from ..evaluation.reading import read_predictions
 from ..evaluation.records import Detections, GroundTruth, of_images
 from ..evaluation.voc import rank_voc, result_of
 
 _BACKEND: Backend = "faster-coco-eval"  # pycocotools gives the same numbers, and trainings wait for them
+
+load_faster()  # where it is missing, that is told now and not at the first validation
 
 
 class Evaluation(NamedTuple):

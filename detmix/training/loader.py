@@ -54,7 +54,9 @@ class TrainingOrder(DistributedSampler[int]):
         epoch, samples = self._visited
         order = list(super().__iter__())
         if self._landscape is not None:
-            order = in_like_batches(order, self._landscape, self._batch_size)
+            over = len(order) % self._batch_size == 1  # it may be left out, and so is to be any sample
+            whole = order[: len(order) - over]
+            order = [*in_like_batches(whole, self._landscape, self._batch_size), *order[len(whole) :]]
         return iter(order[samples:] if epoch == self.epoch else order)
 
 

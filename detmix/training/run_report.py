@@ -54,7 +54,7 @@ class _Facts(msgspec.Struct):
     images: list[int]  # ids of those that were validated on
 
 
-class _Measured(NamedTuple):
+class _Pictured(NamedTuple):
     """What the pictures of validation images are made of."""
 
     data: DetectionData
@@ -78,7 +78,7 @@ def report_run(run_dir: Path) -> Path:
     """
     facts = _read_facts(run_dir)
     data = open_data(run_dir / "config.yaml")
-    predictions = _read_predictions(run_dir)
+    predictions = read_results(run_dir)
     try:
         masks = bool(predictions) and all(
             "segmentation" in row for row in predictions
@@ -86,7 +86,7 @@ def report_run(run_dir: Path) -> Path:
         evaluation = evaluate(data.ground_truth("val"), predictions, set(facts.images), {}, masks=masks)
     except ValueError as error:
         raise ValueError(f"{run_dir / PREDICTIONS_FILE}: {error}") from error
-    return write_run_report(run_dir, data, evaluation)
+    return write_run_report(run_dir, data, evaluation, predictions)
 
 
 def write_facts(
@@ -107,24 +107,26 @@ def write_facts(
     write_whole(run_dir / _FACTS, lambda path: path.write_bytes(content + b"\n"))
 
 
-def write_run_report(run_dir: Path, data: DetectionData, evaluation: Evaluation) -> Path:
+def write_run_report(
+    run_dir: Path, data: DetectionData, evaluation: Evaluation, predictions: list[dict[str, Any]]
+) -> Path:
     """Write a run's ``report.html``.
 
     Args:
-        run_dir: the folder, which has ``run.json``, ``config.yaml`` and the ``predictions.json`` of the validation, and
-            may have ``train_samples/``, logs and ``visibility.json``, as ``tools/analyze.py visibility --json`` writes
-            it.
+        run_dir: the folder, which has ``run.json`` and ``config.yaml``, and may have ``train_samples/``, logs and
+            ``visibility.json``, as ``tools/analyze.py visibility --json`` writes it.
         data: what the run was validated on.
         evaluation: of the last validation.
+        predictions: COCO results, of the same validation.
 
     Returns:
         The page.
     """
     facts = _read_facts(run_dir)
-    truth, predictions = evaluation.ground_truth, _read_predictions(run_dir)
+    truth = evaluation.ground_truth
     found = read_predictions(predictions, truth, is_xywh=True)
     mistakes = find_mistakes(truth, found, min_score=MIN_SCORE)
-    measured = _Measured(data, data.evaluated_set("val").ground_truth(), truth, predictions)
+    pictured = _Pictured(data, data.evaluated_set("val").ground_truth(), truth, predictions)
     report = Report(
         title=f"detmix: {run_dir.resolve().name}",
         summary=facts.summary,
@@ -132,8 +134,8 @@ def write_run_report(run_dir: Path, data: DetectionData, evaluation: Evaluation)
         per_class=evaluation.by_class(),
         curves=evaluation.coco.curves,
         mistakes=mistakes,
-        worst=_image_results(mistakes.worst(_WORST), measured),
-        best=_image_results(mistakes.best(_BEST), measured),
+        worst=_image_results(mistakes.worst(_WORST), pictured),
+        best=_image_results(mistakes.best(_BEST), pictured),
         history=history_series(read_history(run_dir)),
         samples=_read_samples(run_dir / SAMPLES),
         visibility=_read_visibility(run_dir / _VISIBILITY),
@@ -181,17 +183,17 @@ def _as_target(rows: Sequence[Mapping[str, Any]], category_ids: Sequence[int], s
     return {**target, "masks": torch.from_numpy(decode_masks(masks, size))} if len(masks) == len(rows) else target
 
 
-def _image_results(images: Sequence[ImageMistakes], measured: _Measured) -> list[ImageResult]:
-    places = {image["id"]: place for place, image in enumerate(measured.annotations["images"])}
-    dataset = measured.data.evaluated_set("val")
-    return [_image_result(image, dataset[places[image.image_id]][0], measured) for image in images]
+def _image_results(images: Sequence[ImageMistakes], pictured: _Pictured) -> list[ImageResult]:
+    places = {image["id"]: place for place, image in enumerate(pictured.annotations["images"])}
+    dataset = pictured.data.evaluated_set("val")
+    return [_image_result(image, dataset[places[image.image_id]][0], pictured) for image in images]
 
 
-def _image_result(image: ImageMistakes, pixels: Tensor, measured: _Measured) -> ImageResult:
-    title, size, data = image.file_name or f"Image {image.image_id}", image_size(pixels), measured.data
-    objects = [row for row in measured.annotations["annotations"] if row["image_id"] == image.image_id]
-    rows = [row for row in measured.predictions if row["image_id"] == image.image_id and row["score"] >= MIN_SCORE]
-    truth = of_images(measured.truth, {image.image_id})
+def _image_result(image: ImageMistakes, pixels: Tensor, pictured: _Pictured) -> ImageResult:
+    title, size, data = image.file_name or f"Image {image.image_id}", image_size(pixels), pictured.data
+    objects = [row for row in pictured.annotations["annotations"] if row["image_id"] == image.image_id]
+    rows = [row for row in pictured.predictions if row["image_id"] == image.image_id and row["score"] >= MIN_SCORE]
+    truth = of_images(pictured.truth, {image.image_id})
     fates = find_fates(truth, read_predictions(rows, truth, is_xywh=True), min_score=MIN_SCORE)
     return ImageResult(
         title,
@@ -244,7 +246,8 @@ def _read_visibility(file: Path) -> dict[str, DetectionRates]:
         raise ValueError(f"{file}: {error}") from error
 
 
-def _read_predictions(run_dir: Path) -> list[dict[str, Any]]:
+def read_results(run_dir: Path) -> list[dict[str, Any]]:
+    """The COCO results in a run's ``predictions.json``."""
     predictions: list[dict[str, Any]] = _read_json(run_dir / PREDICTIONS_FILE, list[dict[str, Any]])
     return predictions
 
