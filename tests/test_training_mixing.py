@@ -291,12 +291,7 @@ def test_an_image_with_a_part_cut_out_counts_as_mixed_and_has_no_ratio():
             ['data.mixup: {"alpha": 1.5, "p": 1.0, "mix": "cutmix",'],
         ),
         (None, [Throughput(), MixBatches(alpha=0.5)], None, ['MixBatches: {"alpha": 0.5,']),
-        (
-            None,
-            [],
-            ManifoldOptions(layers=["roi"]),
-            ["model.manifold: {layers: [roi], alpha: 2.0,"],
-        ),
+        (None, [], ManifoldOptions(layers=["backbone.fpn:0,1"]), ['{"layers": ["backbone.fpn:0,1"], "alpha": 2.0,']),
         (MixupOptions(), [MixBatches()], ManifoldOptions(), ["data.mixup: {", "MixBatches: {", "model.manifold: {"]),
     ],
 )
