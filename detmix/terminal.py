@@ -6,7 +6,7 @@ import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, TextIO, cast
 
 from rich import box
@@ -68,7 +68,8 @@ def replace_unprintable() -> None:
     """
     reconfigure = getattr(sys.stdout, "reconfigure", None)  # a notebook's has none
     if reconfigure is not None:
-        reconfigure(errors="replace")
+        with suppress(OSError):  # where its descriptor leads to a pipe by now, and led to a file when it was opened
+            reconfigure(errors="replace")
 
 
 @contextmanager

@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 PLACE = {
     "epoch": 0,
     "batches": 2,
-    "order": {"seed": 0, "images": 5, "batch size": 2, "processes": 1},
+    "order": {"seed": 0, "images": 5, "batch size": 2, "processes": 1, "aspect ratio grouping": True},
     "threads": 2,
     "random": [],
     "ended_early": [3.0, 9.0],
