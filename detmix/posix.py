@@ -13,7 +13,7 @@ def require_posix(package: str) -> None:
         ImportError: the system has none.
     """
     try:
-        import fcntl  # noqa: F401
+        import fcntl  # noqa: F401  whether it is there is all that is asked
     except ModuleNotFoundError:
         raise ImportError(
             f"{package} needs Linux or macOS, for locks on files and for signals; on Windows it runs in WSL. "

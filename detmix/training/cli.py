@@ -129,7 +129,7 @@ class DetmixCLI(LightningCLI):
         trainer = super().instantiate_trainer(**chosen, **kwargs)
         require_all_processes(trainer)
         # Lightning leaves the number that a launcher such as srun has given to a process which trains alone
-        rank_zero_only.rank = trainer.global_rank  # type: ignore[attr-defined]
+        rank_zero_only.rank = trainer.global_rank  # type: ignore[attr-defined]  # of a function
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise ValueError("trainer.strategy starts processes that keep their results to themselves: use 'ddp'")
         return trainer
