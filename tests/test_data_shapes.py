@@ -6,6 +6,7 @@ from torchvision.ops import masks_to_boxes
 
 from detmix import check_target
 from detmix.data import Shapes
+from detmix.data.shapes import SKELETON
 
 
 def test_scenes_are_a_function_of_seed_and_index():
@@ -148,3 +149,48 @@ def test_a_scene_has_the_keys_that_are_promised():
         "masks": ((count, 96, 96), torch.uint8),
     }
     assert target["image_id"] == 1
+
+
+def test_keypoints_lie_on_their_shape_and_change_nothing_else():
+    scenes, plain = Shapes(40, masks=True, keypoints=True), Shapes(40, masks=True)
+    for index in range(40):
+        (image, target), (same, others) = scenes[index], plain[index]
+        assert torch.equal(image, same)
+        assert target.keys() - others.keys() == {"keypoints"}
+        check_target(target, size=(128, 128))
+        x, y = target["keypoints"][..., :2].long().unbind(2)
+        assert target["masks"][torch.arange(len(x))[:, None], y, x].all()
+        top, left, right = range(3)
+        assert SKELETON.names == ("top", "left", "right")
+        assert torch.equal(y[:, top], target["boxes"][:, 1].long())
+        assert torch.equal(x[:, left], target["boxes"][:, 0].long())
+        assert torch.equal(x[:, right], target["boxes"][:, 2].long() - 1)
+
+
+def test_a_keypoint_is_hidden_where_a_later_shape_lies_over_it():
+    seen = []
+    for index in range(40):
+        target = Shapes(40, masks=True, keypoints=True)[index][1]
+        for number, points in enumerate(target["keypoints"].long().tolist()):
+            for x, y, visibility in points:
+                covered = bool(target["masks"][number + 1 :, y, x].any())
+                assert visibility == (1 if covered else 2)
+                seen.append(covered)
+    assert any(seen)
+    assert not all(seen)
+
+
+def test_the_ground_truth_has_the_keypoints_of_the_scenes():
+    scenes = Shapes(5, keypoints=True)
+    truth = scenes.ground_truth()
+    assert truth["categories"][2] == {
+        "id": 3,
+        "name": "triangle",
+        "keypoints": ["top", "left", "right"],
+        "skeleton": [[1, 2], [2, 3], [3, 1]],
+    }
+    rows = [row["keypoints"] for row in truth["annotations"]]
+    assert rows == [points.ravel().tolist() for index in range(5) for points in scenes[index][1]["keypoints"].numpy()]
+    assert {row["num_keypoints"] for row in truth["annotations"]} == {3}
+    assert scenes.skeleton == SKELETON
+    assert Shapes(5).skeleton is None

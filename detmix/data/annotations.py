@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .masks import decode_masks, require_masks
 from .paths import path_below
+from .skeleton import Skeleton, coco_keypoints
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,9 @@ class Annotations:
         image_dir: the folder that the file names start from.
         segmentations: the segmentations as the file writes them, in JSON, uint8; None where they were not wanted.
         segmentation_spans: (M, 2) int64, where in it those of an object begin and end.
+        keypoints: (M, P, 3) float32, x and y in pixels and visibility: 0 where it is not known, 1 hidden, 2 visible;
+            None where they were not wanted.
+        skeleton: what the P keypoints are.
     """
 
     file_names: NDArray[np.uint8]
@@ -63,6 +67,8 @@ class Annotations:
     image_dir: Path
     segmentations: NDArray[np.uint8] | None = None
     segmentation_spans: NDArray[np.int64] | None = None
+    keypoints: NDArray[np.float32] | None = None
+    skeleton: Skeleton | None = None
 
     def __len__(self) -> int:
         """Number of images, I."""
@@ -113,16 +119,17 @@ class Annotations:
 
         Returns:
             ``images``, ``categories`` and ``annotations``, with the original category ids and areas, crowds
-            included, and ``difficult`` beside ``iscrowd``. Boxes are xywh. Segmentations are there if they were
-            read. Should an annotation's id be below 1, all are numbered anew, because pycocotools takes id 0 for
-            "no match".
+            included, and ``difficult`` beside ``iscrowd``. Boxes are xywh. Segmentations and keypoints are there if
+            they were read. Should an annotation's id be below 1, all are numbered anew, because pycocotools takes
+            id 0 for "no match".
         """
         heights, widths = self.sizes.T.tolist()
         images = [
             {"id": image_id, "file_name": self.file_name(i), "height": height, "width": width}
             for i, (image_id, height, width) in enumerate(zip(self.image_ids.tolist(), heights, widths, strict=True))
         ]
-        categories = [{"id": i, "name": n} for i, n in zip(self.category_ids, self.class_names, strict=True)]
+        points = {} if self.skeleton is None else self.skeleton.of_category()
+        categories = [{"id": i, "name": n, **points} for i, n in zip(self.category_ids, self.class_names, strict=True)]
         return {"images": images, "categories": categories, "annotations": self._coco_objects()}
 
     def _coco_objects(self) -> list[dict[str, Any]]:
@@ -141,6 +148,9 @@ class Annotations:
         if self.segmentations is not None:
             for row, annotation in enumerate(found):
                 annotation["segmentation"] = msgspec.json.decode(self._segmentation(row))
+        if self.keypoints is not None:
+            for points, annotation in zip(self.keypoints, found, strict=True):
+                annotation |= coco_keypoints(points)
         return found
 
     def _segmentation(self, row: int) -> bytes:

@@ -18,6 +18,13 @@ class Category(msgspec.Struct, gc=False):
     name: str
 
 
+class KeypointCategory(Category, gc=False):
+    """A class whose objects may have keypoints: their names, and pairs of their numbers, from 1 on, that are joined."""
+
+    keypoints: list[str] | None = None
+    skeleton: list[tuple[int, int]] | None = None
+
+
 def read_classes(file: Path) -> list[Category]:
     """The classes of a run, in the order of its labels.
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..arguments import check_choice
 from .annotations import Annotations
 from .paths import Folder
+from .skeleton import Skeleton
 
 OnInvalid = Literal["drop", "raise"]
 
@@ -44,6 +45,7 @@ class Objects(NamedTuple):
     difficult: NDArray[np.bool_]  # (M,)
     ids: NDArray[np.int64]  # (M,)
     segmentations: Segmentations | None = None
+    keypoints: NDArray[np.float32] | None = None  # (M, P, 3)
 
 
 class Images(NamedTuple):
@@ -76,6 +78,7 @@ def build_annotations(
     class_names: Sequence[str],
     category_ids: Sequence[int],
     image_dir: Path,
+    skeleton: Skeleton | None = None,
     source: str,
     where: Callable[[int], str],
     one_based: bool = False,
@@ -94,6 +97,7 @@ def build_annotations(
         class_names: K - 1 names, in label order.
         category_ids: K - 1 original ids, in label order.
         image_dir: the folder that the file names start from.
+        skeleton: what the objects' keypoints are, if they were read.
         source: the file that messages name.
         where: tells the file and row of object number m.
         one_based: pixels count from 1 and x2, y2 are inclusive, as in VOC.
@@ -134,6 +138,8 @@ def build_annotations(
         image_dir=image_dir,
         segmentations=None if objects.segmentations is None else objects.segmentations.text,
         segmentation_spans=None if objects.segmentations is None else objects.segmentations.spans[kept],
+        keypoints=None if objects.keypoints is None else objects.keypoints[kept],
+        skeleton=skeleton,
     )
 
 

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from .annotations import Annotations
 from .box_format import wrong_format
-from .categories import Category, one_of_each_name, with_names
+from .categories import Category, KeypointCategory, one_of_each_name, with_names
 from .cleaning import Images, Objects, OnInvalid, Segmentations, build_annotations, require_list, require_unique
-from .coco_columns import Content, read_content
+from .coco_columns import Columns, Content, read_content
 from .images import size_in_header
 from .paths import Folder, path_below
+from .skeleton import Skeleton, skeleton_of
 
 
 def read_coco(
@@ -27,9 +28,10 @@ def read_coco(
     *,
     class_names: Sequence[str] | None = None,
     masks: bool | Literal["required"] = False,
+    keypoints: bool = False,
     on_invalid: OnInvalid = "drop",
 ) -> Annotations:
-    """Read a COCO annotation file (``instances_*.json``).
+    """Read a COCO annotation file (``instances_*.json``, or ``person_keypoints_*.json``).
 
     Labels 1 ... K-1 follow the category ids in ascending order, or ``class_names`` where given. Of two categories of
     one name that is left out which has no objects. Images without annotations are kept. A size that the file lacks is
@@ -48,6 +50,8 @@ def read_coco(
         masks: keep the segmentations, from which a sample gets ``masks``. They are kept as the file writes them, but
             for polygons of fewer than three points, which are left out. ``"required"`` makes an object without one an
             error, as for an evaluation, where its box would be missing too.
+        keypoints: keep the keypoints, of which a sample gets ``keypoints``. All objects have as many, P, and classes
+            that name theirs name the same; one that has none gets P of visibility 0.
         on_invalid: ``"drop"`` drops a box without width or height, and with ``masks`` an object without a
             segmentation, and clips a box past the edge, with one warning in the log; ``"raise"`` makes each
             an error.
@@ -58,8 +62,9 @@ def read_coco(
             annotation is of an unknown image or category; boxes are corners, or shares of the image, to all
             appearance; a coordinate is not finite; an area is below 0; an object's class is not in ``class_names``;
             two categories of one name have objects; a file name leads out of ``image_dir``; an object is invalid and
-            ``on_invalid="raise"``, or has no segmentation and ``masks="required"``; the file was changed while it was
-            read. The file is named, and the row. Or masks is none of the three.
+            ``on_invalid="raise"``, or has no segmentation and ``masks="required"``; there are no keypoints, other
+            numbers of them, or one that is not finite; the file was changed while it was read. The file is named, and
+            the row. Or masks is none of the three.
         TypeError: ``class_names`` is a text.
     """
     require_list(class_names, "class_names")
@@ -67,7 +72,7 @@ def read_coco(
         raise ValueError(f"masks must be True, False or 'required', got {masks!r}")
     class_names = None if class_names is None else list(class_names)
     path = Path(annotation_file)
-    content = read_content(path, masks=bool(masks))
+    content = read_content(path, masks=bool(masks), keypoints=keypoints)
     if not len(content.image_ids):
         raise ValueError(f"{path}: there is no image in it")
     for section, ids in (
@@ -86,19 +91,36 @@ def read_coco(
     _refuse_areas(content.annotations.area, where)
     if masks == "required":
         _refuse_without_masks(path, content.annotations.lengths)
+    skeleton = _skeleton(path, content) if keypoints else None
     return build_annotations(
         Images(content.file_names, content.sizes, content.image_ids),
-        _objects(content, categories, where, bool(masks)),
+        _objects(content, categories, where, bool(masks), skeleton),
         class_names=[category.name for category in categories],
         category_ids=[category.id for category in categories],
         image_dir=Path(image_dir),
+        skeleton=skeleton,
         source=str(path),
         where=where,
         on_invalid=on_invalid,
     )
 
 
-def _objects(content: Content, categories: list[Category], where: Callable[[int], str], masks: bool) -> Objects:
+def _skeleton(path: Path, content: Content) -> Skeleton:
+    known = content.annotations.point_lengths[content.annotations.point_lengths > 0]
+    try:
+        categories = [category for category in content.categories if isinstance(category, KeypointCategory)]
+        return skeleton_of(categories, int(known[0]) // 3 if len(known) else None)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _objects(
+    content: Content,
+    categories: list[Category],
+    where: Callable[[int], str],
+    masks: bool,
+    skeleton: Skeleton | None,
+) -> Objects:
     rows = content.annotations
     category_ids = np.array([category.id for category in categories], np.int64)
     known = ", ".join(f"{category.id} ({category.name})" for category in categories)
@@ -114,7 +136,24 @@ def _objects(content: Content, categories: list[Category], where: Callable[[int]
         difficult=rows.difficult,
         ids=rows.ids,
         segmentations=Segmentations(rows.text, spans) if masks else None,
+        keypoints=None if skeleton is None else _points(rows, skeleton, where),
     )
+
+
+def _points(rows: Columns, skeleton: Skeleton, where: Callable[[int], str]) -> NDArray[np.float32]:
+    """The keypoints of all objects, (M, P, 3); zeros where an object has none."""
+    count = len(skeleton.names)
+    has = rows.point_lengths > 0
+    for row in np.flatnonzero(has & (rows.point_lengths != 3 * count))[:1].tolist():
+        raise ValueError(
+            f"{where(row)}: keypoints must be x, y and visibility of each of {count} points, {3 * count} numbers, "
+            f"got {rows.point_lengths[row]}"
+        )
+    points = np.zeros((len(has), count, 3), np.float32)
+    points[has] = rows.points.reshape(-1, count, 3)
+    for row in np.flatnonzero(~np.isfinite(points).all((1, 2)))[:1].tolist():
+        raise ValueError(f"{where(row)}: keypoints must be finite, got {points[row].ravel().tolist()}")
+    return points
 
 
 def _corners(

@@ -1,10 +1,11 @@
 """The content of a COCO annotation file in flat arrays: typed decoding, some thousand rows at a time.
 
-What a detector does not need is skipped, and so are segmentations unless masks are wanted.
+What a detector does not need is skipped, and so are segmentations and keypoints unless they are wanted.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 from msgspec import Raw
 from numpy.typing import NDArray
 
-from .categories import Category
+from .categories import Category, KeypointCategory
 from .coco_rows import AnnotationRow, ImageRow
 from .json_rows import read_rows
 from .masks import without_slivers
@@ -26,8 +27,8 @@ class _Annotation(AnnotationRow, gc=False, kw_only=True):
     bbox: tuple[_Coordinate, _Coordinate, _Coordinate, _Coordinate]
 
 
-class _MaskedAnnotation(_Annotation, gc=False, kw_only=True):
-    segmentation: Raw = Raw(b"")
+_SEGMENTATION = ("segmentation", Raw, Raw(b""))
+_KEYPOINTS = ("keypoints", list[_Coordinate] | None, None)
 
 
 class Columns(NamedTuple):
@@ -43,6 +44,8 @@ class Columns(NamedTuple):
     difficult: NDArray[np.bool_]
     text: NDArray[np.uint8]  # the segmentations
     lengths: NDArray[np.int64]  # (M,) of each; no rows where they are not wanted
+    points: NDArray[np.float64]  # the numbers of all keypoints, one object's after the other's
+    point_lengths: NDArray[np.int64]  # (M,) how many an object has; no rows where they are not wanted
 
 
 class Content(NamedTuple):
@@ -55,12 +58,13 @@ class Content(NamedTuple):
     annotations: Columns
 
 
-def read_content(path: Path, *, masks: bool) -> Content:
+def read_content(path: Path, *, masks: bool, keypoints: bool = False) -> Content:
     """Read a file from start to end.
 
     Args:
         path: the file.
         masks: keep the segmentations.
+        keypoints: keep the keypoints, and read categories as ``KeypointCategory``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -71,7 +75,7 @@ def read_content(path: Path, *, masks: bool) -> Content:
     before = stamp_of(path.stat())
     try:
         with path.open("rb") as file:
-            content = _collect(file, masks)
+            content = _collect(file, masks, keypoints)
     except RecursionError:
         raise ValueError(f"{path}: not a COCO annotation file: nested too deeply") from None
     except ValueError as error:
@@ -81,13 +85,14 @@ def read_content(path: Path, *, masks: bool) -> Content:
     return content
 
 
-def _collect(file: BinaryIO, masks: bool) -> Content:
+def _collect(file: BinaryIO, masks: bool, keypoints: bool) -> Content:
     images: list[tuple[NDArray[np.int64], NDArray[np.int32]]] = [(np.empty(0, np.int64), np.empty((0, 2), np.int32))]
     file_names: list[str] = []
     categories: list[Category] = []
-    annotations = [_columns([], 0, masks)]
-    kind = _MaskedAnnotation if masks else _Annotation
-    for piece in read_rows(file, {"images": ImageRow, "categories": Category, "annotations": kind}):
+    annotations = [_columns([], 0, masks, keypoints)]
+    category = KeypointCategory if keypoints else Category
+    annotation = _annotation_with(*([_SEGMENTATION] if masks else []), *([_KEYPOINTS] if keypoints else []))
+    for piece in read_rows(file, {"images": ImageRow, "categories": category, "annotations": annotation}):
         if piece.section == "images":
             sizes = np.array([(row.height or 0, row.width or 0) for row in piece.rows], np.int32).reshape(-1, 2)
             images.append((np.array([row.id for row in piece.rows], np.int64), sizes))
@@ -95,10 +100,15 @@ def _collect(file: BinaryIO, masks: bool) -> Content:
         elif piece.section == "categories":
             categories += piece.rows
         else:
-            annotations.append(_columns(piece.rows, piece.first, masks))
+            annotations.append(_columns(piece.rows, piece.first, masks, keypoints))
     ids, sizes = (np.concatenate(column) for column in zip(*images, strict=True))
     joined = _joined(annotations)
     return Content(ids, sizes, file_names, categories, joined._replace(ids=_numbered(joined.ids, joined.stated)))
+
+
+def _annotation_with(*wanted: tuple[str, Any, Any]) -> Any:
+    """The type of a row that has these fields too; all others are skipped."""
+    return msgspec.defstruct("_Annotation", wanted, bases=(_Annotation,), gc=False, kw_only=True)
 
 
 def _numbered(ids: NDArray[np.int64], stated: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -111,13 +121,14 @@ def _numbered(ids: NDArray[np.int64], stated: NDArray[np.bool_]) -> NDArray[np.i
     return numbered
 
 
-def _columns(rows: list[Any], first: int, masks: bool) -> Columns:
+def _columns(rows: list[Any], first: int, masks: bool, keypoints: bool) -> Columns:
     ids = [row.id for row in rows]
     stated = np.ones(len(ids), np.bool_)
     if None in ids:
         stated = np.array([number is not None for number in ids])
         ids = [number or 0 for number in ids]
-    texts = [_text(row, number) for number, row in enumerate(rows, first)] if masks else []
+    texts = [_text(row.segmentation, number) for number, row in enumerate(rows, first)] if masks else []
+    points = [row.keypoints or () for row in rows] if keypoints else []
     return Columns(
         ids=np.array(ids, np.int64),
         stated=stated,
@@ -129,11 +140,13 @@ def _columns(rows: list[Any], first: int, masks: bool) -> Columns:
         difficult=np.array([row.difficult for row in rows], np.bool_),
         text=np.array(bytearray(b"".join(texts)), np.uint8),
         lengths=np.array([len(text) for text in texts], np.int64),
+        points=np.array(list(chain.from_iterable(points)), np.float64),
+        point_lengths=np.array([len(numbers) for numbers in points], np.int64),
     )
 
 
-def _text(row: _MaskedAnnotation, number: int) -> bytes:
-    text = bytes(row.segmentation)
+def _text(segmentation: Raw, number: int) -> bytes:
+    text = bytes(segmentation)
     if not text.isascii() or b"\\" in text:  # what is passed over undecoded is not looked at for these
         try:
             msgspec.json.decode(text)

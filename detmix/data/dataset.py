@@ -32,9 +32,10 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
     """Samples for torchvision's detectors: ``image, target = dataset[i]``.
 
     The image is a (3, H, W) uint8 tensor. The target has ``boxes`` (N, 4) float32, ``labels`` (N,)
-    int64, ``area`` (N,) float32, ``iscrowd`` and ``difficult`` (N,) int64, ``image_id``, an int, and ``masks``
-    (N, H, W) uint8 if the annotations were read with them. They are copies: writing to a sample leaves the
-    annotations alone. Crowds are left out of the samples, and kept in :meth:`ground_truth`.
+    int64, ``area`` (N,) float32, ``iscrowd`` and ``difficult`` (N,) int64, ``image_id``, an int, and, if the
+    annotations were read with them, ``masks`` (N, H, W) uint8 and ``keypoints`` (N, P, 3) float32. They are copies:
+    writing to a sample leaves the annotations alone. Crowds are left out of the samples, and kept in
+    :meth:`ground_truth`.
 
     Args:
         annotations: from :func:`read_coco` or :func:`read_voc`.
@@ -133,7 +134,8 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
         Returns:
             A dict of ``boxes`` (N, 4) float32, xyxy in pixels of the whole image, ``labels`` (N,) int64, from 1 on,
             ``area`` (N,) float32, in square pixels, ``iscrowd`` and ``difficult`` (N,) int64, and ``image_id``, an int;
-            with masks also ``masks`` (N, H, W) uint8. All are copies.
+            with masks also ``masks`` (N, H, W) uint8, with keypoints ``keypoints`` (N, P, 3) float32, x and y in
+            pixels and visibility. All are copies.
 
         Raises:
             IndexError: there is no such sample.
@@ -148,6 +150,8 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
             "iscrowd": (given.iscrowd, torch.int64),
             "difficult": (given.difficult, torch.int64),
         }
+        if given.keypoints is not None:
+            columns["keypoints"] = given.keypoints, torch.float32
         # an index array makes numpy copy, so a sample owns its memory
         target: Target = {key: torch.from_numpy(array[rows]).to(dtype) for key, (array, dtype) in columns.items()}
         target["image_id"] = int(given.image_ids[index])

@@ -18,13 +18,14 @@ def reduce_target(target: Target, size: tuple[int, int], reduced: tuple[int, int
     A pixel of such an image stands for a square of 2, 4 or 8 pixels a side, counted from the top left.
 
     Args:
-        target: boxes (N, 4) xyxy in pixels, area (N,) in square pixels, and masks (N, H, W) if it has them.
+        target: boxes (N, 4) xyxy in pixels, area (N,) in square pixels, and masks (N, H, W) and keypoints (N, P, 3) if
+            it has them.
         size: (H, W) as annotated.
         reduced: (H, W) of the image; each side is that of ``size`` divided by one of ``PARTS`` and rounded up.
 
     Returns:
         The target itself if the sizes are the same; otherwise a copy with these keys scaled. A pixel of a mask is that
-        in the middle of its square.
+        in the middle of its square. A keypoint stays in its square, as torchvision's own resizing has it.
 
     Raises:
         ValueError: the image is of no such size.
@@ -35,7 +36,11 @@ def reduce_target(target: Target, size: tuple[int, int], reduced: tuple[int, int
     if part == 1:
         return target
     scaled = {**target, "boxes": target["boxes"] / part, "area": target["area"] / part**2}
-    return scaled | {"masks": _middles(target["masks"], part)} if "masks" in target else scaled
+    if "masks" in target:
+        scaled["masks"] = _middles(target["masks"], part)
+    if "keypoints" in target:
+        scaled["keypoints"] = target["keypoints"] / torch.tensor([part, part, 1])
+    return scaled
 
 
 def _middles(masks: Tensor, part: int) -> Tensor:

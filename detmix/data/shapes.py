@@ -15,8 +15,11 @@ from ..arguments import check_count, check_index
 from ..draws import SCENES, generator_at
 from ..targets import Target
 from .masks import encode_planes
+from .skeleton import Skeleton, coco_keypoints
 
 CLASS_NAMES = ("circle", "square", "triangle")
+SKELETON = Skeleton(("top", "left", "right"), ((0, 1), (1, 2), (2, 0)))
+"""The keypoints of a shape: of a triangle its corners, of the others the middles of three sides of the box."""
 
 _EDGE = 3  # pixels a shape keeps from the border of the image
 _MAX_COVERED = 0.5  # share of a shape's box that one later shape may cover
@@ -40,6 +43,7 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
         max_extent: int = 56,
         seed: int = 0,
         masks: bool = False,
+        keypoints: bool = False,
         transform: Callable[[Any, Target], tuple[Any, Target]] | None = None,
     ) -> None:
         """Describe the scenes; nothing is drawn yet.
@@ -53,6 +57,8 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
             seed: scenes of different seeds have nothing in common.
             masks: give the targets ``masks`` (N, size, size) uint8, of whole shapes as the boxes are, also where other
                 shapes cover them; and the ground truth ``segmentation``, and its area in the place of the box's.
+            keypoints: give the targets ``keypoints`` (N, 3, 3) float32, the x, y and visibility of the points named by
+                ``SKELETON``: 1 where another shape hides it, otherwise 2; and the ground truth the like.
             transform: ``image, target -> image, target``, applied to each scene.
 
         Raises:
@@ -74,6 +80,7 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
         self.extents = min_extent, max_extent
         self.seed = operator.index(seed)
         self.masks = masks
+        self.keypoints = keypoints
         self.transform = transform
 
     @property
@@ -86,6 +93,11 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
         """COCO category ids, in the order of the labels."""
         return tuple(range(1, len(CLASS_NAMES) + 1))
 
+    @property
+    def skeleton(self) -> Skeleton | None:
+        """What the keypoints are; None without them."""
+        return SKELETON if self.keypoints else None
+
     def __len__(self) -> int:
         return self.num_scenes
 
@@ -94,8 +106,8 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
 
         Returns:
             (3, size, size) uint8, and a dict of ``boxes`` (N, 4) float32, xyxy in pixels, ``labels`` (N,) int64, from 1
-            on, N 1 or more, and ``image_id``, the index, an int; with masks also ``masks`` (N, size, size) uint8. Or
-            what ``transform`` makes of the two.
+            on, N 1 or more, and ``image_id``, the index, an int; with masks also ``masks`` (N, size, size) uint8, with
+            keypoints ``keypoints`` (N, 3, 3) float32. Or what ``transform`` makes of the two.
 
         Raises:
             IndexError: there is no such scene.
@@ -107,6 +119,8 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
         target = {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels), "image_id": index}
         if self.masks:
             target["masks"] = torch.from_numpy(self._masks(boxes, labels))
+        if self.keypoints:
+            target["keypoints"] = torch.from_numpy(self._keypoints(boxes, labels))
         image = torch.from_numpy(self._draw(rng, boxes, labels))
         return (image, target) if self.transform is None else self.transform(image, target)
 
@@ -125,7 +139,10 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
         objects = [row for index in range(self.num_scenes) for row in self._annotations(index)]
         return {
             "images": [{"id": i, "width": self.size, "height": self.size} for i in range(self.num_scenes)],
-            "categories": [{"id": i, "name": name} for i, name in zip(self.category_ids, CLASS_NAMES, strict=True)],
+            "categories": [
+                {"id": i, "name": name, **(SKELETON.of_category() if self.keypoints else {})}
+                for i, name in zip(self.category_ids, CLASS_NAMES, strict=True)
+            ],
             "annotations": [{"id": number, **row} for number, row in enumerate(objects, start=1)],
         }
 
@@ -137,6 +154,9 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
             masks = self._masks(boxes, labels)
             for row, mask, encoded in zip(rows, masks, encode_planes(masks), strict=True):
                 row |= {"segmentation": encoded, "area": float(mask.sum())}
+        if self.keypoints:
+            for row, points in zip(rows, self._keypoints(boxes, labels), strict=True):
+                row |= coco_keypoints(points)
         return rows
 
     def _masks(self, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -145,6 +165,16 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
         for mask, (x1, y1, x2, y2), label in zip(masks, boxes.astype(int), labels, strict=True):
             mask[y1:y2, x1:x2] = _silhouette(CLASS_NAMES[label - 1], x2 - x1)
         return masks
+
+    def _keypoints(self, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(N, 3, 3) float32: x and y in pixels, and visibility."""
+        masks = self._masks(boxes, labels)
+        keypoints = np.full((len(boxes), len(SKELETON.names), 3), 2, np.float32)
+        for number, (box, label) in enumerate(zip(boxes.astype(int), labels, strict=True)):
+            x, y = _points(CLASS_NAMES[label - 1], *box).T
+            keypoints[number, :, 0], keypoints[number, :, 1] = x, y
+            keypoints[number, masks[number + 1 :, y, x].any(0), 2] = 1  # later shapes cover earlier ones
+        return keypoints
 
     def _place(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Boxes (N, 4) float32 and labels (N,) of a scene, back to front; later shapes cover earlier ones."""
@@ -190,6 +220,13 @@ def _silhouette(name: str, extent: int) -> np.ndarray:
         angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
         points = np.rint((np.stack([np.cos(angles), np.sin(angles)], axis=1) + 1) * last / 2)
     return cv2.fillPoly(np.zeros((extent, extent), np.uint8), [points.astype(np.int32)], 1) > 0
+
+
+def _points(name: str, x1: int, y1: int, x2: int, y2: int) -> np.ndarray:
+    """(3, 2) pixels of a shape, x and y, in the order of ``SKELETON``."""
+    middle, last = (x2 - x1 - 1) // 2, y2 - 1
+    side = last if name == "triangle" else y1 + middle
+    return np.array([(x1 + middle, y1), (x1, side), (x2 - 1, side)])
 
 
 def _covered_share(box: np.ndarray, cover: np.ndarray) -> float:

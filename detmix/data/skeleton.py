@@ -5,6 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .categories import KeypointCategory
 
 _OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
 _SIDE = re.compile("left|right|(?<![a-z])[lr](?![a-z])", re.IGNORECASE)
@@ -38,6 +44,45 @@ class Skeleton:
         """
         place = {name: number for number, name in enumerate(self.names)}
         return tuple(place.get(_other_side(name), number) for number, name in enumerate(self.names))
+
+    def of_category(self) -> dict[str, Any]:
+        """What COCO writes of them in a category: ``keypoints``, and ``skeleton`` with places from 1 on."""
+        return {"keypoints": list(self.names), "skeleton": [[start + 1, end + 1] for start, end in self.edges]}
+
+
+def skeleton_of(categories: Sequence[KeypointCategory], count: int | None) -> Skeleton:
+    """The keypoints that categories have in common.
+
+    Args:
+        categories: those whose objects may have some; of one that names none they are not known.
+        count: how many an object has, None where none has any. Without names they are called ``1`` ... ``P``.
+
+    Raises:
+        ValueError: two categories name others; a name occurs twice; an edge joins no two of them; or nothing tells
+            that there are any.
+    """
+    named = [category for category in categories if category.keypoints]
+    for category in named[1:]:
+        if category.keypoints != named[0].keypoints:
+            raise ValueError(
+                f"all classes must have the same keypoints, got {named[0].keypoints} of {named[0].name!r} and "
+                f"{category.keypoints} of {category.name!r}"
+            )
+    if not named and not count:
+        raise ValueError("it has no keypoints, and they are wanted: neither an object nor a category has any")
+    if not named:
+        return Skeleton(tuple(map(str, range(1, (count or 0) + 1))))
+    edges = next((category.skeleton for category in named if category.skeleton), [])
+    names = tuple(named[0].keypoints or ())
+    for edge in edges:
+        if not all(1 <= end <= len(names) for end in edge):
+            raise ValueError(f"a skeleton must join keypoints 1 ... {len(names)}, got {list(edge)}")
+    return Skeleton(names, tuple((start - 1, end - 1) for start, end in edges))
+
+
+def coco_keypoints(points: NDArray[np.floating]) -> dict[str, Any]:
+    """What COCO writes of the keypoints of an object, (P, 3): ``keypoints`` in a row, and how many are known."""
+    return {"keypoints": points.ravel().tolist(), "num_keypoints": int((points[:, 2] > 0).sum())}
 
 
 def _other_side(name: str) -> str:
