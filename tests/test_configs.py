@@ -61,6 +61,7 @@ def write_voc(root: Path, image_sets: tuple[str, ...]):
 
 
 def write_coco(root: Path):
+    """COCO's layout, each object with a mask and with keypoints as COCO's people have them."""
     for number, split in enumerate(("train2017", "val2017")):
         images = [{"id": n, "file_name": f"{n}.jpg", "width": 64, "height": 48} for n in range(4)]
         for n in range(4):
@@ -74,13 +75,15 @@ def write_coco(root: Path):
                 "area": 600,
                 "iscrowd": 0,
                 "segmentation": [[5, 6, 35, 6, 35, 26]],
+                "keypoints": [20, 16, 2] * 17,
             }
             for n in range(4)
         ]
         categories = [{"id": 3, "name": "car"}, {"id": 7, "name": "train"}]
-        file = root / "annotations" / f"instances_{split}.json"
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps({"images": images, "annotations": objects, "categories": categories}))
+        for kind in ("instances", "person_keypoints"):
+            file = root / "annotations" / f"{kind}_{split}.json"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps({"images": images, "annotations": objects, "categories": categories}))
 
 
 @pytest.fixture
@@ -94,7 +97,8 @@ def made_up_root(tmp_path):
         shutil.copytree(coco / source, own / split)
         shutil.copy(coco / "annotations" / f"instances_{source}.json", own / split / "_annotations.coco.json")
     voc = tmp_path / "voc"
-    return {"coco_fasterrcnn_r50": coco, "coco_maskrcnn_r50": coco, "own_coco": own, "voc0712_fasterrcnn_r50": voc}
+    of_coco = dict.fromkeys(("coco_fasterrcnn_r50", "coco_maskrcnn_r50", "coco_keypointrcnn_r50"), coco)
+    return {**of_coco, "own_coco": own, "voc0712_fasterrcnn_r50": voc}
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

@@ -355,3 +355,24 @@ def test_copies_are_equal_and_apart(duplicate):
         np.testing.assert_array_equal(getattr(other, field.name), getattr(found, field.name))
     other.boxes[:] = 0
     assert found.boxes.min() == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=12))
+def test_only_images_that_show_an_object_are_left_with_all_that_is_theirs(objects):
+    sizes = [(40, 60), (30, 30), (50, 20), (10, 10), (33, 44)]
+    images, crowd = [image for image, _ in objects], [is_crowd for _, is_crowd in objects]
+    boxes = [[1, 1, 5 + row / 10, 9] for row in range(len(objects))]
+    found = build(boxes, images, crowd=crowd, sizes=sizes)
+    wanted = [i for i in range(5) if any(image == i and not is_crowd for image, is_crowd in objects)]
+    if not wanted:
+        with pytest.raises(ValueError, match="none of its images has an object"):
+            found.with_objects()
+        return
+    some = found.with_objects()
+    assert some.image_ids.tolist() == [11 * (i + 1) for i in wanted]
+    assert [some.file_name(n) for n in range(len(wanted))] == [found.file_name(i) for i in wanted]
+    assert some.sizes.tolist() == [list(sizes[i]) for i in wanted]
+    for n, i in enumerate(wanted):
+        for name in ("boxes", "labels", "area", "iscrowd", "difficult", "ids"):
+            np.testing.assert_array_equal(getattr(some, name)[some.rows(n)], getattr(found, name)[found.rows(i)])
+    assert len(some.ids) == some.offsets[-1]

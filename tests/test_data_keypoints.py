@@ -186,3 +186,16 @@ def test_what_is_wrong_with_keypoints_is_named(tmp_path, case):
     change(data)
     with pytest.raises(ValueError, match=f"set.json.*{message}"):
         read(tmp_path, data)
+
+
+def test_images_without_objects_can_be_left_out_with_masks_and_keypoints_in_step(tmp_path):
+    data = content()
+    for row in data["annotations"]:
+        row["segmentation"] = [[row["id"], 1, 30, 1, 30, 30]]
+    data["images"].insert(0, {"id": 9, "file_name": "9.png", "height": 40, "width": 50})
+    whole = DetectionDataset(read(tmp_path, data, masks=True))
+    some = DetectionDataset(read(tmp_path, data, masks=True).with_objects())
+    assert some.annotations.image_ids.tolist() == [1, 2]
+    for index in (0, 1):
+        ours, theirs = some.target_of(index), whole.target_of(index + 1)
+        assert all(torch.equal(torch.as_tensor(ours[key]), torch.as_tensor(theirs[key])) for key in theirs)

@@ -52,7 +52,7 @@ def test_a_part_of_a_ground_truth_is_what_would_be_read_of_it(masks):
 
 def test_masks_are_measured_beside_boxes():
     truth, predictions = make_scene(1)
-    assert evaluate(read_ground_truth(truth), predictions, set(range(6)), {}).segm is None
+    assert evaluate(read_ground_truth(truth), predictions, set(range(6)), {}).parts == {}
     add_masks(truth["annotations"] + predictions)
     result = evaluate(read_ground_truth(truth, masks=True), predictions, set(range(6)), {}, masks=True)
     boxes, masks = (evaluate_coco(truth, predictions, kind) for kind in ("bbox", "segm"))

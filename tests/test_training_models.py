@@ -11,18 +11,20 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from detmix import weight_losses
 from detmix.training import DetectionModule, build_detector
-from detmix.training.models import detector_names, learns_masks, weights_shape_the_model
+from detmix.training.models import detector_names, learns_keypoints, learns_masks, weights_shape_the_model
 
 from .factories import make_target
 
 NAMES = [
     "fasterrcnn_resnet18_small",
     "maskrcnn_resnet18_small",
+    "keypointrcnn_resnet18_small",
     "fasterrcnn_mobilenet_v3_large_320_fpn",
     "fasterrcnn_mobilenet_v3_large_fpn",
     "fasterrcnn_resnet50_fpn",
     "fasterrcnn_resnet50_fpn_v2",
     "fcos_resnet50_fpn",
+    "keypointrcnn_resnet50_fpn",
     "maskrcnn_resnet50_fpn",
     "maskrcnn_resnet50_fpn_v2",
     "retinanet_resnet50_fpn",
@@ -77,7 +79,7 @@ def count_classes(model):
     return last.out_channels / anchors
 
 
-def test_the_detectors_are_those_of_torchvision_that_learn_from_boxes_or_masks():
+def test_the_detectors_are_those_of_torchvision_and_small_ones():
     assert detector_names() == NAMES
 
 
@@ -93,15 +95,19 @@ def test_a_detector_has_a_head_for_every_class_and_can_be_weighted(name):
     assert count_classes(model) == 6
     if learns_masks(name):
         assert model.roi_heads.mask_predictor.mask_fcn_logits.out_channels == 6
+    if learns_keypoints(name):
+        assert model.roi_heads.keypoint_predictor.kps_score_lowres.out_channels == 17
 
 
-@pytest.mark.parametrize("name", [*NAMES[:2], "fasterrcnn_mobilenet_v3_large_320_fpn", SSDLITE])
+@pytest.mark.parametrize("name", [*NAMES[:3], "fasterrcnn_mobilenet_v3_large_320_fpn", SSDLITE])
 def test_a_detector_detects(name):
     options = {"detections_per_img": 7} if name == SSDLITE else {"min_size": 64, "box_detections_per_img": 7}
     model = build_detector(name, 6, None, **options).eval()
     with torch.no_grad():
         [detection] = model([torch.rand(3, 64, 80)])
-    assert detection.keys() == {"boxes", "labels", "scores"} | ({"masks"} if learns_masks(name) else set())
+    parts = {"masks"} if learns_masks(name) else set()
+    parts |= {"keypoints", "keypoints_scores"} if learns_keypoints(name) else set()
+    assert detection.keys() == {"boxes", "labels", "scores"} | parts
     assert len(detection["boxes"]) <= 7
     assert set(detection["labels"].tolist()) <= {1, 2, 3, 4, 5}
 

@@ -13,7 +13,7 @@ from torchvision.models.detection.faster_rcnn import FasterRCNN
 from torchvision.ops import FrozenBatchNorm2d
 
 from detmix.training.checkpoints import read_checkpoint
-from detmix.training.models import every_detector_name, untrained_detector
+from detmix.training.models import detector_names, untrained_detector
 from detmix.training.safe_load import load_plain
 from detmix.training.weights import count_classes, detectors_with, lasting_shapes, read_state, read_weights
 
@@ -70,7 +70,7 @@ def test_frozen_batch_norms_and_others_take_each_others_weights(read):
     frozen.load_state_dict(read(plain.state_dict(), frozen))
 
 
-@pytest.mark.parametrize("name", every_detector_name())
+@pytest.mark.parametrize("name", detector_names())
 def test_the_number_of_classes_is_read_off_the_weights(name):
     with torch.device("meta"):
         of_five, of_two = (lasting_shapes(untrained_detector(name, classes).state_dict()) for classes in (5, 2))

@@ -8,8 +8,8 @@ Letters used below: I images, M objects of all images, N objects of one image, K
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ from torch import Tensor
 from .masks import decode_masks, require_masks
 from .paths import path_below
 from .skeleton import Skeleton, coco_keypoints
+
+
+def offsets_of(counts: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each of some pieces begins that stand one after the other, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +91,29 @@ class Annotations:
     def rows(self, index: int) -> slice:
         """Which rows of the object arrays belong to an image."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    def with_objects(self) -> Annotations:
+        """Those images that have an object which samples show, so one that is no crowd, and all objects of these.
+
+        Raises:
+            ValueError: there is no such image.
+        """
+        before = offsets_of(~self.iscrowd)  # how many samples show of the objects before each
+        kept = np.diff(before[self.offsets]) > 0
+        if not kept.any():
+            raise ValueError("none of its images has an object that samples show")
+        rows, letters = (np.repeat(kept, np.diff(offsets)) for offsets in (self.offsets, self.name_offsets))
+        columns = ("boxes", "labels", "area", "iscrowd", "difficult", "ids", "segmentation_spans", "keypoints")
+        objects = {name: getattr(self, name)[rows] for name in columns if getattr(self, name) is not None}
+        return replace(
+            self,
+            file_names=self.file_names[letters],
+            name_offsets=offsets_of(np.diff(self.name_offsets)[kept]),
+            sizes=self.sizes[kept],
+            image_ids=self.image_ids[kept],
+            offsets=offsets_of(np.diff(self.offsets)[kept]),
+            **objects,
+        )
 
     def masks(self, index: int, rows: NDArray[np.int64]) -> NDArray[np.uint8] | None:
         """The masks of some objects of an image, decoded now.

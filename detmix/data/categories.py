@@ -25,8 +25,8 @@ class KeypointCategory(Category, gc=False):
     skeleton: list[tuple[int, int]] | None = None
 
 
-def read_classes(file: Path) -> list[Category]:
-    """The classes of a run, in the order of its labels.
+def read_classes(file: Path) -> list[KeypointCategory]:
+    """The classes of a run, in the order of its labels, with their keypoints if it learnt some.
 
     Args:
         file: its ``classes.json``.
@@ -35,7 +35,7 @@ def read_classes(file: Path) -> list[Category]:
         ValueError: the file is not of that form.
     """
     try:
-        return msgspec.json.decode(file.read_bytes(), type=list[Category])
+        return msgspec.json.decode(file.read_bytes(), type=list[KeypointCategory])
     except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors
         raise ValueError(f"{file}: {error}") from error
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arguments import check_choice
-from .annotations import Annotations
+from .annotations import Annotations, offsets_of
 from .paths import Folder
 from .skeleton import Skeleton
 
@@ -123,10 +123,10 @@ def build_annotations(
     encoded = [name.encode() for name in images.file_names]
     return Annotations(
         file_names=np.array(bytearray(b"".join(encoded)), dtype=np.uint8),
-        name_offsets=_offsets([len(name) for name in encoded]),
+        name_offsets=offsets_of([len(name) for name in encoded]),
         sizes=sizes,
         image_ids=np.array(images.ids, dtype=np.int64),
-        offsets=_offsets(np.bincount(objects.image[kept], minlength=len(images.ids))),
+        offsets=offsets_of(np.bincount(objects.image[kept], minlength=len(images.ids))),
         boxes=clipped.boxes[kept],
         labels=objects.labels[kept],
         area=clipped.area[kept],
@@ -246,10 +246,6 @@ def report(
         raise ValueError(f"{source}: {'. '.join(findings)}")
     if findings:
         _LOGGER.warning("%s: %s", source, ". ".join(findings))
-
-
-def _offsets(counts: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def _is_empty(boxes: NDArray[Any]) -> NDArray[np.bool_]:

@@ -20,6 +20,7 @@ from ..targets import Target
 from .annotations import Annotations
 from .images import check_reduce_to, read_image
 from .reduction import reduce_target
+from .skeleton import Skeleton
 
 Transform = Callable[[Any, Target], tuple[Any, Target]]
 OnError = Literal["raise", "skip"]
@@ -103,6 +104,11 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
     def category_ids(self) -> tuple[int, ...]:
         """The file's own ids of the classes, in label order."""
         return self.annotations.category_ids
+
+    @property
+    def skeleton(self) -> Skeleton | None:
+        """What the keypoints are; None where the annotations were read without them."""
+        return self.annotations.skeleton
 
     @property
     def num_classes(self) -> int:

@@ -50,6 +50,21 @@ class Skeleton:
         return {"keypoints": list(self.names), "skeleton": [[start + 1, end + 1] for start, end in self.edges]}
 
 
+_PARTS = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")  # of either side
+COCO_PERSON = Skeleton(
+    (
+        "nose",
+        *(f"{side}_{part}" for part in _PARTS for side in ("left", "right")),
+    ),
+    (
+        *((0, 1), (0, 2), (1, 2), (1, 3), (2, 4), (3, 5), (4, 6)),  # head
+        *((5, 6), (5, 7), (7, 9), (6, 8), (8, 10)),  # arms
+        *((5, 11), (6, 12), (11, 12), (11, 13), (13, 15), (12, 14), (14, 16)),  # trunk and legs
+    ),
+)
+"""The keypoints of a person in COCO's files (https://cocodataset.org/#format-data), which torchvision's models give."""
+
+
 def skeleton_of(categories: Sequence[KeypointCategory], count: int | None) -> Skeleton:
     """The keypoints that categories have in common.
 

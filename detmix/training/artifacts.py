@@ -106,9 +106,8 @@ class RunFiles(L.Callback):
         if not self._commands or _words(self._commands[-1][1]) != _words(self.command):
             self._commands.append((trainer.global_step, self.command))
         if trainer.is_global_zero:
-            classes = json.dumps(categories(data_of(trainer).class_names, data_of(trainer).category_ids), indent=2)
             write_text(self.run_dir / "config.yaml", self.config_text)
-            write_text(self.run_dir / CLASSES_FILE, classes + "\n")
+            write_text(self.run_dir / CLASSES_FILE, json.dumps(_classes(data_of(trainer)), indent=2) + "\n")
 
     def state_dict(self) -> dict[str, Any]:
         """The commands that have trained the run, and how long it has taken, for the checkpoint."""
@@ -123,10 +122,10 @@ class RunFiles(L.Callback):
     ) -> None:
         """Draw the first training images as the model gets them."""
         if trainer.is_global_zero and len(self._samples) < _PICTURES and self._first_start:
-            names = data_of(trainer).class_names
+            names, edges = data_of(trainer).class_names, data_of(trainer).edges
             samples = list(zip(*batch, strict=True))[: _PICTURES - len(self._samples)]
             for number, (image, target) in enumerate(samples, start=len(self._samples) + 1):
-                self._samples.append(draw_boxes(image, _on_cpu(target), names, max_side=SHOWN))
+                self._samples.append(draw_boxes(image, _on_cpu(target), names, max_side=SHOWN, edges=edges))
                 write_sample(self.run_dir / SAMPLES, number, self._samples[-1], target, names)
             if len(self._samples) == _PICTURES:
                 self._show(trainer, SAMPLES, image_grid(self._samples))
@@ -185,7 +184,7 @@ class RunFiles(L.Callback):
             image, target = dataset[index]
             rows = [row for row in found if row["image_id"] == target["image_id"]]
             shown = as_detections(rows, data.category_ids, image_size(image))
-            pictures.append(draw_boxes(image, shown, data.class_names, max_side=SHOWN))
+            pictures.append(draw_boxes(image, shown, data.class_names, max_side=SHOWN, edges=data.edges))
         return pictures
 
     def _show(self, trainer: L.Trainer, name: str, grid: Image.Image) -> None:
@@ -206,13 +205,19 @@ class RunFiles(L.Callback):
         } | _skipped(trainer)
 
 
+def _classes(data: DetectionData) -> list[dict[str, Any]]:
+    """COCO's ``categories`` in the order of the labels, with their keypoints where the data has some."""
+    points = {} if data.skeleton is None else data.skeleton.of_category()
+    return [row | points for row in categories(data.class_names, data.category_ids)]
+
+
 def _in_a_line(trainer: L.Trainer, evaluation: Evaluation) -> str:
     """A validation within a fit, for the log of a job that nobody watches."""
     found = evaluation.summary()
     place = f"Epoch {trainer.current_epoch}, step {trainer.global_step}"
-    masks = f", AP of masks {number_text(found['segm/AP'])}" if "segm/AP" in found else ""
-    part = evaluation.part()
-    return f"{place}: AP {number_text(found['AP'])}, AP50 {number_text(found['AP50'])}{masks}{part}"
+    parts = {"segm/AP": "masks", "keypoints/AP": "keypoints"}
+    others = "".join(f", AP of {what} {number_text(found[name])}" for name, what in parts.items() if name in found)
+    return f"{place}: AP {number_text(found['AP'])}, AP50 {number_text(found['AP50'])}{others}{evaluation.part()}"
 
 
 def _words(command: str) -> list[str]:

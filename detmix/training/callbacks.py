@@ -188,7 +188,8 @@ class ProgressBar(RichProgressBar):
     They are picked here, and not with ``log(..., prog_bar=True)``, which reads them after each batch.
     """
 
-    _NUMBERS = ("train/loss", "images_per_s", "val/AP50", "test/AP50", "val/segm/AP", "test/segm/AP")
+    _MEASURED = ("AP50", "segm/AP", "keypoints/AP")
+    _NUMBERS = ("train/loss", "images_per_s", *(f"{stage}/{name}" for name in _MEASURED for stage in ("val", "test")))
     _INTERVAL = 0.5  # seconds
 
     def __init__(self) -> None:

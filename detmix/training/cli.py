@@ -195,7 +195,7 @@ class DetmixCLI(LightningCLI):
         try:
             self.model.check_data(self.datamodule)
             self.datamodule.setup(stage)
-            self.model.build(stage, self.datamodule.class_names)
+            self.model.build(stage, self.datamodule.class_names, self.datamodule.num_keypoints)
             if stage == "fit":
                 self.model.check_schedule(self.trainer)
                 if self._mixes and self._trial is None:
@@ -250,8 +250,9 @@ class DetmixCLI(LightningCLI):
             tell(self._way_to_numbers() if self.subcommand == "fit" else "Nothing was evaluated.")
         else:
             shown = {name: number_text(value) for name, value in self.model.evaluation.summary().items()}
-            masks = f"AP {shown['segm/AP']} (masks)  " if "segm/AP" in shown else ""
-            line = f"AP {shown['AP']}  AP50 {shown['AP50']} (COCO)  {masks}AP50 {shown['voc/AP50']} (VOC)"
+            parts = {"segm/AP": "masks", "keypoints/AP": "keypoints"}
+            others = "".join(f"AP {shown[name]} ({what})  " for name, what in parts.items() if name in shown)
+            line = f"AP {shown['AP']}  AP50 {shown['AP50']} (COCO)  {others}AP50 {shown['voc/AP50']} (VOC)"
             tell(line + self.model.evaluation.part(), style="bold")
             tell(f"See {file}" if self._trial is None else "This was a trial (fast_dev_run): nothing of it is kept.")
 

@@ -21,6 +21,8 @@ from ..batch import collate
 from ..data import DetectionDataset
 from ..data.augment import Augment
 from ..data.dataset import OnError
+from ..data.skeleton import Skeleton
+from ..evaluation.keypoints import oks_sigmas as oks_sigmas_for
 from ..evaluation.reading import read_ground_truth
 from ..evaluation.records import GroundTruth
 from ..lookups import read_landscape
@@ -50,6 +52,9 @@ class DetectionData(L.LightningDataModule):
         class_names: Sequence[str] | None = None,
         one_based: bool = True,
         masks: bool = False,
+        keypoints: bool = False,
+        oks_sigmas: Sequence[float] | None = None,
+        empty_images: bool = True,
         shapes: ShapesOptions | None = None,
         mixup: MixupOptions | None = None,
         augment: list[v2.Transform] | None = None,
@@ -83,6 +88,13 @@ class DetectionData(L.LightningDataModule):
             masks: read the masks of objects too, which Mask R-CNN learns from; COCO files state them, and made-up
                 scenes have them. A training object without one is left out, so what it shows is learnt as background;
                 validation and test objects must have one each.
+            keypoints: read the keypoints of objects too, which Keypoint R-CNN learns from; COCO files state them, and
+                made-up scenes have some. All objects have as many. Where an image is mirrored, a keypoint of the left
+                becomes the one of the right, by their names.
+            oks_sigmas: how far off each keypoint may lie, for COCO's measure of keypoints, a number above 0 for each;
+                unless given, COCO's for 17 keypoints, otherwise 0.05 for each.
+            empty_images: train on images without objects too, which teach what background is. False leaves them out, as
+                torchvision's reference script does.
             shapes: settings of the made-up scenes.
             mixup: how training samples are mixed; null does not mix.
             augment: torchvision v2 transforms for each training image, before mixing; a horizontal flip
@@ -106,8 +118,8 @@ class DetectionData(L.LightningDataModule):
         Raises:
             ValueError: the data is malformed, empty, or of other classes; the file is named. Or format or on_error is
                 unknown, batch_size or reduce_to below 1, num_workers below 0, or an option of the mixing wrong. Or no
-                training split is named; or ``one_based`` is false, and the data is not VOC; or VOC is to have masks; or
-                made-up scenes get settings of files.
+                training split is named; or ``one_based`` is false, and the data is not VOC; or VOC is to have masks or
+                keypoints; or the keypoints differ from split to split; or made-up scenes get settings of files.
             TypeError: a count or seed is not an integer, or class_names a text.
             FileNotFoundError: a file is missing.
         """
@@ -115,26 +127,38 @@ class DetectionData(L.LightningDataModule):
         check_choice("data.format", format, Format)
         if not one_based and format != "voc":
             raise ValueError(f"data.one_based=false says how VOC's corners count, and data.format is {format}")
-        if masks and format == "voc":
-            raise ValueError("data.masks=true reads masks from COCO files, and data.format is voc")
+        for what, wanted in {"masks": masks, "keypoints": keypoints}.items():
+            if wanted and format == "voc":
+                raise ValueError(f"data.{what}=true reads {what} from COCO files, and data.format is voc")
         batch_size = check_count("data.batch_size", batch_size, least=1)
         num_workers = None if num_workers is None else check_count("data.num_workers", num_workers)
         seed, run_seed = check_integer("data.seed", seed), check_integer("data.run_seed", run_seed)
         train = (train,) if isinstance(train, str) else tuple(train)
         named = {"root": root, "train": train, "val": val, "test": test, "annotations": annotations}
         if format == "shapes":
-            reading = {"on_error": on_error, "reduce_to": reduce_to}
+            reading = {"on_error": on_error, "reduce_to": reduce_to, "empty_images": empty_images}
             _refuse_files({**named, "images": images, "class_names": class_names, **reading})
         if not train:
             raise ValueError("data.train must have one name or more, got none")
         scenes = shapes or ShapesOptions()
         self._splits = Splits(
-            format, Path(root), annotations, images, scenes, seed, on_error, reduce_to, one_based, masks
+            format,
+            Path(root),
+            annotations,
+            images,
+            scenes,
+            seed,
+            on_error,
+            reduce_to,
+            one_based,
+            masks,
+            keypoints,
+            empty_images,
         )
         self._names = {"val": val, "test": test}
         self.mixup = mixup
-        self.augment = Augment(augment)
         self.masks = masks
+        self.keypoints = keypoints
         self.batch_size = batch_size
         self.aspect_ratio_grouping = aspect_ratio_grouping
         self.num_workers = num_workers
@@ -145,14 +169,18 @@ class DetectionData(L.LightningDataModule):
         self._truths: dict[str, GroundTruth] = {}
         self._train_names = train
         self._names_are_given = class_names is not None
-        sources = [self._splits.open(split, "train", class_names, self.augment) for split in train]
+        sources = [self._splits.open(split, "train", class_names) for split in train]
         self.class_names: tuple[str, ...] = tuple(class_names or all_classes(sources))
         self._sources = [
-            source
-            if source.class_names == self.class_names
-            else self._splits.open(split, "train", self.class_names, self.augment)
+            source if source.class_names == self.class_names else self._splits.open(split, "train", self.class_names)
             for split, source in zip(train, sources, strict=True)
         ]
+        self.skeleton: Skeleton | None = self._sources[0].skeleton
+        self.oks_sigmas = None if self.skeleton is None else oks_sigmas_for(len(self.skeleton.names), oks_sigmas)
+        self.augment = Augment(augment, mirrored=None if self.skeleton is None else self.skeleton.mirrored)
+        for source in self._sources:
+            self._require_skeleton(source, "data.train")
+            source.transform = self.augment
         self.category_ids: tuple[int, ...] = self._sources[0].category_ids
         self.train_set = mix_samples(self._sources, self._mixing, self.mixing_seed)
         self.seeded_set = SeededDataset(self.train_set, seed=self.run_seed)
@@ -168,6 +196,16 @@ class DetectionData(L.LightningDataModule):
     def mixing_seed(self) -> int:
         """What all mixing draws from: another for each run's seed, so that runs that differ in it are independent."""
         return self.seed + self.run_seed
+
+    @property
+    def num_keypoints(self) -> int | None:
+        """P, how many keypoints each object has; None where they were not wanted."""
+        return None if self.skeleton is None else len(self.skeleton.names)
+
+    @property
+    def edges(self) -> tuple[tuple[int, int], ...]:
+        """The keypoints that a picture joins by lines, as pairs of their places."""
+        return () if self.skeleton is None else self.skeleton.edges
 
     @property
     def in_mixed_epoch(self) -> bool:
@@ -186,15 +224,25 @@ class DetectionData(L.LightningDataModule):
     def evaluated_set(self, stage: Evaluated) -> Any:
         """The data set behind a stage, ``val`` or ``test``."""
         if stage not in self._evaluated:
-            self._evaluated[stage] = self._splits.open(
-                self._names[stage], stage, self.class_names, category_ids=self.category_ids
-            )
+            found = self._splits.open(self._names[stage], stage, self.class_names, self.category_ids)
+            self._require_skeleton(found, f"data.{stage}")
+            self._evaluated[stage] = found
         return self._evaluated[stage]
 
+    def _require_skeleton(self, source: Any, name: str) -> None:
+        """Refuse other keypoints than those of the first training split."""
+        if self.skeleton is not None and source.skeleton.names != self.skeleton.names:
+            raise ValueError(
+                f"{name}: its keypoints are {', '.join(source.skeleton.names)}, and those of the first of data.train "
+                f"{', '.join(self.skeleton.names)}: all splits must have the same, in the same order"
+            )
+
     def ground_truth(self, stage: Evaluated) -> GroundTruth:
-        """Ground truth of a stage, ``val`` or ``test``, with masks where the data has some, read once."""
+        """Ground truth of a stage, ``val`` or ``test``, with the masks and keypoints that the data has, read once."""
         if stage not in self._truths:
-            self._truths[stage] = read_ground_truth(self.evaluated_set(stage).ground_truth(), masks=self.masks)
+            self._truths[stage] = read_ground_truth(
+                self.evaluated_set(stage).ground_truth(), masks=self.masks, keypoints=self.keypoints
+            )
         return self._truths[stage]
 
     def setup(self, stage: str) -> None:

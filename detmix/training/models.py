@@ -1,4 +1,4 @@
-"""Detectors by name: torchvision's builders of those that learn from boxes or masks, and two small enough for a CPU."""
+"""Detectors by name: torchvision's builders, and three small enough for a CPU."""
 
 from __future__ import annotations
 
@@ -16,19 +16,24 @@ from torchvision.models import get_model, get_model_weights, list_models, resnet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.keypoint_rcnn import KeypointRCNN, KeypointRCNNHeads, KeypointRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNN, MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
+
+from ..data.skeleton import COCO_PERSON
 
 Weights = Literal["backbone", "coco"]
 
 _SMALL: dict[str, type[FasterRCNN]] = {
     "fasterrcnn_resnet18_small": FasterRCNN,
     "maskrcnn_resnet18_small": MaskRCNN,
+    "keypointrcnn_resnet18_small": KeypointRCNN,
 }
-_CHANNELS = 64  # of the small detectors' FPN, and of their mask head
+_CHANNELS = 64  # of the small detectors' FPN, and of their heads of masks and of keypoints
 _HIDDEN = 256  # width of their box head
+COCO_KEYPOINTS = len(COCO_PERSON.names)
 
 # in torchvision's signatures, but no options: what is given already, and modules, which no config can hold
 _GIVEN = {"weights", "weights_backbone", "progress", "num_classes", "backbone", "size", "kwargs"}
@@ -40,8 +45,8 @@ _CLASS_LAYER = re.compile(r"(cls_logits|module_list\.\d+(\.1)?)\.(weight|bias)")
 
 
 def detector_names() -> list[str]:
-    """The detectors that ``build_detector`` knows: all of the installed torchvision but Keypoint R-CNN."""
-    return [*_SMALL, *(name for name in list_models(torchvision_detection) if _family(name) != "keypointrcnn")]
+    """The detectors that are known: all of the installed torchvision, and the small ones."""
+    return [*_SMALL, *list_models(torchvision_detection)]
 
 
 def learns_masks(name: str) -> bool:
@@ -49,17 +54,25 @@ def learns_masks(name: str) -> bool:
     return _family(name) == "maskrcnn"
 
 
+def learns_keypoints(name: str) -> bool:
+    """Whether a detector learns from keypoints beside boxes."""
+    return _family(name) == "keypointrcnn"
+
+
 def build_detector(name: str, num_classes: int, weights: Weights | None, **options: Any) -> nn.Module:
     """A torchvision detector with a head for ``num_classes`` classes.
 
     Args:
         name: one of ``detector_names``: a detection builder of torchvision's (Faster R-CNN, Mask R-CNN, RetinaNet,
-            FCOS, SSD, SSDlite), ``"fasterrcnn_resnet18_small"`` or ``"maskrcnn_resnet18_small"``.
+            FCOS, SSD, SSDlite, Keypoint R-CNN), ``"fasterrcnn_resnet18_small"``, ``"maskrcnn_resnet18_small"`` or
+            ``"keypointrcnn_resnet18_small"``.
         num_classes: K, background included.
         weights: ``"backbone"`` starts from torchvision's ImageNet backbone; ``"coco"`` from its detector
             trained on COCO, all of it but the last layers whose outputs are by class (in Faster and Mask R-CNN
-            those of the boxes and of the masks too), since labels are the data's own; None from nothing.
-        options: passed on to the builder, such as min_size, max_size, trainable_backbone_layers.
+            those of the boxes and of the masks too), since labels are the data's own, and in Keypoint R-CNN that of
+            the keypoints if they are not as many as COCO's; None from nothing.
+        options: passed on to the builder, such as min_size, max_size, trainable_backbone_layers, and num_keypoints of
+            Keypoint R-CNN, 17 unless given.
 
     Raises:
         ValueError: no such detector, no such weights for it, or no such option.
@@ -75,23 +88,18 @@ def build_detector(name: str, num_classes: int, weights: Weights | None, **optio
     return _download(name, weights=None, weights_backbone=backbone, num_classes=num_classes, **options)
 
 
-def every_detector_name() -> list[str]:
-    """The detectors that ``untrained_detector`` knows: those of ``build_detector``, and Keypoint R-CNN."""
-    return [*_SMALL, *list_models(torchvision_detection)]
-
-
 def untrained_detector(name: str, num_classes: int, **options: Any) -> nn.Module:
     """Any detector with random weights, to load trained ones into.
 
     Args:
-        name: one of ``every_detector_name``.
+        name: one of ``detector_names``.
         num_classes: K, background included.
         options: passed on to the builder, such as min_size and max_size.
 
     Raises:
         ValueError: no such detector, or no such option.
     """
-    _check_any_name(name)
+    _check_name(name)
     _check_options(name, options)
     if name in _SMALL:
         return _small(name, num_classes, None, **options)
@@ -103,7 +111,7 @@ def pretrained_detector(name: str, weights: str, **options: Any) -> tuple[nn.Mod
     """A detector of torchvision's as torchvision trained it.
 
     Args:
-        name: one of ``every_detector_name``.
+        name: one of ``detector_names``.
         weights: torchvision's name for them, such as ``COCO_V1``.
         options: passed on to the builder, such as min_size and max_size.
 
@@ -115,7 +123,7 @@ def pretrained_detector(name: str, weights: str, **options: Any) -> tuple[nn.Mod
             there already holds more than weights.
         RuntimeError: the weights could not be downloaded; the message says how to go on.
     """
-    _check_any_name(name)
+    _check_name(name)
     _check_options(name, options)
     known = {} if name in _SMALL else get_model_weights(name).__members__
     if weights not in known:
@@ -140,7 +148,9 @@ def weights_shape_the_model(name: str, weights: Weights | None) -> bool:
     return weights == "coco" or (weights == "backbone" and _family(name).startswith("ssdlite"))
 
 
-def _small(name: str, num_classes: int, weights: Weights | None, **options: Any) -> FasterRCNN:
+def _small(
+    name: str, num_classes: int, weights: Weights | None, num_keypoints: int = COCO_KEYPOINTS, **options: Any
+) -> FasterRCNN:
     """A detector on ``layer2`` and ``layer3`` of a ResNet-18, with a thin FPN, small heads and few proposals.
 
     Strides are 8, 16 and, pooled, 32.
@@ -166,23 +176,17 @@ def _small(name: str, num_classes: int, weights: Weights | None, **options: Any)
             "mask_head": MaskRCNNHeads(_CHANNELS, (_CHANNELS, _CHANNELS), dilation=1),
             "mask_predictor": MaskRCNNPredictor(_CHANNELS, _CHANNELS, num_classes),
         }
+    if learns_keypoints(name):
+        settings |= {
+            "keypoint_roi_pool": MultiScaleRoIAlign(["0", "1"], output_size=14, sampling_ratio=1),
+            "keypoint_head": KeypointRCNNHeads(_CHANNELS, (_CHANNELS, _CHANNELS)),
+            "keypoint_predictor": KeypointRCNNPredictor(_CHANNELS, num_keypoints),
+        }
     return _SMALL[name](backbone, **settings | options)
 
 
 def _check_name(name: str) -> None:
     known = detector_names()
-    if name in known:
-        return
-    if name in every_detector_name():
-        raise ValueError(
-            f"{name} learns from keypoints, which the trainer's data sets do not carry. In a loop of your own "
-            f"detmix.weight_losses supports it; detectors that learn from boxes or masks are {', '.join(known)}"
-        )
-    raise ValueError(f"there is no detector {name!r}; known are {', '.join(known)}")
-
-
-def _check_any_name(name: str) -> None:
-    known = every_detector_name()
     if name not in known:
         raise ValueError(f"there is no detector {name!r}; known are {', '.join(known)}")
 
@@ -205,13 +209,16 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
             raise ValueError(f"model.options.{key} must be in pixels, 1 or more, got {options[key]}")
 
 
-def _from_coco(name: str, num_classes: int, **options: Any) -> nn.Module:
+def _from_coco(name: str, num_classes: int, num_keypoints: int | None = None, **options: Any) -> nn.Module:
     model: Any = _download(name, weights="COCO_V1", **options)
     if isinstance(model, FasterRCNN):
         width = model.roi_heads.box_predictor.cls_score.in_features
         model.roi_heads.box_predictor = FastRCNNPredictor(width, num_classes)
         if isinstance(model, MaskRCNN):
             _replace_mask_classes(model, num_classes)
+        if isinstance(model, KeypointRCNN) and num_keypoints not in (None, COCO_KEYPOINTS):
+            width = model.roi_heads.keypoint_predictor.kps_score_lowres.in_channels
+            model.roi_heads.keypoint_predictor = KeypointRCNNPredictor(width, num_keypoints)
         return model
     trained = model.head.classification_head.state_dict()
     fresh: Any = get_model(name, weights=None, weights_backbone=None, num_classes=num_classes)

@@ -25,7 +25,7 @@ from .evaluation import Evaluation, evaluate
 from .loadable import require_loadable, require_resumable
 from .logged_values import feature_numbers, mixing_numbers, total_and_terms
 from .mixing import ManifoldOptions, mix_features
-from .models import Weights, build_detector, learns_masks, weights_shape_the_model
+from .models import Weights, build_detector, learns_keypoints, learns_masks, weights_shape_the_model
 from .optimization import OptimizerName, Schedule, change_settings, check_warm_up, lr_factor, make_optimizer
 from .visits import Visit, gather, mean_losses, visit_images
 
@@ -66,11 +66,13 @@ class DetectionModule(L.LightningModule):
                 ``fasterrcnn_mobilenet_v3_large_320_fpn``, ``retinanet_resnet50_fpn``,
                 ``retinanet_resnet50_fpn_v2``, ``fcos_resnet50_fpn``, ``ssd300_vgg16``,
                 ``ssdlite320_mobilenet_v3_large``; with ``data.masks``, ``maskrcnn_resnet50_fpn`` and
-                ``maskrcnn_resnet50_fpn_v2``; or one that a CPU can train: ``fasterrcnn_resnet18_small`` and, with
-                ``data.masks``, ``maskrcnn_resnet18_small``.
+                ``maskrcnn_resnet50_fpn_v2``; with ``data.keypoints``, ``keypointrcnn_resnet50_fpn``; or one that a CPU
+                can train: ``fasterrcnn_resnet18_small`` and, with ``data.masks``, ``maskrcnn_resnet18_small``, with
+                ``data.keypoints``, ``keypointrcnn_resnet18_small``.
             weights: where to start: ``backbone`` (torchvision's ImageNet backbone), ``coco`` (its detector
                 trained on COCO, but for the last layers whose outputs are by class: in Faster and Mask R-CNN those of
-                the boxes and of the masks too), or null, from nothing.
+                the boxes and of the masks too; and in Keypoint R-CNN that of the keypoints, unless there are 17), or
+                null, from nothing.
             num_classes: background included. It comes from the data; a number here is checked against it.
             objective: what an object of a blended image counts: ``weighted`` multiplies its losses by its
                 visible share; ``pair`` matches each of the two images on its own, and lets every row learn
@@ -148,11 +150,12 @@ class DetectionModule(L.LightningModule):
         if stage == "fit" and self.detector is None and _averages(self.trainer):
             raise RuntimeError(
                 "weights are averaged of a detector that is there when the trainer starts: call "
-                "module.build('fit', data.class_names) before Trainer.fit, as tools/train.py does"
+                "module.build('fit', data.class_names, data.num_keypoints) before Trainer.fit, as tools/train.py does"
             )
         self.teardown(stage)  # Lightning leaves that out after an error
-        self.check_data(data_of(self.trainer))
-        self.build(stage, data_of(self.trainer).class_names)
+        data = data_of(self.trainer)
+        self.check_data(data)
+        self.build(stage, data.class_names, data.num_keypoints)
         assert self.detector is not None
         self._hooks = keep_boxes_exact(self.detector)
         on_gpu = self.trainer.strategy.root_device.type == "cuda"
@@ -166,8 +169,13 @@ class DetectionModule(L.LightningModule):
         """Whether the detector learns from masks, and gives some."""
         return learns_masks(self.detector_name)
 
+    @property
+    def measures_keypoints(self) -> bool:
+        """Whether the detector learns from keypoints, and gives some."""
+        return learns_keypoints(self.detector_name)
+
     def check_data(self, data: DetectionData) -> None:
-        """Refuse data without the masks that the detector learns from.
+        """Refuse data without the masks or the keypoints that the detector learns from.
 
         Raises:
             ValueError: so it is; the message says what to pass.
@@ -177,22 +185,28 @@ class DetectionModule(L.LightningModule):
                 f"{self.detector_name} learns from masks, and the data has none: pass --data.masks true, which COCO "
                 "files and made-up shapes take"
             )
+        if self.measures_keypoints and not data.keypoints:
+            raise ValueError(
+                f"{self.detector_name} learns from keypoints, and the data has none: pass --data.keypoints true, which "
+                "COCO files and made-up shapes take"
+            )
 
     def teardown(self, stage: str) -> None:
         """Remove what computes in float32 under autocast, so that the detector can be scripted."""
         while self._hooks:
             self._hooks.pop().remove()
 
-    def build(self, stage: str, names: Sequence[str]) -> None:
+    def build(self, stage: str, names: Sequence[str], num_keypoints: int | None = None) -> None:
         """Build the detector, unless it is there already, of the same classes.
 
         Args:
             stage: ``fit``; or ``validate`` or ``test``, whose checkpoint brings the weights.
             names: the classes, without background.
+            num_keypoints: of each object, for a detector that learns them: those of the data, where it has some.
 
         Raises:
-            ValueError: ``num_classes`` or the detector that is there disagrees with the classes, or a setting of the
-                detector or of the mixing of its features is wrong.
+            ValueError: ``num_classes`` or the detector that is there disagrees with the classes, ``num_keypoints`` with
+                that option, or a setting of the detector or of the mixing of its features is wrong.
             TypeError: its losses cannot be weighted.
             RuntimeError: the weights to start from could not be downloaded.
         """
@@ -209,10 +223,22 @@ class DetectionModule(L.LightningModule):
         if self.detector is None:
             started_from = weights_shape_the_model(self.detector_name, self.weights)
             weights = self.weights if stage == "fit" or started_from else None
-            model = build_detector(self.detector_name, len(names) + 1, weights, **self.options)
+            options = self.options | self._keypoint_options(num_keypoints)
+            model = build_detector(self.detector_name, len(names) + 1, weights, **options)
             model = weight_losses(model, self.objective, self.normalizer)
             self.mixer = None if self.manifold is None else mix_features(model, self.manifold)
             self.detector, self.class_names = model, tuple(names)
+
+    def _keypoint_options(self, count: int | None) -> dict[str, int]:
+        stated = self.options.get("num_keypoints", count)
+        if not self.measures_keypoints or count is None:
+            return {}
+        if stated != count:
+            raise ValueError(
+                f"model.options.num_keypoints is {stated}, but each object of the data has {count} keypoints. Leave it "
+                "out and it comes from the data"
+            )
+        return {"num_keypoints": count}
 
     def on_fit_start(self) -> None:
         """Let the mixing of features draw from the seed of the mixing."""
@@ -357,8 +383,16 @@ class DetectionModule(L.LightningModule):
         self.predictions = rows = [row for visit in visits.values() for row in visit.predictions]
         if self.trainer.is_global_zero and len(rows) >= _MANY:
             tell(f"Measuring {len(rows):,} detections of {len(visits):,} images.")
-        truth, losses = data_of(self.trainer).ground_truth(stage), mean_losses([*visits.values()])
-        self.evaluation = evaluate(truth, rows, visits.keys(), losses, masks=self.measures_masks)
+        data, losses = data_of(self.trainer), mean_losses([*visits.values()])
+        self.evaluation = evaluate(
+            data.ground_truth(stage),
+            rows,
+            visits.keys(),
+            losses,
+            masks=self.measures_masks,
+            keypoints=self.measures_keypoints,
+            sigmas=data.oks_sigmas,
+        )
         numbers = self.evaluation.metrics() | self.evaluation.losses
         self.log_dict({f"{stage}/{name}": value for name, value in numbers.items()}, batch_size=1)
 

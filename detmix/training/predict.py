@@ -94,7 +94,7 @@ def predict_images(
                 predictions.add(file, image, detection, trained.category_ids)
                 if pictures != "none":
                     shown = _of_score(detection, score_threshold)
-                    _draw(folder / "pictures" / file.picture, image, shown, trained.class_names, pictures)
+                    _draw(folder / "pictures" / file.picture, image, shown, trained, pictures)
             on_step(done, len(files))
         predictions.write(folder, trained)
         kept = set_aside(output)
@@ -208,9 +208,12 @@ def _of_score(detection: Target, least: float) -> Target:
     return {key: values[detection["scores"] >= least] for key, values in detection.items()}
 
 
-def _draw(file: Path, image: Tensor, shown: Target, class_names: Sequence[str], form: str) -> None:
+def _draw(file: Path, image: Tensor, shown: Target, trained: Trained, form: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    draw_boxes(image, shown, class_names).save(file.with_name(f"{file.name}.{form}"), **_FORMATS[form])
+    edges = () if trained.skeleton is None else trained.skeleton.edges
+    draw_boxes(image, shown, trained.class_names, edges=edges).save(
+        file.with_name(f"{file.name}.{form}"), **_FORMATS[form]
+    )
 
 
 def _tables(predictions: _Predictions, trained: Trained, least: float) -> list[Table]:

@@ -83,7 +83,7 @@ def batch_mixer(data: DetectionData, trainer: Mapping[str, Any] | None) -> Mixup
 
 def _samples(data: DetectionData, count: int, mixer: MixupBatch | None) -> Image.Image:
     mixed = _mixed_samples(data, count, mixer)
-    pictures = [draw_boxes(image, target, data.class_names, max_side=SHOWN) for image, target in mixed]
+    pictures = [draw_boxes(*sample, data.class_names, max_side=SHOWN, edges=data.edges) for sample in mixed]
     captions = [_caption(target) for _, target in mixed]
     return image_grid(pictures, captions, title="Training samples: each box is as opaque as its weight")
 
@@ -113,7 +113,7 @@ def _kinds(data: DetectionData, sample_a: Sample, sample_b: Sample) -> Image.Ima
         "CutMix: a region of A is B's": cutmix_pair(*sample_a, *sample_b, region=region),
         "cutout: a region of A is blank": cutout(*sample_a, region=hole),
     }
-    pictures = [draw_boxes(*sample, data.class_names, max_side=SHOWN) for sample in kinds.values()]
+    pictures = [draw_boxes(*sample, data.class_names, max_side=SHOWN, edges=data.edges) for sample in kinds.values()]
     title = "One pair, A and B, in each way: a weight is the visible share of its object"
     return image_grid(pictures, list(kinds), columns=3, title=title)
 

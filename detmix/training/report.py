@@ -14,7 +14,7 @@ import numpy as np
 
 from ..analysis import DetectionRates
 from ..evaluation import Confusion, Curve, Mistakes
-from ..evaluation.coco import METRICS
+from ..evaluation.coco import KEYPOINT_METRICS, METRICS
 from ..figures import history_figures, precision_recall_figure, visibility_figure
 from ..figures.encode import Picture, data_url
 from ..figures.style import PALETTE
@@ -22,10 +22,12 @@ from ..files import write_whole
 from ..page import page_of
 from ..reporting.tables import number_text, unmeasured
 
-_HEADLINE = {"AP": "AP (COCO)", "AP50": "AP50 (COCO)", "segm/AP": "AP (masks)", "voc/AP50": "AP50 (VOC)"}
+_HEADLINE = {"AP": "AP (COCO)", "AP50": "AP50 (COCO)", "segm/AP": "AP (masks)"}
+_HEADLINE |= {"keypoints/AP": "AP (keypoints)", "voc/AP50": "AP50 (VOC)"}
 _MEANINGS = {
     **METRICS,
     **{f"segm/{name}": f"{name} of masks in the place of boxes, as it is explained there" for name in METRICS},
+    **{f"keypoints/{name}": f"of keypoints: {words}" for name, words in KEYPOINT_METRICS.items()},
     "voc/AP50": "average precision at IoU 0.50 by the rules of VOC, area below the curve (2010 and later)",
     "voc/AP50_11point": "the same by the rules of VOC 2007, mean at eleven recalls",
 }

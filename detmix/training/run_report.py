@@ -80,13 +80,23 @@ def report_run(run_dir: Path) -> Path:
     data = open_data(run_dir / "config.yaml")
     predictions = read_results(run_dir)
     try:
-        masks = bool(predictions) and all(
-            "segmentation" in row for row in predictions
-        )  # a detector of boxes gives none
-        evaluation = evaluate(data.ground_truth("val"), predictions, set(facts.images), {}, masks=masks)
+        evaluation = evaluate(
+            data.ground_truth("val"),
+            predictions,
+            set(facts.images),
+            {},
+            masks=_all_have("segmentation", predictions),
+            keypoints=_all_have("keypoints", predictions),
+            sigmas=data.oks_sigmas,
+        )
     except ValueError as error:
         raise ValueError(f"{run_dir / PREDICTIONS_FILE}: {error}") from error
     return write_run_report(run_dir, data, evaluation, predictions)
+
+
+def _all_have(key: str, predictions: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all predictions have a key; those of a detector of boxes have no other parts."""
+    return bool(predictions) and all(key in row for row in predictions)
 
 
 def write_facts(
@@ -161,7 +171,9 @@ def write_sample(folder: Path, number: int, picture: Image.Image, target: Target
 
 
 def as_detections(rows: Sequence[Mapping[str, Any]], category_ids: Sequence[int], size: tuple[int, int]) -> Target:
-    """COCO results of one image as torchvision's detections, masks (N, H, W) uint8 among them where all have one.
+    """COCO results of one image as torchvision's detections.
+
+    ``masks`` (N, H, W) uint8 and ``keypoints`` (N, P, 3) float32 are among them where all results have them.
 
     Args:
         rows: the results.
@@ -180,7 +192,11 @@ def _as_target(rows: Sequence[Mapping[str, Any]], category_ids: Sequence[int], s
         "labels": torch.tensor([label_of[row["category_id"]] for row in rows], dtype=torch.int64),
     }
     masks = [("mask", msgspec.json.encode(row["segmentation"])) for row in rows if "segmentation" in row]
-    return {**target, "masks": torch.from_numpy(decode_masks(masks, size))} if len(masks) == len(rows) else target
+    if len(masks) == len(rows):
+        target["masks"] = torch.from_numpy(decode_masks(masks, size))
+    if _all_have("keypoints", rows):
+        target["keypoints"] = torch.tensor([row["keypoints"] for row in rows]).reshape(len(rows), -1, 3)
+    return target
 
 
 def _image_results(images: Sequence[ImageMistakes], pictured: _Pictured) -> list[ImageResult]:
@@ -211,7 +227,7 @@ def _illustration(
     alt = f"{title}, {what}: {_objects(target['labels'].tolist(), names)}"
     nothing = "no objects" if what == "annotated" else f"nothing has a score of {MIN_SCORE:g} or more"
     legend = "; ".join(words for fate, words in _LEGEND.items() if fate in fates) or nothing
-    picture = draw_boxes(pixels, target, names, fates, max_side=SHOWN)
+    picture = draw_boxes(pixels, target, names, fates, max_side=SHOWN, edges=data.edges)
     return Illustration(picture, alt, f"{what.capitalize()}. {legend[0].upper()}{legend[1:]}.")
 
 

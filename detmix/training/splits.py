@@ -53,13 +53,14 @@ class Splits:
     reduce_to: int | None
     one_based: bool
     masks: bool
+    keypoints: bool
+    empty_images: bool
 
     def open(
         self,
         split: str,
         stage: Stage,
         names: Sequence[str] | None,
-        transform: Any = None,
         category_ids: tuple[int, ...] | None = None,
     ) -> Any:
         """Read the annotations of a split.
@@ -68,7 +69,6 @@ class Splits:
             split: its name.
             stage: what it is for, ``train``, ``val`` or ``test``; made-up scenes go by that.
             names: the classes in the order of their labels; see ``DetectionData``.
-            transform: ``image, target -> image, target``.
             category_ids: of the classes, in place of those that a file of this split has: ids of one name may differ
                 from split to split, and a run states one for each.
 
@@ -78,7 +78,7 @@ class Splits:
             FileNotFoundError: a file is missing.
         """
         if self.format == "shapes":
-            return self._draw(stage, transform)
+            return self._draw(stage)
         try:
             found = self._read(split, stage, names)
         except FileNotFoundError as error:
@@ -88,14 +88,24 @@ class Splits:
         if category_ids is not None:
             found = replace(found, category_ids=category_ids)
         if stage != "train":
-            return DetectionDataset(found, transform=transform)
-        return DetectionDataset(found, transform=transform, on_error=self.on_error, reduce_to=self.reduce_to)
+            return DetectionDataset(found)
+        if not self.empty_images:
+            found = self._with_objects(found, split)
+        return DetectionDataset(found, on_error=self.on_error, reduce_to=self.reduce_to)
+
+    def _with_objects(self, found: Annotations, split: str) -> Annotations:
+        try:
+            return found.with_objects()
+        except ValueError as error:
+            raise ValueError(
+                f"data.train={split}: {self.file(split)}: {error}, and data.empty_images is false"
+            ) from None
 
     def _read(self, split: str, stage: Stage, names: Sequence[str] | None) -> Annotations:
         if self.format == "coco":
             file, images = (self.root / _filled(pattern, split) for pattern in (self.annotations, self.images))
             masks: Any = "required" if self.masks and stage != "train" else self.masks
-            return read_coco(file, images, class_names=names, masks=masks)
+            return read_coco(file, images, class_names=names, masks=masks, keypoints=self.keypoints)
         folder, _, image_set = split.rpartition("/")
         return read_voc(self.root / folder, image_set, class_names=names, one_based=self.one_based)
 
@@ -121,7 +131,7 @@ class Splits:
         folder, _, image_set = split.rpartition("/")
         return self.root / folder / "ImageSets" / "Main" / f"{image_set}.txt"
 
-    def _draw(self, stage: Stage, transform: Any) -> Shapes:
+    def _draw(self, stage: Stage) -> Shapes:
         count = getattr(self.shapes, stage)
         if count < 1:
             raise ValueError(f"data.shapes.{stage} must be 1 or more, got {count}")
@@ -133,7 +143,7 @@ class Splits:
             max_extent=self.shapes.max_extent,
             seed=3 * self.seed + ("train", "val", "test").index(stage),
             masks=self.masks,
-            transform=transform,
+            keypoints=self.keypoints,
         )
 
 

@@ -19,13 +19,22 @@ from msgspec import UNSET, UnsetType
 from torch import nn
 
 from ..data.categories import read_classes
+from ..data.skeleton import COCO_PERSON, Skeleton, skeleton_of
 from ..evaluation.numbering import CLASSES_FILE
 from .configs import RUN_OPTIONS, load_config
 from .data import DetectionData
-from .models import Weights, coco_classes, every_detector_name, pretrained_detector, untrained_detector
+from .models import (
+    COCO_KEYPOINTS,
+    Weights,
+    coco_classes,
+    detector_names,
+    learns_keypoints,
+    pretrained_detector,
+    untrained_detector,
+)
 from .module import DetectionModule
 from .parser import run_parser
-from .weights import count_classes, lasting_shapes, read_state, read_weights, require_file, require_weights_of
+from .weights import count_classes, keypoints_of, lasting_shapes, read_state, require_file, require_weights_of
 
 _OTHER_SECTIONS = ("seed_everything", "trainer", *RUN_OPTIONS)
 
@@ -38,11 +47,13 @@ class Trained:
         model: torchvision's detector.
         class_names: K-1 names; label l is ``class_names[l - 1]``.
         category_ids: K-1 ids for COCO results, in the same order.
+        skeleton: what its keypoints are, if it gives some and that is known.
     """
 
     model: nn.Module
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
+    skeleton: Skeleton | None = None
 
 
 class _Model(msgspec.Struct):
@@ -94,7 +105,8 @@ def open_trained(
     if classes is not None:
         raise ValueError(f"{weights} of {detector} has classes of its own: leave out --classes")
     model, names = pretrained_detector(detector, weights, **(options or {}))
-    return Trained(model, names, tuple(range(1, len(names) + 1)))
+    skeleton = COCO_PERSON if learns_keypoints(detector) else None
+    return Trained(model, names, tuple(range(1, len(names) + 1)), skeleton)
 
 
 def open_run(config: Path, overrides: Sequence[str] = ()) -> tuple[DetectionData, nn.Module]:
@@ -110,7 +122,7 @@ def open_run(config: Path, overrides: Sequence[str] = ()) -> tuple[DetectionData
         RuntimeError: the detector's shape depends on weights that could not be downloaded.
     """
     run = _read_config(config, ("data", "model"), overrides)
-    run.model.build("test", run.data.class_names)
+    run.model.build("test", run.data.class_names, run.data.num_keypoints)
     return run.data, run.model.detector
 
 
@@ -188,7 +200,7 @@ def _config_beside(weights: Path) -> Path:
     if found is None:
         raise ValueError(
             f"{weights}: there is no config.yaml beside it or one folder up. Pass --config for the model of a run, or "
-            f"--detector for one that was trained elsewhere: {', '.join(every_detector_name())}"
+            f"--detector for one that was trained elsewhere: {', '.join(detector_names())}"
         )
     return found
 
@@ -196,15 +208,17 @@ def _config_beside(weights: Path) -> Path:
 def _of_run(weights: Path, given: Path | None, classes: Sequence[str] | None, options: Mapping[str, Any]) -> Trained:
     config = given or _config_beside(weights)
     stated = _stated_model(config)
-    names, ids = _classes_of_run(config, classes, may_build_data=given is not None)
-    stated["options"] = {**(stated.get("options") or {}), **options}
+    names, ids, skeleton = _classes_of_run(config, classes, may_build_data=given is not None)
+    state = read_state(weights)
+    points = keypoints_of(stated.get("detector", ""), state)
+    stated["options"] = {**(stated.get("options") or {}), **points, **options}
     with torch.device("meta"), warnings.catch_warnings():  # shapes alone: a folder may name any number of classes
         warnings.filterwarnings("ignore", ".*to a meta parameter.*", UserWarning)
         shapes = _detector_of(stated, names, config)
-    state = read_weights(weights, shapes, len(names) + 1)
+    require_weights_of(shapes, len(names) + 1, state, weights)
     detector = _detector_of(stated, names, config)
     detector.load_state_dict(state)
-    return Trained(detector, names, ids)
+    return Trained(detector, names, ids, skeleton if points else None)
 
 
 def _detector_of(stated: Mapping[str, Any], names: Sequence[str], config: Path) -> nn.Module:
@@ -230,12 +244,12 @@ def _stated_model(config: Path) -> dict[str, Any]:
 
 def _classes_of_run(
     config: Path, given: Sequence[str] | None, *, may_build_data: bool
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
+) -> tuple[tuple[str, ...], tuple[int, ...], Skeleton | None]:
     """Names and ids, in the order of the labels: those given, those that the run stated, or those of its data."""
     file = config.with_name(CLASSES_FILE)
     if given is not None:
         _require_order(given, file)
-        return tuple(given), tuple(range(1, len(given) + 1))
+        return tuple(given), tuple(range(1, len(given) + 1)), None
     if not file.is_file():
         if not may_build_data:
             raise FileNotFoundError(
@@ -243,9 +257,10 @@ def _classes_of_run(
                 "to open the run's data, if you trust that file: its class_path may name any program"
             )
         data = open_data(config)
-        return data.class_names, data.category_ids
+        return data.class_names, data.category_ids, data.skeleton
     stated = read_classes(file)
-    return tuple(category.name for category in stated), tuple(category.id for category in stated)
+    skeleton = skeleton_of(stated, None) if any(category.keypoints for category in stated) else None
+    return tuple(category.name for category in stated), tuple(category.id for category in stated), skeleton
 
 
 def _require_order(given: Sequence[str], file: Path) -> None:
@@ -260,13 +275,15 @@ def _require_order(given: Sequence[str], file: Path) -> None:
 
 def _of_file(weights: Path, detector: str, classes: Sequence[str] | None, options: Mapping[str, Any]) -> Trained:
     names = coco_classes() if classes is None else tuple(classes)
+    state = read_state(weights)
+    options = {**keypoints_of(detector, state), **options}
     with torch.device("meta"):  # shapes alone
         shapes = untrained_detector(detector, len(names) + 1, **options)
-    state = read_state(weights)
     count = count_classes(lasting_shapes(state), lasting_shapes(shapes.state_dict()), len(names) + 1)
     if classes is None and count not in (None, len(names) + 1):
         raise ValueError(f"{weights}: has {count} classes, background included: pass --classes with {count - 1} names")
     require_weights_of(shapes, len(names) + 1, state, weights)
     model = untrained_detector(detector, len(names) + 1, **options)
     model.load_state_dict(state)
-    return Trained(model, names, tuple(range(1, len(names) + 1)))
+    skeleton = COCO_PERSON if options.get("num_keypoints") == COCO_KEYPOINTS else None
+    return Trained(model, names, tuple(range(1, len(names) + 1)), skeleton)

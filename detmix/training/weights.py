@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoints import difference, first_line, shapes_of
-from .models import every_detector_name, untrained_detector
+from .models import detector_names, learns_keypoints, untrained_detector
 from .safe_load import load_plain
 
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 
+_KEYPOINTS = "roi_heads.keypoint_predictor.kps_score_lowres.weight"  # (channels, keypoints, 4, 4)
 _COUNTER = "num_batches_tracked"  # of batch norms that are not frozen; evaluation needs none
 
 
@@ -125,12 +126,19 @@ def count_classes(given: Shapes, built: Shapes, num_classes: int) -> int | None:
     return int(count) if not counts and count.is_integer() else None
 
 
+def keypoints_of(name: str, state: Mapping[str, Tensor] | Shapes) -> dict[str, int]:
+    """The option ``num_keypoints`` of a detector that learns keypoints, as weights for it have it; else no option."""
+    layer = state.get(_KEYPOINTS)
+    shape = tuple(layer.shape) if isinstance(layer, Tensor) else layer
+    return {"num_keypoints": shape[1]} if learns_keypoints(name) and shape is not None and len(shape) > 1 else {}
+
+
 def detectors_with(given: Shapes) -> list[str]:
     """Names of the detectors that have tensors of these shapes, for whatever number of classes."""
     fitting = []
-    for name in every_detector_name():
+    for name in detector_names():
         with torch.device("meta"):  # shapes alone
-            built = lasting_shapes(untrained_detector(name, 2).state_dict())
+            built = lasting_shapes(untrained_detector(name, 2, **keypoints_of(name, given)).state_dict())
         if count_classes(given, built, 2):
             fitting.append(name)
     return fitting

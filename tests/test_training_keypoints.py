@@ -1,0 +1,220 @@
+"""Trainings that learn from keypoints: what they measure, write and draw."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from detmix.data import Shapes
+from detmix.data.shapes import SKELETON
+from detmix.detectors import losses_and_detections
+from detmix.evaluation import evaluate_coco
+from detmix.evaluation.coco import KEYPOINT_METRICS
+from detmix.training import DetectionData, DetectionModule, cli_main
+from detmix.training.models import build_detector
+from detmix.training.predict import predict_images
+from detmix.training.run_report import report_run
+from detmix.training.trained import open_trained
+
+from .test_configs import write_coco
+from .test_training_report import Page
+from .trainings import TINY, losses_in
+
+CONFIG = "configs/shapes_keypoints.yaml"
+ONE_EPOCH = ["--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0"]
+NAMES = ["nose", "left_ear", "right_ear", "tail"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a finished fit of one epoch."""
+    folder = tmp_path_factory.mktemp("runs")
+    cli_main(["fit", "--config", CONFIG, "--runs", str(folder), *TINY, *ONE_EPOCH])
+    return folder / "shapes_keypoints"
+
+
+def read(file):
+    return json.loads(file.read_text())
+
+
+def test_the_numbers_are_those_of_the_results_that_are_written(finished):
+    truth = Shapes(4, size=64, max_extent=32, seed=1, keypoints=True).ground_truth()
+    predictions, metrics = read(finished / "predictions.json"), read(finished / "metrics.json")
+    assert len(predictions) > 10
+    assert all(len(row["keypoints"]) == 9 for row in predictions)
+    for prefix, kind in {"": "bbox", "keypoints/": "keypoints"}.items():
+        wanted = evaluate_coco(truth, predictions, kind)
+        assert {name: metrics[f"{prefix}{name}"] for name in wanted.metrics} == pytest.approx(wanted.metrics)
+    assert wanted.metrics.keys() == KEYPOINT_METRICS.keys()
+    assert losses_in(finished)["loss_keypoint"] > 0
+
+
+def test_the_report_has_keypoints_and_can_be_written_anew(finished, in_repository):
+    page = Page((finished / "report.html").read_text())
+    assert {"keypoints/AP", "keypoints/APm", "keypoint AP"} <= {text.strip() for text in page.text("th")}
+    before = (finished / "report.html").read_bytes()
+    (finished / "report.html").unlink()
+    report_run(finished)
+    assert (finished / "report.html").read_bytes() == before
+
+
+def test_the_run_says_what_its_keypoints_are(finished):
+    classes = read(finished / "classes.json")
+    assert [row["keypoints"] for row in classes] == [list(SKELETON.names)] * 3
+    assert open_trained(str(finished / "model.pt")).skeleton == SKELETON
+
+
+def test_other_images_get_keypoints_too(finished, tmp_path):
+    scene = Shapes(4, size=64, max_extent=32, seed=1)[2][0]
+    Image.fromarray(scene.permute(1, 2, 0).numpy()).save(tmp_path / "scene.png")
+    predict_images([str(tmp_path / "scene.png")], open_trained(str(finished / "model.pt")), tmp_path / "out")
+    found = read(tmp_path / "out/predictions.json")
+    wanted = [row for row in read(finished / "predictions.json") if row["image_id"] == 2]
+    assert len(found) == len(wanted) > 0
+    for row, other in zip(found, wanted, strict=True):
+        assert row["score"] == pytest.approx(other["score"], rel=1e-4)
+        assert row["keypoints"] == pytest.approx(other["keypoints"], abs=0.1)
+
+
+def test_weights_for_any_number_of_keypoints_are_opened_by_the_name_of_their_detector(tmp_path):
+    state = build_detector("keypointrcnn_resnet18_small", 3, None, num_keypoints=5).state_dict()
+    torch.save(state, tmp_path / "weights.pt")
+    trained = open_trained(str(tmp_path / "weights.pt"), detector="keypointrcnn_resnet18_small", classes=["cat", "dog"])
+    assert trained.model.roi_heads.keypoint_predictor.kps_score_lowres.out_channels == 5
+    assert trained.skeleton is None
+
+
+@pytest.fixture
+def coco(tmp_path, in_repository, no_report):
+    """Calls ``fit`` on a COCO data set of four images in each split, each with an object; its folder is ``root``."""
+    write_coco(tmp_path)
+    for file in (tmp_path / "annotations").iterdir():
+        data = read(file)
+        for row in data["categories"]:
+            row |= {"keypoints": NAMES, "skeleton": [[1, 2], [1, 3]]}
+        for row in data["annotations"]:
+            row["keypoints"] = [8, 10, 2, 30, 12, 2, 20, 24, 1, 0, 0, 0]
+        file.write_text(json.dumps(data))
+
+    def fit(*arguments):
+        data = ["--data.format=coco", f"--data.root={tmp_path}", "--data.train=train2017", "--data.val=val2017"]
+        options = ["--model.options={min_size: 64, max_size: 64}", "--trainer.enable_progress_bar=false"]
+        runs = ["--runs", str(tmp_path / "runs")]
+        cli_main(["fit", "--config", CONFIG, *runs, *data, *options, *ONE_EPOCH, *arguments])
+        return tmp_path / "runs" / "shapes_keypoints"
+
+    fit.root = tmp_path
+    fit.val = tmp_path / "annotations" / "instances_val2017.json"
+    return fit
+
+
+def annotated(shift):
+    """Detections that are what is annotated, the keypoints moved aside."""
+
+    def detect(detector, images, targets, **options):
+        losses, _ = losses_and_detections(detector, images, targets, **options)
+        aside = torch.tensor([shift, 0.0, 0.0])
+        found = [{**t, "keypoints": t["keypoints"] + aside, "scores": torch.ones(1)} for t in targets]
+        return losses, found
+
+    return detect
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+def test_keypoints_of_a_coco_file_are_mixed_trained_on_and_measured(coco, monkeypatch, shift):
+    monkeypatch.setattr("detmix.training.visits.losses_and_detections", annotated(shift))
+    folder = coco("--data.mixup.mix=cutmix")
+    metrics, predictions = read(folder / "metrics.json"), read(folder / "predictions.json")
+    assert metrics["AP"] == pytest.approx(1)
+    assert (metrics["keypoints/AP"] == pytest.approx(1)) == (shift == 0)
+    assert metrics["keypoints/AP50"] > 0
+    wanted = evaluate_coco(str(coco.val), predictions, "keypoints").metrics
+    assert {name: metrics[f"keypoints/{name}"] for name in wanted} == pytest.approx(wanted)
+
+
+def test_the_constants_of_the_measure_can_be_given(coco, monkeypatch):
+    monkeypatch.setattr("detmix.training.visits.losses_and_detections", annotated(2))
+    strict = read(coco("--data.oks_sigmas=[0.001, 0.001, 0.001, 0.001]") / "metrics.json")
+    lenient = read(coco("--data.oks_sigmas=[1, 1, 1, 1]") / "metrics.json")
+    assert strict["keypoints/AP"] == 0
+    assert lenient["keypoints/AP"] == pytest.approx(1)
+
+
+def test_a_mirrored_training_image_has_left_and_right_exchanged(coco, monkeypatch):
+    data = DetectionData("coco", root=str(coco.root), train="train2017", val="val2017", keypoints=True)
+    plain = data.train_set.dataset.annotations.keypoints[0]
+    seen = set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        points = data.train_set.dataset[0][1]["keypoints"][0].numpy()
+        mirrored = plain[[0, 2, 1, 3]].copy()
+        mirrored[:, 0] = 63 - mirrored[:, 0]
+        known = plain[:, 2] > 0
+        as_it_was, flipped = (points[known] == plain[known]).all(), (points[:3, :2] == mirrored[:3, :2]).all()
+        assert as_it_was != flipped
+        seen.add(bool(flipped))
+    assert seen == {True, False}
+
+
+def test_splits_with_other_keypoints_are_refused(coco, capsys):
+    data = read(coco.val)
+    for row in data["categories"]:
+        row["keypoints"] = [*NAMES[:3], "paw"]
+    coco.val.write_text(json.dumps(data))
+    with pytest.raises(SystemExit):
+        coco()
+    told = capsys.readouterr().err
+    assert "data.val: its keypoints are nose, left_ear, right_ear, paw" in told
+    assert not (coco.root / "runs").exists()
+
+
+def test_a_detector_of_keypoints_needs_some(capsys, tmp_path, in_repository):
+    with pytest.raises(SystemExit):
+        cli_main(["fit", "--config", CONFIG, "--runs", str(tmp_path), *TINY, *ONE_EPOCH, "--data.keypoints=false"])
+    assert "learns from keypoints, and the data has none: pass --data.keypoints true" in capsys.readouterr().err
+
+
+def test_another_number_of_keypoints_than_the_datas_is_refused(capsys, tmp_path, in_repository):
+    with pytest.raises(SystemExit):
+        cli_main(
+            ["fit", "--config", CONFIG, "--runs", str(tmp_path), *TINY, *ONE_EPOCH, "--model.options.num_keypoints=4"]
+        )
+    assert "num_keypoints is 4, but each object of the data has 3 keypoints" in capsys.readouterr().err
+
+
+def test_a_detector_of_boxes_may_train_on_the_same_objects(coco):
+    folder = coco("--model.detector=fasterrcnn_resnet18_small")
+    assert not [name for name in read(folder / "metrics.json") if name.startswith("keypoints")]
+    assert all("keypoints" not in row for row in read(folder / "predictions.json"))
+
+
+def test_keypoints_of_voc_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.keypoints=true reads keypoints from COCO files, .* is voc"):
+        DetectionData("voc", root=str(tmp_path), keypoints=True)
+
+
+def test_coco_weights_keep_their_keypoints_where_there_are_as_many(monkeypatch):
+    given = build_detector("keypointrcnn_resnet50_fpn", 2, None).state_dict()
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: given)
+    name = "roi_heads.keypoint_predictor.kps_score_lowres.weight"
+    for count in (17, 4):
+        module = DetectionModule("keypointrcnn_resnet50_fpn", weights="coco")
+        module.build("fit", ["cat", "dog"], count)
+        state = module.detector.state_dict()
+        assert state[name].shape[1] == count
+        assert torch.equal(state[name], given[name]) == (count == 17)
+        assert state["roi_heads.box_predictor.cls_score.weight"].shape[0] == 3
+
+
+def test_images_without_objects_are_left_out_of_the_training_on_request(coco, capsys):
+    data = read(coco.root / "annotations/instances_train2017.json")
+    data["annotations"] = data["annotations"][:2]
+    (coco.root / "annotations/instances_train2017.json").write_text(json.dumps(data))
+    options = {"root": str(coco.root), "train": "train2017", "val": "val2017"}
+    assert len(DetectionData("coco", **options).train_set) == 4
+    assert len(DetectionData("coco", **options, empty_images=False).train_set) == 2
+    data["annotations"] = []
+    (coco.root / "annotations/instances_train2017.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"data\.train=train2017: .*none of its images .*empty_images is false"):
+        DetectionData("coco", **options, class_names=["car", "train"], empty_images=False)
