@@ -358,8 +358,8 @@ def test_proposals_need_a_category_in_the_ground_truth():
 
 
 def test_refuses_another_iou_type():
-    with pytest.raises(ValueError, match="iou_type must be one of bbox, segm, got 'keypoints'"):
-        evaluate_coco(*make_scene(0), iou_type="keypoints")
+    with pytest.raises(ValueError, match="iou_type must be one of bbox, segm, keypoints, got 'boundary'"):
+        evaluate_coco(*make_scene(0), iou_type="boundary")
 
 
 def test_refuses_another_backend():

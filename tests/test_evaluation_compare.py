@@ -248,5 +248,5 @@ def test_refuses_what_makes_no_interval(compare, options, error, message):
 
 
 def test_refuses_another_iou_type():
-    with pytest.raises(ValueError, match="iou_type must be one of bbox, segm, got 'segmentation'"):
+    with pytest.raises(ValueError, match="iou_type must be one of bbox, segm, keypoints, got 'segmentation'"):
         compare_coco(*make_pair(0, num_images=3), iou_type="segmentation")

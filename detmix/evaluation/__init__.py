@@ -10,6 +10,8 @@ from .curves import Curve as Curve
 from .fates import Fate as Fate
 from .fates import Fates as Fates
 from .fates import find_fates as find_fates
+from .keypoints import oks_sigmas as oks_sigmas
+from .keypoints import with_keypoints as with_keypoints
 from .kit_files import read_kit_files as read_kit_files
 from .mistakes import Confusion as Confusion
 from .mistakes import ImageMistakes as ImageMistakes

@@ -23,13 +23,13 @@ from .ranking import Ranking
 from .records import Detections, GroundTruth, Objects
 
 Backend = Literal["pycocotools", "faster-coco-eval"]
-IouType = Literal["bbox", "segm"]
+IouType = Literal["bbox", "segm", "keypoints"]
 
 MAX_DETECTIONS = (1, 10, 100)
 """COCO's numbers of detections of an image and class that count."""
 
-SIZES = {"": 0, "s": 1, "m": 2, "l": 3}
-"""Where COCO's area ranges stand: all, small, medium, large."""
+KEYPOINT_MAX_DETECTIONS = (20,)
+"""The same where keypoints are measured."""
 
 _PROBES = 0.5 ** np.arange(31)  # one of them lies in (1 / n, 2 / n] for each n from 2 to 2**31
 
@@ -43,7 +43,8 @@ class Counts:
         scores: (T, R, K, A, N) float64, of the detection with which the recall was reached.
         recall: (T, K, A, N) float64, with all detections.
         recalls: (R,) float64, 0, 0.01 ... 1.
-        iou_thresholds: (T,) float64, 0.5, 0.55 ... 0.95.
+        iou_thresholds: (T,) float64, 0.5, 0.55 ... 0.95; of OKS where keypoints are measured.
+        sizes: where the area ranges stand, by their letters: all (none), s, m and l; keypoints have no small ones.
     """
 
     precision: NDArray[np.float64]
@@ -51,6 +52,7 @@ class Counts:
     recall: NDArray[np.float64]
     recalls: NDArray[np.float64]
     iou_thresholds: NDArray[np.float64]
+    sizes: dict[str, int]
 
 
 def count(
@@ -61,8 +63,9 @@ def count(
     *,
     class_agnostic: bool,
     max_detections: Sequence[int],
+    sigmas: NDArray[np.float64] | None = None,
 ) -> Counts:
-    """Match and accumulate; the two backends give the same numbers, bit for bit.
+    """Match and accumulate; the two backends give the same numbers, bit for bit. Keypoints need their (P,) sigmas.
 
     Raises:
         ValueError: there is no such backend.
@@ -70,13 +73,18 @@ def count(
     """
     check_choice("backend", backend, Backend)
     if backend == "faster-coco-eval":
-        return _run_faster(truth, found, iou_type, class_agnostic, max_detections)
-    return counts_of(run_pycocotools(truth, found, iou_type, class_agnostic, max_detections))
+        return _run_faster(truth, found, iou_type, class_agnostic, max_detections, sigmas)
+    return counts_of(run_pycocotools(truth, found, iou_type, class_agnostic, max_detections, sigmas))
 
 
 def rows_by_iou(thresholds: NDArray[np.float64]) -> dict[str, int]:
     """Where each IoU threshold stands among (T,), by its value in words: "0.50", "0.55" ... "0.95"."""
     return {f"{threshold:.2f}": row for row, threshold in enumerate(thresholds)}
+
+
+def counted(objects: Objects, iou_type: IouType) -> NDArray[np.bool_]:
+    """Which objects are to be found, (G,): no crowds, and of keypoints those that have visible ones."""
+    return ~objects.crowd & objects.posed if iou_type == "keypoints" else ~objects.crowd
 
 
 def run_pycocotools(
@@ -85,12 +93,12 @@ def run_pycocotools(
     iou_type: IouType,
     class_agnostic: bool = False,
     max_detections: Sequence[int] = MAX_DETECTIONS,
+    sigmas: NDArray[np.float64] | None = None,
 ) -> Any:
     """A ``COCOeval`` that has evaluated and accumulated; it numbers images and classes as the arrays do."""
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(*(_index(COCO, truth, rows) for rows in (truth.objects, found)), iou_type)
-        evaluation.params.useCats = int(not class_agnostic)
-        evaluation.params.maxDets = list(max_detections)
+        evaluation = COCOeval(*(_index(COCO, truth, rows, iou_type) for rows in (truth.objects, found)), iou_type)
+        _set(evaluation.params, truth, class_agnostic, max_detections, sigmas)
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation
@@ -99,17 +107,38 @@ def run_pycocotools(
 def counts_of(evaluation: Any) -> Counts:
     """What a ``COCOeval`` has accumulated."""
     precision, scores, recall = (evaluation.eval[key] for key in ("precision", "scores", "recall"))
-    return Counts(precision, scores, recall, evaluation.params.recThrs, evaluation.params.iouThrs)
+    parameters = evaluation.params
+    return Counts(precision, scores, recall, parameters.recThrs, parameters.iouThrs, _sizes(parameters))
+
+
+def _set(
+    parameters: Any,
+    truth: GroundTruth,
+    class_agnostic: bool,
+    max_detections: Sequence[int],
+    sigmas: NDArray[np.float64] | None,
+) -> None:
+    """Set the parameters of either library."""
+    parameters.catIds = [*range(len(truth.class_names))]  # of keypoints the second leaves out classes without objects
+    parameters.useCats = int(not class_agnostic)
+    parameters.maxDets = list(max_detections)
+    if sigmas is not None:
+        parameters.kpt_oks_sigmas = sigmas
+
+
+def _sizes(parameters: Any) -> dict[str, int]:
+    """Where the area ranges stand, by their letters."""
+    return {"" if label == "all" else label[0]: place for place, label in enumerate(parameters.areaRngLbl)}
 
 
 def rankings_of(evaluation: Any) -> dict[str, list[Ranking]]:
     """The ranked detections that a ``COCOeval`` has matched, by the letter of the area range, a list of K each."""
-    images, ranges = len(evaluation.params.imgIds), len(evaluation.params.areaRng)
+    images, sizes = len(evaluation.params.imgIds), _sizes(evaluation.params)
     if not evaluation.evalImgs:
-        return {size: [] for size in SIZES}
-    cells = np.array(evaluation.evalImgs, dtype=object).reshape(-1, ranges, images)
+        return {size: [] for size in sizes}
+    cells = np.array(evaluation.evalImgs, dtype=object).reshape(-1, len(sizes), images)
     thresholds = len(evaluation.params.iouThrs)
-    return {size: [_ranking(of_class[place], thresholds) for of_class in cells] for size, place in SIZES.items()}
+    return {size: [_ranking(of_class[place], thresholds) for of_class in cells] for size, place in sizes.items()}
 
 
 def _ranking(cells: NDArray[Any], thresholds: int) -> Ranking:
@@ -142,25 +171,29 @@ def load_faster() -> Any:
 
 
 def _run_faster(
-    truth: GroundTruth, found: Detections, iou_type: IouType, class_agnostic: bool, max_detections: Sequence[int]
+    truth: GroundTruth,
+    found: Detections,
+    iou_type: IouType,
+    class_agnostic: bool,
+    max_detections: Sequence[int],
+    sigmas: NDArray[np.float64] | None,
 ) -> Counts:
     faster_coco_eval = load_faster()
-    indexes = [_index(faster_coco_eval.COCO, truth, rows) for rows in (truth.objects, found)]
+    indexes = [_index(faster_coco_eval.COCO, truth, rows, iou_type) for rows in (truth.objects, found)]
     evaluation = faster_coco_eval.COCOeval_faster(*indexes, iou_type)
     parameters = evaluation.params
     recalls = parameters.recThrs
-    parameters.useCats = int(not class_agnostic)
-    parameters.maxDets = list(max_detections)
+    _set(parameters, truth, class_agnostic, max_detections, sigmas)
     parameters.recThrs = np.union1d(recalls, _PROBES)
     evaluation.evaluate()
     evaluation.accumulate()
     precision, scores = evaluation.eval["precision"], evaluation.eval["scores"]
-    objects = _object_counts(truth, class_agnostic, parameters.areaRng)
+    objects = _object_counts(truth, iou_type, class_agnostic, parameters.areaRng)
     _restore_epsilon(precision, parameters.recThrs, objects)
     kept = np.isin(parameters.recThrs, recalls)
     # in pycocotools' layout, since it decides the order in which a mean is summed
     precision, scores = (np.ascontiguousarray(values[:, kept]) for values in (precision, scores))
-    return Counts(precision, scores, evaluation.eval["recall"], recalls, parameters.iouThrs)
+    return Counts(precision, scores, evaluation.eval["recall"], recalls, parameters.iouThrs, _sizes(parameters))
 
 
 def _restore_epsilon(precision: NDArray[np.float64], recalls: NDArray[np.float64], objects: NDArray[np.int64]) -> None:
@@ -181,29 +214,31 @@ def _restore_epsilon(precision: NDArray[np.float64], recalls: NDArray[np.float64
     precision[(precision == 1) & alone] = 1 / (1 + np.spacing(1))
 
 
-def _object_counts(truth: GroundTruth, class_agnostic: bool, ranges: Sequence[Sequence[float]]) -> NDArray[np.int64]:
-    """Objects that are not crowds, of each class and area range, (K, A)."""
+def _object_counts(
+    truth: GroundTruth, iou_type: IouType, class_agnostic: bool, ranges: Sequence[Sequence[float]]
+) -> NDArray[np.int64]:
+    """Objects to be found, of each class and area range, (K, A)."""
     objects = truth.objects
     low, high = np.array(ranges).T
-    counted = (objects.areas[:, None] >= low) & (objects.areas[:, None] <= high) & ~objects.crowd[:, None]
+    within = (objects.areas[:, None] >= low) & (objects.areas[:, None] <= high) & counted(objects, iou_type)[:, None]
     labels = np.zeros_like(objects.labels) if class_agnostic else objects.labels
     classes = 1 if class_agnostic else len(truth.class_names)
-    return np.stack([np.bincount(labels[column], minlength=classes) for column in counted.T], axis=1)
+    return np.stack([np.bincount(labels[column], minlength=classes) for column in within.T], axis=1)
 
 
-def _index(kind: Any, truth: GroundTruth, rows: Objects | Detections) -> Any:
+def _index(kind: Any, truth: GroundTruth, rows: Objects | Detections, iou_type: IouType) -> Any:
     """An object of a library's class ``COCO``; ids of rows count from 1, since a match with id 0 would be none."""
     index = kind()
     with _collector_paused():
-        _fill(index, truth, rows)
+        _fill(index, truth, rows, iou_type)
     return index
 
 
-def _fill(index: Any, truth: GroundTruth, rows: Objects | Detections) -> None:
+def _fill(index: Any, truth: GroundTruth, rows: Objects | Detections, iou_type: IouType) -> None:
     index.dataset = {
         "images": [{"id": i, "height": h, "width": w} for i, (h, w) in enumerate(truth.sizes.tolist())],
         "categories": [{"id": k} for k in range(len(truth.class_names))],
-        "annotations": _as_dicts(rows),
+        "annotations": _as_dicts(rows, iou_type),
     }
     with contextlib.redirect_stdout(io.StringIO()):
         index.createIndex()
@@ -221,11 +256,15 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _as_dicts(rows: Objects | Detections) -> list[dict[str, Any]]:
-    extra = ("iscrowd", rows.crowd.astype(int)) if isinstance(rows, Objects) else ("score", rows.scores)
+def _as_dicts(rows: Objects | Detections, iou_type: IouType) -> list[dict[str, Any]]:
     columns = {"image_id": rows.images, "category_id": rows.labels, "bbox": rows.xywh, "area": rows.areas}
-    values = [column.tolist() for column in (*columns.values(), extra[1])]
-    keys = ("id", *columns, extra[0])
+    if isinstance(rows, Objects):  # of num_keypoints it counts whether there are any, and no more
+        columns |= {"iscrowd": rows.crowd.astype(int), "num_keypoints": rows.posed.astype(int)}
+    else:
+        columns |= {"score": rows.scores}
+    if iou_type == "keypoints" and rows.keypoints is not None:
+        columns |= {"keypoints": rows.keypoints.reshape(len(rows), 3 * rows.keypoints.shape[1])}
+    keys, values = ("id", *columns), [column.tolist() for column in columns.values()]
     dicts = [dict(zip(keys, row, strict=True)) for row in zip(range(1, len(rows) + 1), *values, strict=True)]
     for row, mask in zip(dicts, rows.masks or (), strict=False):
         row["segmentation"] = mask

@@ -70,7 +70,7 @@ def check_scores(scores: NDArray[np.float64], name: str, place: str) -> None:
 
 
 def check_finite(values: NDArray[np.float64], name: str, key: str, place: str, cause: str = "") -> None:
-    """Refuse NaN and infinity in (M,) or (M, 4) values; the cause ends the message.
+    """Refuse NaN and infinity in (M, ...) values; the cause ends the message.
 
     Raises:
         ValueError: with the row.
@@ -86,6 +86,17 @@ def check_areas(areas: NDArray[np.float64], name: str, place: str) -> None:
         ValueError: with the row.
     """
     _refuse((areas < 0) | np.isinf(areas), areas, f"{name}: area must be finite and 0 or more", place)
+
+
+def check_keypoints(keypoints: NDArray[np.float64], name: str, place: str) -> None:
+    """Refuse (M, P, 3) keypoints that are not finite, or beyond 2**53.
+
+    Raises:
+        ValueError: with the row.
+    """
+    check_finite(keypoints, name, "keypoints", place)
+    far = (np.abs(keypoints) > EXACT).any(axis=(1, 2))
+    _refuse(far, keypoints, f"{name}: keypoints must be in pixels, of 2**53 at most", place)
 
 
 def check_boxes(xywh: NDArray[np.float64], name: str, place: str) -> None:

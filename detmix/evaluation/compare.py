@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ..arguments import check_choice, check_count
 from .backends import IouType, counts_of, rankings_of, rows_by_iou, run_pycocotools
-from .coco import CocoResult, collect
+from .coco import CocoResult, collect, limits_of, sigmas_of
 from .curves import NO_OBJECTS, RECALLS_2007
 from .ranking import Ranking
 from .reading import PredictionSource, TruthSource, read_ground_truth, read_predictions
@@ -92,6 +92,7 @@ def compare_coco(
     second: PredictionSource,
     iou_type: IouType = "bbox",
     *,
+    sigmas: Sequence[float] | None = None,
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -103,7 +104,8 @@ def compare_coco(
         ground_truth: COCO-format dict, the path of its JSON file, or pycocotools' ``COCO`` of it.
         first: list of COCO results or the path of their JSON file.
         second: the same; differences are second - first.
-        iou_type: ``"bbox"`` or ``"segm"``.
+        iou_type: ``"bbox"``, ``"segm"`` or ``"keypoints"``.
+        sigmas: of keypoints, as for ``oks_sigmas``.
         resamples: number of draws.
         confidence: of the intervals, in (0, 1).
         seed: of the draws.
@@ -111,7 +113,7 @@ def compare_coco(
 
     Returns:
         ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``, ``AR100`` and ``AP/<class>``, those of which the
-        ground truth has objects.
+        ground truth has objects; of keypoints ``AR``, and no ``APs``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -120,9 +122,10 @@ def compare_coco(
     """
     check_choice("iou_type", iou_type, IouType)
     resamples = _check_draws(resamples, confidence)
-    truth = read_ground_truth(ground_truth, masks=iou_type == "segm")
-    found = [read_predictions(source, truth, masks=iou_type == "segm") for source in (first, second)]
-    one, other = (count_coco(truth, rows, iou_type)[1] for rows in found)
+    wanted = {"masks": iou_type == "segm", "keypoints": iou_type == "keypoints"}
+    truth = read_ground_truth(ground_truth, **wanted)
+    found = [read_predictions(source, truth, **wanted) for source in (first, second)]
+    one, other = (count_coco(truth, rows, iou_type, sigmas)[1] for rows in found)
     return compare_sides(one, other, len(truth.image_ids), resamples, confidence, seed, on_step)
 
 
@@ -166,17 +169,20 @@ def compare_voc(
     return compare_sides(one, other, len(truth.image_ids), resamples, confidence, seed, on_step)
 
 
-def count_coco(truth: GroundTruth, found: Detections, iou_type: IouType) -> tuple[CocoResult, Side]:
+def count_coco(
+    truth: GroundTruth, found: Detections, iou_type: IouType, sigmas: Sequence[float] | None = None
+) -> tuple[CocoResult, Side]:
     """What ``evaluate_coco`` gives, and the side of a comparison; counted once, and always by pycocotools.
 
     faster-coco-eval does not tell which detection found what in which image.
     """
-    evaluation = run_pycocotools(truth, found, iou_type)
-    result = collect(counts_of(evaluation), truth)
+    limits, constants = limits_of(iou_type), sigmas_of(truth, iou_type, sigmas)
+    evaluation = run_pycocotools(truth, found, iou_type, max_detections=limits, sigmas=constants)
+    result = collect(counts_of(evaluation), truth, iou_type, limits)
     rankings = rankings_of(evaluation)
     values = result.metrics | _by_name(result.ap_by_class)
     measure = partial(_measure_coco, rankings, truth.class_names, evaluation.params)
-    return result, Side(values, measure, _images_coco(rankings, truth.class_names))
+    return result, Side(values, measure, _images_coco(rankings, truth.class_names, _recall_name(evaluation.params)))
 
 
 def count_voc(truth: GroundTruth, found: Detections, iou: float, *, use_07_metric: bool) -> tuple[VocResult, Side]:
@@ -232,9 +238,14 @@ def _measure_coco(
         draws[f"AP{size}"] = _mean(precision)
         if not size:
             draws |= {name: _mean(precision[..., [at[iou]]]) for name, iou in (("AP50", "0.50"), ("AP75", "0.75"))}
-            draws["AR100"] = _mean(recall)
+            draws[_recall_name(parameters)] = _mean(recall)
             draws |= {f"AP/{name}": of_class.mean(1) for name, of_class in zip(names, precision, strict=True)}
     return draws
+
+
+def _recall_name(parameters: Any) -> str:
+    """What the recall of all detections that count is called."""
+    return "AR" if parameters.iouType == "keypoints" else f"AR{parameters.maxDets[-1]}"
 
 
 def _measure_voc(rankings: Mapping[str, Ranking], recalls: NDArray[np.float64] | None, weights: Weights) -> Draws:
@@ -243,14 +254,14 @@ def _measure_voc(rankings: Mapping[str, Ranking], recalls: NDArray[np.float64] |
     return draws | {"AP": _mean(np.stack(list(precision.values())))} if precision else {}
 
 
-def _images_coco(rankings: dict[str, list[Ranking]], names: Sequence[str]) -> dict[str, int]:
+def _images_coco(rankings: dict[str, list[Ranking]], names: Sequence[str], recall: str) -> dict[str, int]:
     """How many images have objects that bear on each measure."""
     images: dict[str, int] = {}
     if not rankings[""]:
         return images
     for size, of_classes in reversed(rankings.items()):  # the whole range last: of the classes it counts
         images |= _images_of(f"AP{size}", dict(zip(names, of_classes, strict=True)))
-    return images | dict.fromkeys(("AP50", "AP75", "AR100"), images["AP"])
+    return images | dict.fromkeys(("AP50", "AP75", recall), images["AP"])
 
 
 def _images_of(mean: str, rankings: Mapping[str, Ranking]) -> dict[str, int]:

@@ -75,6 +75,7 @@ def read_kit_files(
         corners=corners,
         areas=xywh[:, 2] * xywh[:, 3],
         masks=None,
+        keypoints=None,
         scores=np.ascontiguousarray(rows[:, 1]),
         source=str(source),
     )

@@ -1,25 +1,22 @@
 """COCO-format ground truth and COCO results, read into flat arrays and checked.
 
 A result is ``{"image_id": int, "category_id": int, "bbox": [x, y, w, h], "score": float}``, its box in
-pixels, 0-based; for mask AP it has a ``segmentation`` (compressed RLE) instead of the ``bbox``, or both.
-Ground truth is COCO's dict with ``images``, ``categories`` and ``annotations``, whose rows may say
-``difficult`` (0 or 1) as VOC's do.
+pixels, 0-based; for mask AP it has a ``segmentation`` (compressed RLE) instead of the ``bbox``, or both, and for that
+of keypoints ``keypoints`` [x, y, visibility, ...]. Ground truth is COCO's dict with ``images``, ``categories`` and
+``annotations``, whose rows may say ``difficult`` (0 or 1) as VOC's do.
 
 Errors are ValueErrors that name the file and the place in it, as ``$[3].score``: row 3, counted from 0.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
-import msgspec
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
@@ -27,10 +24,10 @@ from numpy.typing import NDArray
 from ..data.bounds import Id
 from ..data.categories import Category, one_of_each_name
 from ..data.coco_rows import AnnotationRow, ImageRow
-from ..data.json_rows import parse_number, whole_or_float
-from ..data.paths import read_file
 from .checks import check_areas, check_boxes, check_format, check_ids, check_scores
 from .corners import check_not_corners
+from .decoding import decode, not_given
+from .keypoints import check_keypoint_count, detected_keypoints, keypoint_boxes, object_keypoints
 from .masks import encode_masks, mask_areas, mask_boxes
 from .numbering import Ids, numbering_of
 from .records import Detections, GroundTruth, Objects, Rows, corners_of
@@ -56,16 +53,31 @@ class _MaskAnnotation(_Annotation, kw_only=True):
     segmentation: list[list[float]] | dict[str, Any] | None
 
 
-class _BoxTruth(Struct):
-    images: list[ImageRow]
-    categories: list[Category]
-    annotations: list[_Annotation]
+class _KeypointAnnotation(_Annotation, kw_only=True):
+    keypoints: list[float] | None = None
+    num_keypoints: int | None = None
 
 
-class _MaskTruth(Struct):
+class _FullAnnotation(_MaskAnnotation, kw_only=True):
+    keypoints: list[float] | None = None
+    num_keypoints: int | None = None
+
+
+_Row = TypeVar("_Row", bound=_Annotation)
+
+
+class _Truth(Struct, Generic[_Row]):
     images: list[ImageRow]
     categories: list[Category]
-    annotations: list[_MaskAnnotation]
+    annotations: list[_Row]
+
+
+_TRUTHS: dict[tuple[bool, bool], Any] = {  # by whether masks and keypoints are read
+    (False, False): _Truth[_Annotation],
+    (True, False): _Truth[_MaskAnnotation],
+    (False, True): _Truth[_KeypointAnnotation],
+    (True, True): _Truth[_FullAnnotation],
+}
 
 
 class _Prediction(Struct, gc=False, kw_only=True):
@@ -83,24 +95,32 @@ class _MaskPrediction(_Prediction, kw_only=True):
     segmentation: dict[str, Any]
 
 
-def read_ground_truth(source: TruthSource, *, masks: bool = False) -> GroundTruth:
+class _KeypointPrediction(_Prediction, kw_only=True):
+    bbox: _Box | None = None
+    keypoints: list[float]
+
+
+def read_ground_truth(source: TruthSource, *, masks: bool = False, keypoints: bool = False) -> GroundTruth:
     """Read and check a ground truth.
 
     Args:
         source: COCO-format dict, the path of a JSON file that holds one, pycocotools' ``COCO`` of it, or a ground
             truth that is read already.
         masks: also read each annotation's ``segmentation``; images then need a ``height`` and ``width``.
+        keypoints: also read each annotation's ``keypoints`` and ``num_keypoints``. Without the second those count whose
+            visibility is above 0. An annotation without keypoints (no such key, null, []) has none that is visible.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is not JSON; a key is missing or of the wrong type; an id appears twice; two categories of
             one name have objects; an annotation's image or category is unknown; a box is not finite, of negative
-            size, or looks like xyxy.
+            size, or looks like xyxy; keypoints are not finite, are not three numbers for each of the P that all have,
+            or there are none at all.
     """
     if isinstance(source, GroundTruth):
-        _check_masks(source.objects, source.source, masks)
+        _check_read(source.objects, source.source, masks, keypoints)
         return source
-    name, content = _decode(_content(source), _MaskTruth if masks else _BoxTruth, "ground truth", _not_given)
+    name, content = decode(_content(source), _TRUTHS[masks, keypoints], "ground truth", not_given)
     images = sorted(content.images, key=lambda i: i.id)
     _check_unique(content, name)
     rows = content.annotations
@@ -116,7 +136,10 @@ def read_ground_truth(source: TruthSource, *, masks: bool = False) -> GroundTrut
     if masks:
         _check_sizes(sizes, image_ids, name)
         encoded = encode_masks([r.segmentation for r in rows], sizes[places], name, "$.annotations[{}].segmentation")
-    natural = xywh[:, 2] * xywh[:, 3] if encoded is None else mask_areas(encoded)
+    points, posed = None, np.zeros(len(rows), dtype=np.bool_)
+    if keypoints:
+        points, posed = object_keypoints(rows, name, "$.annotations[{}].keypoints")
+    natural = _areas(xywh) if encoded is None else mask_areas(encoded)
     areas = np.array([np.nan if r.area is None else r.area for r in rows], dtype=np.float64)
     check_areas(areas, name, "$.annotations[{}].area")
     objects = Objects(
@@ -126,8 +149,10 @@ def read_ground_truth(source: TruthSource, *, masks: bool = False) -> GroundTrut
         corners=corners_of(xywh),
         areas=np.where(np.isnan(areas), natural, areas),
         masks=encoded,
+        keypoints=points,
         crowd=np.array([r.iscrowd for r in rows], dtype=np.bool_),
         difficult=np.array([r.difficult for r in rows], dtype=np.bool_),
+        posed=posed,
     )
     names = tuple(c.name for c in categories)
     return GroundTruth(image_ids, tuple(i.file_name for i in images), sizes, category_ids, names, objects, name)
@@ -143,6 +168,7 @@ def read_predictions(
     truth: GroundTruth,
     *,
     masks: bool = False,
+    keypoints: bool = False,
     class_agnostic: bool = False,
     is_xywh: bool = False,
 ) -> Detections:
@@ -154,6 +180,8 @@ def read_predictions(
             that says which image or class each id means, as ``numbering_of`` finds it.
         truth: the ground truth; its images and categories are the ones allowed.
         masks: read ``segmentation`` instead of ``bbox``; a ``bbox`` beside it gives the area, as in pycocotools.
+        keypoints: read ``keypoints``, of the ground truth's number P; a ``bbox`` beside it gives box and area, as in
+            pycocotools, and else they are those of all P points. Not together with masks.
         class_agnostic: a result without ``category_id`` is taken to be of the first category.
         is_xywh: boxes are xywh in pixels for certain, however much bad ones look like something else.
 
@@ -161,40 +189,56 @@ def read_predictions(
         FileNotFoundError: there is no such file.
         ValueError: the file is not JSON; a key is missing or of the wrong type; an image or category is
             unknown; a score is not in [0, 1]; a box is not finite, of negative size, or looks like xyxy, also beside
-            the objects.
+            the objects; keypoints are not finite, or not three numbers for each of the ground truth's.
     """
+    if masks and keypoints:
+        raise ValueError("predictions are read with masks or with keypoints, not with both")
     if isinstance(source, Detections):
-        _check_masks(source, source.source, masks)
+        _check_read(source, source.source, masks, keypoints)
+        if keypoints:
+            check_keypoint_count(source, truth)
         return source
-    name, rows = _decode(source, list[_MaskPrediction] if masks else list[_BoxPrediction], "predictions")
+    form = _MaskPrediction if masks else _KeypointPrediction if keypoints else _BoxPrediction
+    name, rows = decode(source, list[form], "predictions")  # type: ignore[valid-type]
     ids = numbering_of(truth, Path(source) if isinstance(source, (str, os.PathLike)) else None)
     named = f"{name} (ids as in {ids.source})" if ids.source else name
     images = ids.images.places_of(_array([r.image_id for r in rows]), named, "$[{}].image_id")
     labels = _labels(rows, ids.classes, truth, named, class_agnostic)
     scores = np.array([r.score for r in rows], dtype=np.float64)
     check_scores(scores, name, "$[{}].score")
+    boxes, encoded, points = _stated_boxes(rows, name), None, None
     if masks:
         encoded = encode_masks([r.segmentation for r in rows], truth.sizes[images], name, "$[{}].segmentation")
-        xywh, areas = mask_boxes(encoded), _mask_areas(rows, encoded, name)
+        xywh, areas = mask_boxes(encoded), mask_areas(encoded) if boxes is None else _areas(boxes)
     else:
-        encoded, xywh = None, _boxes(rows)
-        check_boxes(xywh, name, "$[{}].bbox")
-        if not is_xywh:
-            check_format(xywh, images, truth.sizes, name, "$[{}].bbox")
-            check_not_corners(xywh, images, truth, name, "$[{}].bbox")
-        areas = xywh[:, 2] * xywh[:, 3]
-    return Detections(images, labels, xywh, corners_of(xywh), areas, encoded, scores, name)
+        if keypoints:
+            points = detected_keypoints(rows, truth, name, "$[{}].keypoints")
+        if boxes is not None:
+            _check_detected(boxes, images, truth, name, is_xywh)
+        else:
+            assert points is not None  # whoever reads boxes has stated ones
+            boxes = keypoint_boxes(points)
+        xywh, areas = boxes, _areas(boxes)
+    return Detections(images, labels, xywh, corners_of(xywh), areas, encoded, points, scores, name)
 
 
-def _mask_areas(rows: list[Any], masks: list[dict[str, Any]], name: str) -> NDArray[np.float64]:
-    """Those of the masks, or as in pycocotools' ``loadRes`` of the boxes, if the first row has one; (M,)."""
-    if not rows or rows[0].bbox is None:
-        return mask_areas(masks)
+def _check_detected(
+    boxes: NDArray[np.float64], images: NDArray[np.int64], truth: GroundTruth, name: str, is_xywh: bool
+) -> None:
+    check_boxes(boxes, name, "$[{}].bbox")
+    if not is_xywh:
+        check_format(boxes, images, truth.sizes, name, "$[{}].bbox")
+        check_not_corners(boxes, images, truth, name, "$[{}].bbox")
+
+
+def _stated_boxes(rows: list[Any], name: str) -> NDArray[np.float64] | None:
+    """The ``bbox`` of all rows, (M, 4), if the first has one: as in pycocotools' ``loadRes`` that decides."""
+    if rows and rows[0].bbox is None:
+        return None
     without = next((number for number, row in enumerate(rows) if row.bbox is None), None)
     if without is not None:
         raise ValueError(f"{name}: missing required field `bbox`, which the first row has - at `$[{without}]`")
-    sides = _boxes(rows)[:, 2:]
-    return sides[:, 0] * sides[:, 1]
+    return _boxes(rows)
 
 
 def _labels(rows: list[Any], classes: Ids, truth: GroundTruth, name: str, class_agnostic: bool) -> NDArray[np.int64]:
@@ -212,65 +256,6 @@ def _labels(rows: list[Any], classes: Ids, truth: GroundTruth, name: str, class_
     return np.where(without, 0, labels)
 
 
-def _decode(source: Any, form: Any, name: str, mend: Callable[[Any], Any] = lambda content: content) -> tuple[str, Any]:
-    try:
-        if not isinstance(source, (str, os.PathLike)):
-            return name, _converted(source, form, mend)
-        name, data = str(source), read_file(Path(source))
-        try:
-            return name, msgspec.json.decode(data, type=form)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            # again by a reader that takes whole floats, and the NaN of a diverged run, so that its row can be named
-            return name, msgspec.convert(mend(_lenient(data, name, error)), form)
-    except (msgspec.ValidationError, UnicodeEncodeError, RecursionError) as error:
-        swapped = (
-            "; annotations are an object and results a list that stands alone, in no object: were the two swapped?"
-            if _whole(error)
-            else ""
-        )
-        raise ValueError(f"{name}: {error}{swapped}") from None
-
-
-def _converted(source: Any, form: Any, mend: Callable[[Any], Any]) -> Any:
-    try:
-        return msgspec.convert(source, form)
-    except msgspec.ValidationError:
-        return msgspec.convert(mend(_plain(source)), form)
-
-
-def _plain(value: Any) -> Any:
-    """The same with numbers and arrays of numpy as Python's, and whole floats as integers."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (np.generic, np.ndarray)):
-        return _plain(value.tolist())
-    return whole_or_float(value) if isinstance(value, float) else value
-
-
-def _not_given(value: Any) -> Any:
-    """The same with None for NaN, as tools write where they know nothing; in lists, such as boxes, it stays."""
-    if isinstance(value, dict):
-        return {key: _not_given(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_not_given(item) if isinstance(item, dict) else item for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _whole(error: Exception) -> bool:
-    """Whether it is the file as a whole that is of another type, an object or a list."""
-    return str(error) in ("Expected `array`, got `object`", "Expected `object`, got `array`")
-
-
-def _lenient(data: bytes, name: str, cause: Exception) -> Any:
-    try:
-        return json.loads(data, parse_float=parse_number)
-    except ValueError as error:
-        cut = "; the file ends too early, was it cut short while it was written?" if "truncated" in str(cause) else ""
-        raise ValueError(f"{name}: not JSON: {error}{cut}") from None
-
-
 def _array(values: list[Any]) -> NDArray[np.int64]:
     return np.array(values, dtype=np.int64)
 
@@ -278,6 +263,10 @@ def _array(values: list[Any]) -> NDArray[np.int64]:
 def _boxes(rows: list[Any]) -> NDArray[np.float64]:
     flat = chain.from_iterable(r.bbox for r in rows)
     return np.fromiter(flat, np.float64, 4 * len(rows)).reshape(-1, 4)
+
+
+def _areas(xywh: NDArray[np.float64]) -> NDArray[np.float64]:
+    return xywh[:, 2] * xywh[:, 3]
 
 
 def _classes_of(categories: list[Category], rows: list[Any], name: str) -> list[Category]:
@@ -298,9 +287,11 @@ def _check_unique(content: Any, name: str) -> None:
             raise ValueError(f"{name}: id {value!r} appears twice - at {place}")
 
 
-def _check_masks(rows: Rows, name: str, wanted: bool) -> None:
-    if wanted and rows.masks is None:
+def _check_read(rows: Rows, name: str, masks: bool, keypoints: bool) -> None:
+    if masks and rows.masks is None:
         raise ValueError(f"{name}: masks are to be measured, and what was read has boxes only")
+    if keypoints and rows.keypoints is None:
+        raise ValueError(f"{name}: keypoints are to be measured, and it was read without")
 
 
 def _check_sizes(sizes: NDArray[np.int64], image_ids: NDArray[np.int64], name: str) -> None:

@@ -1,7 +1,7 @@
 """What the evaluators work on: ground truth and detections in flat arrays.
 
 Letters used in this folder: I images, G objects, D detections, M rows of either, K classes without background,
-T IoU thresholds.
+P keypoints of each object, T IoU thresholds.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Rows:
         corners: (M, 4) float64 xmin, ymin, xmax, ymax in pixels, 1-based, the last pixel included: VOC's boxes.
         areas: (M,) float64 in square pixels: the file's own, otherwise that of the box, or of the mask.
         masks: M compressed RLEs, where masks were asked for.
+        keypoints: (M, P, 3) float64 x, y in pixels, 0-based, and visibility, where keypoints were asked for.
     """
 
     images: NDArray[np.int64]
@@ -33,6 +34,7 @@ class Rows:
     corners: NDArray[np.float64]
     areas: NDArray[np.float64]
     masks: list[dict[str, Any]] | None
+    keypoints: NDArray[np.float64] | None
 
     def __len__(self) -> int:
         """Number of rows, M."""
@@ -46,10 +48,12 @@ class Objects(Rows):
     Attributes:
         crowd: (G,) bool, a region with many objects in it.
         difficult: (G,) bool.
+        posed: (G,) bool, has visible keypoints; False for all where keypoints were not asked for.
     """
 
     crowd: NDArray[np.bool_]
     difficult: NDArray[np.bool_]
+    posed: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +111,10 @@ def of_images(truth: GroundTruth, ids: Container[int]) -> GroundTruth:
             corners=objects.corners[rows],
             areas=objects.areas[rows],
             masks=None if objects.masks is None else [objects.masks[row] for row in rows.tolist()],
+            keypoints=None if objects.keypoints is None else objects.keypoints[rows],
             crowd=objects.crowd[rows],
             difficult=objects.difficult[rows],
+            posed=objects.posed[rows],
         ),
     )
 

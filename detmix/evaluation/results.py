@@ -23,7 +23,8 @@ def coco_results(
         image_ids: one id for each image.
         detections: one dict for each image: ``boxes`` (N, 4) xyxy in pixels, ``labels`` (N,) in
             1 ... K-1, ``scores`` (N,); and, where the detector has them, ``masks`` (N, 1, H, W) in
-            [0, 1], which are cut at 0.5, or bool. Any device and floating dtype. N may be 0.
+            [0, 1], which are cut at 0.5, or bool; ``keypoints`` (N, P, 3), x, y and visibility, in pixels. Any
+            device and floating dtype. N may be 0.
         category_ids: K-1 of them; label l becomes ``category_ids[l - 1]``.
 
     Returns:
@@ -66,4 +67,8 @@ def _image_results(image_id: int, detection: dict[str, Tensor], category_ids: Se
         planes = (detection["masks"][:, 0] > 0.5).cpu().numpy().view(np.uint8)
         for row, mask in zip(rows, encode_planes(planes), strict=True):
             row["segmentation"] = mask
+    if "keypoints" in detection:
+        points = detection["keypoints"].detach().to("cpu", torch.float64).flatten(1).tolist()
+        for row, numbers in zip(rows, points, strict=True):
+            row["keypoints"] = numbers
     return rows

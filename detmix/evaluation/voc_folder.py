@@ -69,6 +69,8 @@ def _objects(found: VocSet, one_based: bool) -> Objects:
         corners=corners[kept],
         areas=np.prod(xywh[kept, 2:], axis=1),
         masks=None,
+        keypoints=None,
         crowd=np.zeros(kept.sum(), dtype=np.bool_),
         difficult=found.difficult[kept],
+        posed=np.zeros(kept.sum(), dtype=np.bool_),
     )
