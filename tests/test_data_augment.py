@@ -184,12 +184,6 @@ def test_a_key_of_ones_own_that_a_transform_leaves_behind_is_named(mixing, p):
         next(iter(mixing(samples, p=p, transform=first)))
 
 
-def test_keypoints_are_refused_since_v2_would_leave_them_behind():
-    image, target = tied_sample(0)
-    with pytest.raises(ValueError, match="do not move keypoints"):
-        Augment()(image, target | {"keypoints": torch.zeros(6, 1, 3)})
-
-
 TRANSFORMS = {
     "flip": Augment([v2.RandomHorizontalFlip(1.0)]),
     "vertical flip": Augment([v2.RandomVerticalFlip(1.0)]),

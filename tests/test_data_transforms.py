@@ -115,7 +115,7 @@ def test_albumentations_crop_and_flip_are_a_loop_with_every_key_in_step(boxes, c
         x, y, seen = target["keypoints"][row, 0].tolist()
         x, y = x - left, y - top
         x = right - left - 1 - x if flip else x  # a pixel's index, not an edge's
-        inside = 0 <= x < right - left and 0 <= y < bottom - top
+        inside = 0 <= x + 0.5 < right - left and 0 <= y + 0.5 < bottom - top  # a point is the middle of its pixel
         assert point.tolist() == [x, y, seen * inside]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from PIL import Image as PILImage
@@ -22,6 +22,12 @@ from ..targets import (
     select_objects,
     without_covers,
 )
+from .pixel_points import pixel_points
+from .points import check_keypoints, exchanged, joined
+from .skeleton import check_mirrored
+
+_VISIBILITY = "visibility of keypoints"  # the third column while the others are moved
+_UNFIT = ("ClampKeyPoints", "SanitizeKeyPoints")
 
 
 def to_tv_tensors(image: Tensor | PILImage.Image, target: Target) -> tuple[tv_tensors.Image | PILImage.Image, Target]:
@@ -38,17 +44,23 @@ def to_tv_tensors(image: Tensor | PILImage.Image, target: Target) -> tuple[tv_te
 
     Raises:
         TypeError: the image is neither a tensor nor a PIL image.
-        ValueError: the target has keypoints, which v2 would leave where they are, or boxes that are not in xyxy.
+        ValueError: the target has keypoints, whose visibility v2 knows nothing of: ``Augment`` moves them; or boxes
+            that are not in xyxy.
     """
+    if "keypoints" in target:
+        raise ValueError(
+            "v2 transforms do not move keypoints of shape (N, P, 3): run them by detmix.data.Augment, which does"
+        )
+    return _wrapped(image, target)
+
+
+def _wrapped(image: Tensor | PILImage.Image, target: Target) -> tuple[tv_tensors.Image | PILImage.Image, Target]:
+    """Image, boxes and masks of a sample as ``tv_tensors``."""
     require_xyxy(target["boxes"])
     if not isinstance(image, (Tensor, PILImage.Image)):
         raise TypeError(
             f"v2 transforms take (C, H, W) tensors and PIL images, got {type(image).__name__}: convert it first, say "
             "by torchvision.transforms.v2.functional.to_image, or use detmix.data.transforms.Albumentations for arrays"
-        )
-    if "keypoints" in target:
-        raise ValueError(
-            "v2 transforms do not move keypoints of shape (N, P, 3): use detmix.data.transforms.Albumentations instead"
         )
     boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=image_size(image))
     wrapped = {**target, "boxes": boxes}
@@ -61,18 +73,26 @@ class Augment:
     """Runs torchvision v2 transforms on (image, target), and clears objects whose boxes were cut away.
 
     That is where a side is below a thousandth of a pixel. torchvision's own ``SanitizeBoundingBoxes`` would clear
-    everything below a pixel.
+    everything below a pixel. Keypoints move with the pixels that they lie in, for which torchvision 0.23 or newer is
+    needed. One that ends outside of the image gets visibility 0, and so does one that was outside before a later
+    transform, such as a padding behind a crop; the place of the latter is -1, -1.
     """
 
-    def __init__(self, transforms: v2.Transform | Iterable[nn.Module] | None = None) -> None:
+    def __init__(
+        self, transforms: v2.Transform | Iterable[nn.Module] | None = None, *, mirrored: Sequence[int] | None = None
+    ) -> None:
         """Compose the transforms.
 
         Args:
             transforms: v2 transforms, applied in order, or one, such as a ``v2.Compose``; a horizontal flip half of
                 the time unless given.
+            mirrored: P places, which keypoint each one becomes in a mirror image, such as the right eye for the left
+                one: ``mirrored`` of a ``Skeleton``. Where the transforms make a mirror image, by an odd number of
+                flips of either axis, keypoints are exchanged so; never unless given.
 
         Raises:
-            TypeError: one is no transform.
+            TypeError: a transform is none.
+            ValueError: mirrored does not exchange pairs of 0 ... P-1.
         """
         if transforms is None:
             transforms = v2.RandomHorizontalFlip()
@@ -80,13 +100,14 @@ class Augment:
         if not all(map(callable, chosen)):
             raise TypeError(f"transforms must be v2 transforms, or one, got {transforms!r}")
         self.compose = v2.Compose([*chosen, v2.ClampBoundingBoxes()])
+        self.mirrored = None if mirrored is None else check_mirrored(mirrored)
 
     def __call__(self, image: Tensor | PILImage.Image, target: Target) -> tuple[Tensor | PILImage.Image, Target]:
         """Transform one sample.
 
         Args:
             image: (C, H, W) tensor or PIL image.
-            target: the dict described in :mod:`detmix.targets`.
+            target: the dict described in :mod:`detmix.targets`; masks (N, H, W), keypoints (N, P, 3).
 
         Returns:
             The same kinds: plain tensors, or ``tv_tensors`` where those came; a PIL image unless a transform, such as
@@ -94,16 +115,53 @@ class Augment:
 
         Raises:
             TypeError: the image is neither a tensor nor a PIL image.
-            ValueError: the target has keypoints, which v2 would leave where they are; boxes are not in xyxy; or a
-                transform has left out boxes, and not what belongs to them.
+            ValueError: boxes are not in xyxy; keypoints are of another shape, or not as many as ``mirrored`` has
+                places; they meet ``ClampKeyPoints`` or ``SanitizeKeyPoints``; or a transform has left out boxes, and
+                not what belongs to them.
+            RuntimeError: there are keypoints, and torchvision is older than 0.23.
         """
         given = without_covers(target)
-        moved, result = self.compose(*to_tv_tensors(image, given))
+        picture, wrapped = _wrapped(image, given)
+        turns: list[bool] = []
+        if "keypoints" in given:
+            wrapped |= self._split(given, image_size(image), turns)
+        moved, result = self.compose(picture, wrapped)
         require_xyxy(result["boxes"])
-        require_aligned(result, per_object_keys(given))
+        require_aligned(result, per_object_keys(wrapped))
+        if "keypoints" in result:
+            result = self._join(result, image_size(moved), mirror_image=sum(turns) % 2 == 1)
         sides = plain(result["boxes"])[:, 2:] - plain(result["boxes"])[:, :2]
         kept = select_objects(result, (sides >= SLIVER).all(dim=1))
         return _as(moved, image), {key: _as(value, given.get(key)) for key, value in kept.items()}
+
+    def _split(self, target: Target, size: tuple[int, int], turns: list[bool]) -> Target:
+        """Keypoints as what v2 moves, with their visibility beside."""
+        keypoints = target["keypoints"]
+        check_keypoints(keypoints, len(target["boxes"]), self.mirrored)
+        for part in _parts(self.compose):
+            if type(part).__name__ in _UNFIT:
+                raise ValueError(
+                    f"leave v2.{type(part).__name__} out: Augment clears the visibility of keypoints that leave the "
+                    "image, and keeps those of an object together"
+                )
+        return {"keypoints": pixel_points(keypoints[..., :2], size, turns), _VISIBILITY: keypoints[..., 2]}
+
+    def _join(self, target: Target, size: tuple[int, int], *, mirror_image: bool) -> Target:
+        rest = {key: value for key, value in target.items() if key != _VISIBILITY}
+        keypoints = joined(plain(target["keypoints"]), target[_VISIBILITY], size)
+        if mirror_image and self.mirrored is not None:
+            keypoints = exchanged(keypoints, self.mirrored)
+        return {**rest, "keypoints": keypoints}
+
+
+def _parts(transform: Any) -> Iterator[Any]:
+    """A transform and those within it: v2's containers keep theirs in a list, torch's as modules."""
+    yield transform
+    within = getattr(transform, "transforms", None)
+    if within is None and isinstance(transform, nn.Module):
+        within = transform.children()
+    for part in within or ():
+        yield from _parts(part)
 
 
 def _as(value: Any, like: Any) -> Any:

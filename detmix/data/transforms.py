@@ -33,7 +33,9 @@ from ..draws import AUGMENTATION, generator_at
 from ..mixing import mix_pair, sample_lambda
 from ..shared import Shared
 from ..targets import SLIVER, Target, require_xyxy, select_objects, without_covers, wrap_like
+from .points import PROBES, check_keypoints, exchanged, is_mirrored, joined, right_angle
 from .rows import check_columns, encode, to_rows, to_sample
+from .skeleton import check_mirrored
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # a look-up on the network at every import
 import albumentations as A  # noqa: E402  it reads that variable when imported
@@ -46,13 +48,17 @@ class Albumentations:
 
     Boxes, masks and keypoints are transformed; all other per-object keys (labels, weights, sources, your
     own) follow their box, and leave with it when less than a thousandth of a pixel of its width or height
-    is left. Boxes keep their fractions of a pixel. A keypoint that leaves the image, or that a transform leaves out,
-    gets visibility 0; left and right are not swapped by a flip.
+    is left. Boxes keep their fractions of a pixel. A keypoint that ends outside of the image, or that a transform
+    leaves out, gets visibility 0. One that is outside in between keeps it: so pad before you crop.
 
     Args:
         transforms: albumentations transforms, in order, or one, such as an ``A.OneOf``.
         min_visibility: drops a box of which one transform leaves less than this share of its area.
         min_area: drops a box that a transform leaves smaller than this, in square pixels.
+        mirrored: P places, which keypoint each one becomes in a mirror image, such as the right eye for the left one:
+            ``mirrored`` of a ``Skeleton``. Where the transforms make a mirror image, by an odd number of flips of
+            either axis, keypoints are exchanged so; never unless given. A distortion may lose the three points that
+            tell, in the middle of the image: then all keypoints of the sample get visibility 0.
         seed: given, the draws depend on it, the epoch and the target's ``image_id`` alone, whatever the
             number of workers; call :meth:`set_epoch` before each epoch, or they repeat. Left out, they follow
             torch's global generator, as those of torchvision's v2 transforms do: every call draws anew, in every
@@ -60,6 +66,7 @@ class Albumentations:
 
     Raises:
         TypeError: one is no transform of albumentations.
+        ValueError: mirrored does not exchange pairs of 0 ... P-1.
     """
 
     def __init__(
@@ -68,9 +75,11 @@ class Albumentations:
         *,
         min_visibility: float = 0.0,
         min_area: float = 0.0,
+        mirrored: Sequence[int] | None = None,
         seed: int | None = None,
     ) -> None:
         self.seed = seed
+        self.mirrored = None if mirrored is None else check_mirrored(mirrored)
         self._epoch = Shared(torch.zeros((), dtype=torch.int64))  # workers that already run see it change
         boxes = A.BboxParams(
             format="albumentations",
@@ -107,10 +116,13 @@ class Albumentations:
             TypeError: the image is neither a tensor nor an array nor a PIL image, of bfloat16, or of a mode that
                 ``mix_pair`` does not take; or a transform makes it another kind. Another key than boxes and masks is of
                 ``tv_tensors``, and so says that it lies in the image: it would be left where it is.
-            ValueError: there is a seed, and the target has no ``image_id``; boxes are not in xyxy.
+            ValueError: there is a seed, and the target has no ``image_id``; boxes are not in xyxy; keypoints are of
+                another shape, or not as many as ``mirrored`` has places.
         """
         require_xyxy(target["boxes"])
         _refuse_unmoved(target)
+        if "keypoints" in target:
+            check_keypoints(target["keypoints"], len(target["boxes"]), self.mirrored)
         pixels = _to_array(image)
         height, width = pixels.shape[:2]
         boxes = target["boxes"].as_subclass(Tensor).double().numpy()
@@ -121,10 +133,11 @@ class Albumentations:
             "points": np.arange(0),
         }
         if len(boxes):
-            data.update(_masks_and_points(target))
+            probes = right_angle((height, width)).numpy()
+            data.update(_masks_and_points(target, probes[: 0 if self.mirrored is None else PROBES]))
         self._draw_from(self._generator(target))
         result = self._compose(**data)
-        return _from_array(result["image"], image), _gather(target, result)
+        return _from_array(result["image"], image), _gather(target, result, self.mirrored)
 
     def _generator(self, target: Target) -> np.random.Generator:
         if self.seed is None:
@@ -179,18 +192,19 @@ def _from_array(pixels: Any, like: Any) -> Any:
     return wrap_like(torch.from_numpy(pixels.transpose(2, 0, 1).copy()), like)
 
 
-def _masks_and_points(target: Target) -> dict[str, NDArray[Any]]:
+def _masks_and_points(target: Target, probes: NDArray[Any]) -> dict[str, NDArray[Any]]:
     data = {}
     if "masks" in target:
         masks = target["masks"].as_subclass(Tensor)
         data["masks"] = (masks if masks.is_floating_point() else masks.to(torch.uint8)).numpy()
     if "keypoints" in target:
-        data["keypoints"] = target["keypoints"].as_subclass(Tensor)[..., :2].reshape(-1, 2).numpy()
+        places = target["keypoints"].as_subclass(Tensor)[..., :2].reshape(-1, 2).numpy()
+        data["keypoints"] = np.concatenate([places, probes]) if len(probes) else places
         data["points"] = np.arange(len(data["keypoints"]))
     return data
 
 
-def _gather(target: Target, result: dict[str, Any]) -> Target:
+def _gather(target: Target, result: dict[str, Any], mirrored: Sequence[int] | None) -> Target:
     """The objects whose boxes came through, with what was transformed in place of what was given."""
     height, width = result["image"].shape[:2]
     corners = torch.from_numpy(np.asarray(result["bboxes"]) * [width, height, width, height])
@@ -203,22 +217,22 @@ def _gather(target: Target, result: dict[str, Any]) -> Target:
         masks = torch.from_numpy(result["masks"])[rows] if len(rows) else torch.zeros(0, height, width)
         gathered["masks"] = wrap_like(masks.to(target["masks"].dtype), target["masks"])
     if "keypoints" in result:
-        moved = _places(result, len(target["boxes"]), target["keypoints"].shape[1])[rows]
-        gathered["keypoints"] = _move_points(gathered["keypoints"], moved, (height, width))
+        gathered["keypoints"] = _keypoints(target["keypoints"], rows, result, mirrored)
     return gathered
 
 
-def _places(result: dict[str, Any], objects: int, points: int) -> Tensor:
-    """Where the points of the objects are now, (N, P, 2); outside the image those that a transform left out."""
-    places = np.full((objects * points, 2), -1.0)
+def _keypoints(given: Tensor, rows: Tensor, result: dict[str, Any], mirrored: Sequence[int] | None) -> Tensor:
+    """What the keypoints (N, P, 3) of some of the objects have become."""
+    objects, points = given.shape[:2]
+    places = np.full((objects * points + PROBES, 2), np.nan)  # of those that a transform left out
     places[np.asarray(result["points"], np.int64)] = result["keypoints"]
-    return torch.from_numpy(places).reshape(objects, points, 2)
-
-
-def _move_points(points: Tensor, moved: Tensor, size: tuple[int, int]) -> Tensor:
-    """Points (N, P, 3) at their new places (N, P, 2); those outside the image lose their visibility."""
-    inside = ((moved >= 0) & (moved < torch.tensor([size[1], size[0]]))).all(-1)
-    return torch.cat([moved.to(points.dtype), (points[..., 2] * inside)[..., None]], dim=-1)
+    moved, probes = torch.from_numpy(places).split([objects * points, PROBES])
+    keypoints = joined(moved.reshape(objects, points, 2)[rows], given[rows, :, 2], result["image"].shape[:2])
+    if mirrored is None:
+        return keypoints
+    if probes.isnan().any():
+        return torch.cat([keypoints[..., :2], torch.zeros_like(keypoints[..., 2:])], dim=-1)
+    return exchanged(keypoints, mirrored) if is_mirrored(probes) else keypoints
 
 
 class Mixup(A.DualTransform):

@@ -1,0 +1,93 @@
+"""Keypoints for torchvision's v2 transforms, moved as the pixels are that they lie in.
+
+``tv_tensors.KeyPoints`` takes coordinates for indices of pixels where it flips, and for distances from the image's
+edges, as those of boxes are, where it rotates or resizes, so that a point leaves its pixel. And a point that a crop
+took away comes back when a later transform pads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+from .points import PROBES, inside, is_mirrored, right_angle
+
+_Shift = Callable[[Tensor], Any]
+
+
+def pixel_points(places: Tensor, size: tuple[int, int], turns: list[bool]) -> Tensor:
+    """Keypoints (N, P, 2) of an image of (H, W), for v2 transforms.
+
+    Args:
+        places: x and y as indices of pixels.
+        size: (H, W) of the image.
+        turns: each transform that moves the points appends whether it mirrored the image.
+
+    Returns:
+        ``tv_tensors.KeyPoints``, float64 on the CPU. What was outside of the image before a transform is NaN after it.
+
+    Raises:
+        RuntimeError: torchvision has no ``tv_tensors.KeyPoints`` yet.
+    """
+    if not hasattr(tv_tensors, "KeyPoints"):
+        raise RuntimeError(
+            f"keypoints need torchvision 0.23 or newer, got {torchvision.__version__}: "
+            "detmix.data.transforms.Albumentations moves them with any"
+        )
+    return PixelPoints.of(places.to("cpu", torch.float64), size, turns)
+
+
+if hasattr(tv_tensors, "KeyPoints"):
+
+    class PixelPoints(tv_tensors.KeyPoints):
+        """Points (..., 2) whose coordinates are indices of pixels under every transform."""
+
+        turns: list[bool]
+
+        @classmethod
+        def of(cls, places: Tensor, size: tuple[int, int], turns: list[bool]) -> PixelPoints:
+            """Points as what they are, with the size of their image and the record of turns."""
+            points = places.as_subclass(cls)
+            points.canvas_size, points.turns = size, turns
+            return points
+
+        def __getitem__(self, rows: Any) -> PixelPoints:
+            """Some of the objects, as ``SanitizeBoundingBoxes`` takes them."""
+            return self.of(self.as_subclass(Tensor)[rows], self.canvas_size, self.turns)
+
+    def _moved(functional: Any, shift_of: _Shift, points: PixelPoints, *args: Any, **kwargs: Any) -> PixelPoints:
+        """What torchvision makes of points if it gets them in the coordinates that it takes them for."""
+        places = points.as_subclass(Tensor)
+        flat = torch.cat([places.reshape(-1, 2), right_angle(points.canvas_size)])
+        shift = shift_of(flat)
+        given = tv_tensors.KeyPoints(flat + shift, canvas_size=points.canvas_size)
+        result = functional(given, *args, **kwargs)
+        now = result.as_subclass(Tensor) - shift
+        points.turns.append(is_mirrored(now[-PROBES:]))
+        now = torch.where(inside(flat, points.canvas_size)[:, None], now, torch.nan)
+        return PixelPoints.of(now[:-PROBES].reshape(places.shape), result.canvas_size, points.turns)
+
+    def _no_shift(places: Tensor) -> float:
+        return 0.0
+
+    def _to_edges(places: Tensor) -> float:
+        return 0.5
+
+    def _to_whole_pixels(places: Tensor) -> Tensor:
+        return places.round() - places
+
+    _KERNELS: dict[_Shift, tuple[Any, ...]] = {
+        _no_shift: (F.horizontal_flip, F.vertical_flip),
+        _to_edges: (F.affine, F.center_crop, F.crop, F.pad, F.perspective, F.resize, F.resized_crop, F.rotate),
+        _to_whole_pixels: (F.elastic,),  # which looks its displacements up by pixel
+    }
+    for _shift, _functionals in _KERNELS.items():
+        for _functional in _functionals:
+            F.register_kernel(_functional, PixelPoints)(partial(_moved, _functional, _shift))

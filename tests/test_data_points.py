@@ -1,0 +1,395 @@
+"""Keypoints through the transforms of torchvision and albumentations."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import albumentations as A
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from detmix import MixupDataset, object_keys
+from detmix.data import Augment, to_tv_tensors
+from detmix.data.skeleton import Skeleton
+from detmix.data.transforms import Albumentations
+
+from .factories import make_boxes, make_parts
+
+if not hasattr(tv_tensors, "KeyPoints"):
+    pytest.skip("this torchvision has no KeyPoints", allow_module_level=True)
+
+F = v2.functional
+HEIGHT, WIDTH = 30, 44
+MIRRORED = Skeleton(("nose", "left_eye", "right_eye", "left_ear", "right_ear")).mirrored
+POINTS = len(MIRRORED)
+
+
+def make_target(keypoints):
+    """Objects whose boxes are the whole image."""
+    boxes = torch.tensor([[0.0, 0, WIDTH, HEIGHT]]).repeat(len(keypoints), 1)
+    return {"boxes": boxes, "labels": torch.ones(len(boxes), dtype=torch.int64), "keypoints": keypoints}
+
+
+def make_dots(objects, seed):
+    """An image that is black but for the pixel of each keypoint, whose value is its number; a third are not visible."""
+    generator = torch.Generator().manual_seed(seed)
+    count = objects * POINTS
+    pixels = torch.randperm(HEIGHT * WIDTH, generator=generator)[:count]
+    image = torch.zeros(HEIGHT * WIDTH)
+    image[pixels] = torch.arange(1.0, count + 1)
+    visible = torch.randint(0, 3, (count,), generator=generator)
+    keypoints = torch.stack([pixels % WIDTH, pixels // WIDTH, visible], dim=1).float()
+    return image.reshape(1, HEIGHT, WIDTH), make_target(keypoints.reshape(objects, POINTS, 3))
+
+
+def assert_points_are_on_their_pixels(moved, result, target, *, mirror_image):
+    """Each keypoint is where its pixel went, and not visible where that is gone."""
+    objects = len(target["keypoints"])
+    numbers = torch.arange(1, objects * POINTS + 1).reshape(objects, POINTS)
+    seen = target["keypoints"][..., 2]
+    if mirror_image:
+        numbers, seen = numbers[:, list(MIRRORED)], seen[:, list(MIRRORED)]
+    for number, visible, (x, y, now) in zip(
+        numbers.flatten().tolist(), seen.flatten().tolist(), result["keypoints"].reshape(-1, 3).tolist(), strict=True
+    ):
+        places = (moved[0] == number).nonzero().tolist()
+        assert now == (visible if places else 0)
+        if places:
+            assert [y, x] == pytest.approx(*places, abs=1e-4)  # the cosine of a right angle is not quite 0
+
+
+def crop(left, top, right, bottom):
+    """Takes so many pixels off each side, and leaves one at least."""
+
+    def cut(image, target):
+        height, width = image.shape[-2:]
+        box = min(top, height - 1), min(left, width - 1)
+        size = max(1, height - box[0] - bottom), max(1, width - box[1] - right)
+        cuts = {
+            key: F.crop(value, *box, *size) if isinstance(value, tv_tensors.TVTensor) else value
+            for key, value in target.items()
+        }
+        return F.crop(image, *box, *size), cuts
+
+    return cut
+
+
+sides = st.tuples(*[st.integers(0, 8)] * 4)
+FLIPS = (v2.RandomHorizontalFlip, v2.RandomVerticalFlip)
+exact = st.one_of(
+    st.sampled_from([flip(p=1.0) for flip in FLIPS]),
+    st.sampled_from([v2.RandomRotation((turn, turn), expand=True) for turn in (90, 180, 270)]),
+    sides.map(lambda border: v2.Pad(list(border))),
+    sides.map(lambda border: crop(*border)),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 3), st.integers(0, 1000), st.lists(exact, max_size=6))
+def test_keypoints_move_as_the_pixels_that_they_lie_in(objects, seed, transforms):
+    image, target = make_dots(objects, seed)
+    moved, result = Augment(transforms, mirrored=MIRRORED)(image, target)
+    flips = sum(isinstance(transform, FLIPS) for transform in transforms)
+    assert len(result["keypoints"]) == objects
+    assert_points_are_on_their_pixels(moved, result, target, mirror_image=flips % 2 == 1)
+
+
+REFLECTIONS = (A.HorizontalFlip, A.VerticalFlip, A.Transpose)
+exact_of_albumentations = st.one_of(
+    st.sampled_from([flip(p=1) for flip in REFLECTIONS]),
+    st.just(A.RandomRotate90(p=1)),
+    st.tuples(st.integers(0, 10), st.integers(0, 10), st.integers(15, 25), st.integers(15, 25)).map(
+        lambda box: A.Crop(*box, pad_if_needed=False)
+    ),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 3), st.integers(0, 1000), sides, st.lists(exact_of_albumentations, max_size=4))
+def test_albumentations_moves_keypoints_as_the_pixels_that_they_lie_in(objects, seed, border, transforms):
+    image, target = make_dots(objects, seed)
+    crops = [one for one in transforms if isinstance(one, A.Crop)][:1]
+    chosen = [A.Pad(padding=list(border)), *crops, *(one for one in transforms if not isinstance(one, A.Crop))]
+    moved, result = Albumentations(chosen, mirrored=MIRRORED)(image / 255, target)
+    flips = sum(isinstance(transform, REFLECTIONS) for transform in chosen)
+    assert_points_are_on_their_pixels((moved * 255).round(), result, target, mirror_image=flips % 2 == 1)
+
+
+FLIPPING = {
+    "v2": lambda **keys: Augment(v2.RandomHorizontalFlip(1.0), **keys),
+    "v2, vertical": lambda **keys: Augment(v2.RandomVerticalFlip(1.0), **keys),
+    "albumentations": lambda **keys: Albumentations(A.HorizontalFlip(p=1), **keys),
+    "albumentations, vertical": lambda **keys: Albumentations(A.VerticalFlip(p=1), **keys),
+}
+
+
+@pytest.mark.parametrize("flipping", FLIPPING.values(), ids=FLIPPING)
+def test_a_flip_of_a_flip_is_what_was_there_bit_for_bit(flipping):
+    image, target = make_dots(3, seed=0)
+    target["keypoints"][..., :2] += torch.arange(5).reshape(1, 5, 1) / 16 - 0.125
+    target["keypoints"][..., :2].clamp_(min=0).clamp_(max=torch.tensor([WIDTH - 1, HEIGHT - 1]))
+    flip, plain = flipping(mirrored=MIRRORED), flipping()
+    once = flip(image, target)
+    assert torch.equal(once[1]["keypoints"], plain(image, target)[1]["keypoints"][:, [0, 2, 1, 4, 3]])
+    assert torch.equal(flip(*once)[1]["keypoints"], target["keypoints"])
+
+
+def test_two_flips_in_one_pipeline_keep_every_fraction_of_a_pixel():
+    keypoints = torch.rand(40, POINTS, 3, generator=torch.Generator().manual_seed(0))
+    _, result = Augment([v2.RandomHorizontalFlip(1.0)] * 2, mirrored=MIRRORED)(
+        torch.zeros(3, HEIGHT, WIDTH), make_target(keypoints)
+    )
+    assert torch.equal(result["keypoints"], keypoints)
+
+
+blurred = st.one_of(
+    st.sampled_from([flip(p=1.0) for flip in FLIPS]),
+    st.sampled_from(
+        [
+            v2.RandomRotation(180),
+            v2.RandomAffine(180, (0.3, 0.3), (0.3, 2.0), 30),
+            v2.RandomPerspective(0.7, p=1.0),
+            v2.ElasticTransform(sigma=2.0),
+            v2.Resize((25, 61)),
+            v2.ScaleJitter((40, 40), (0.5, 2.0)),
+            v2.RandomShortestSize([20, 50]),
+            v2.RandomResizedCrop((30, 30), (0.01, 0.2)),
+            v2.RandomCrop((24, 24), pad_if_needed=True),
+            v2.CenterCrop((20, 50)),
+            v2.RandomZoomOut(p=1.0),
+            v2.RandomIoUCrop(),
+            v2.ColorJitter(0.3),
+        ]
+    ),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.lists(blurred, max_size=5))
+def test_only_an_odd_number_of_flips_makes_a_mirror_image(seed, transforms):
+    image, target = make_dots(2, seed=0)
+    target["boxes"][1] = torch.tensor([2.0, 3, 12, 9])
+    torch.manual_seed(seed)
+    _, plain = Augment(transforms)(image, target)
+    torch.manual_seed(seed)
+    _, result = Augment(transforms, mirrored=MIRRORED)(image, target)
+    flips = sum(isinstance(transform, FLIPS) for transform in transforms)
+    expected = plain["keypoints"][:, list(MIRRORED)] if flips % 2 else plain["keypoints"]
+    assert not torch.equal(target["keypoints"], target["keypoints"][:, list(MIRRORED)])
+    assert torch.equal(result["keypoints"], expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.lists(
+        st.sampled_from(
+            [
+                *(flip(p=1) for flip in REFLECTIONS),
+                A.Rotate(180, p=1),
+                A.Affine(scale=(0.4, 2), rotate=(-180, 180), shear=(-20, 20), p=1),
+                A.Perspective((0.05, 0.2), p=1),
+                A.RandomResizedCrop((30, 30), scale=(0.1, 0.3), p=1),
+                A.Resize(25, 61, p=1),
+            ]
+        ),
+        max_size=4,
+    ),
+)
+def test_albumentations_counts_flips_too(seed, transforms):
+    image, target = make_dots(2, seed=0)
+    target["image_id"] = 0
+    _, plain = Albumentations(transforms, seed=seed)(image, target)
+    _, result = Albumentations(transforms, seed=seed, mirrored=MIRRORED)(image, target)
+    flips = sum(isinstance(transform, REFLECTIONS) for transform in transforms)
+    expected = plain["keypoints"][:, list(MIRRORED)] if flips % 2 else plain["keypoints"]
+    torch.testing.assert_close(result["keypoints"], expected)
+
+
+class Losing(A.HorizontalFlip):
+    """A flip that leaves out the last point, as distortions leave out those that they cannot find."""
+
+    def apply_to_keypoints(self, keypoints, **params):
+        return super().apply_to_keypoints(keypoints, **params)[:-1]
+
+
+def test_where_nothing_tells_of_a_mirror_image_no_keypoint_is_visible():
+    image, target = make_dots(2, seed=0)
+    _, plain = Albumentations(A.HorizontalFlip(p=1))(image, target)
+    _, result = Albumentations(Losing(p=1), mirrored=MIRRORED)(image, target)
+    assert torch.equal(result["keypoints"][..., :2], plain["keypoints"][..., :2])
+    assert plain["keypoints"][..., 2].any()
+    assert not result["keypoints"][..., 2].any()
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("sanitize", [False, True])
+def test_keypoints_stay_with_their_objects_when_some_are_cut_away(seed, sanitize):
+    rows = torch.arange(8)
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(8, 2, generator=generator) * torch.tensor([WIDTH - 6, HEIGHT - 6])
+    target = make_target(torch.zeros(8, POINTS, 3))
+    target["boxes"] = torch.cat([corners, corners + 5], dim=1)
+    target["keypoints"][..., :2] = corners[:, None] + rows[:, None, None] / 8 * torch.arange(POINTS)[None, :, None]
+    target["keypoints"][..., 2] = (rows % 3)[:, None]  # no point of rows 0, 3 and 6 is visible
+    target |= {"row": rows, "weights": (rows + 1) / 8}
+    torch.manual_seed(seed)
+    clean = [v2.SanitizeBoundingBoxes(labels_getter=object_keys)] if sanitize else []
+    cut = [v2.RandomIoUCrop(sampler_options=[0.1]), *clean, v2.RandomHorizontalFlip(1.0)]
+    moved, result = Augment(cut)(torch.zeros(3, HEIGHT, WIDTH), target)
+    left = result["row"]
+    assert 0 < len(left) < 8
+    assert torch.equal(result["weights"], target["weights"][left])
+    x, y, seen = result["keypoints"].unbind(-1)
+    inside = (x >= -0.5) & (x < moved.shape[2] - 0.5) & (y >= -0.5) & (y < moved.shape[1] - 0.5)
+    assert torch.equal(seen, (left % 3)[:, None] * inside.float())
+    steps = left[:, None] / 8 * torch.arange(POINTS)
+    known = x[:, :1] >= 0
+    torch.testing.assert_close((x[:, :1] - x)[known.expand_as(x) & (x >= 0)], steps[known.expand_as(x) & (x >= 0)])
+
+
+def test_what_a_crop_took_away_does_not_come_back_with_a_padding():
+    keypoints = torch.tensor([[[2.0, 3, 2], [20, 15, 2]]])
+    augment = Augment([crop(10, 10, 10, 10), v2.Pad(10)])
+    _, result = augment(torch.zeros(3, HEIGHT, WIDTH), make_target(keypoints))
+    assert result["keypoints"].tolist() == [[[-1, -1, 0], [20, 15, 2]]]
+
+
+def test_the_outermost_pixels_are_seen_at_half_the_size_too():
+    keypoints = torch.tensor([[[0.0, 0, 2], [WIDTH - 1, HEIGHT - 1, 1]]])
+    _, result = Augment(v2.Resize((HEIGHT // 2, WIDTH // 2)))(torch.zeros(3, HEIGHT, WIDTH), make_target(keypoints))
+    assert result["keypoints"].tolist() == [[[-0.25, -0.25, 2], [WIDTH / 2 - 0.75, HEIGHT / 2 - 0.75, 1]]]
+
+
+def test_a_displacement_moves_keypoints_by_as_much_with_their_fractions():
+    def displaced(image, target):
+        field = torch.tensor([2 * 3 / WIDTH, 2 * 2 / HEIGHT]).expand(1, HEIGHT, WIDTH, 2)
+        return F.elastic(image, field), {**target, "keypoints": F.elastic(target["keypoints"], field)}
+
+    keypoints = torch.tensor([[[20.0, 15, 2], [20.25, 14.75, 2]]])
+    image = torch.zeros(1, HEIGHT, WIDTH)
+    image[0, 15, 20] = 1
+    moved, result = Augment([displaced])(image, make_target(keypoints))
+    assert moved[0].argmax() == 13 * WIDTH + 17
+    torch.testing.assert_close(result["keypoints"], torch.tensor([[[17.0, 13, 2], [17.25, 12.75, 2]]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.int64])
+@pytest.mark.parametrize("shape", [(0, POINTS, 3), (2, POINTS, 3), (2, 0, 3)])
+@pytest.mark.parametrize("flipping", FLIPPING.values(), ids=FLIPPING)
+def test_any_number_of_keypoints_comes_back_as_it_was_given(flipping, shape, dtype):
+    target = make_target(torch.ones(shape, dtype=dtype))
+    before = target["keypoints"].clone()
+    mirrored = MIRRORED if shape[1] else ()
+    image, result = flipping(mirrored=mirrored)(torch.zeros(3, HEIGHT, WIDTH, dtype=torch.uint8), target)
+    assert result["keypoints"].shape == shape
+    assert result["keypoints"].dtype == dtype
+    assert type(result["keypoints"]) is type(image) is torch.Tensor
+    assert result.keys() == target.keys()
+    assert torch.equal(target["keypoints"], before)
+
+
+def test_whole_numbers_are_rounded():
+    target = make_target(torch.tensor([[[20, 15, 2]]]))
+    _, result = Augment(v2.RandomRotation((90, 90), expand=True))(torch.zeros(3, HEIGHT, WIDTH), target)
+    assert result["keypoints"].tolist() == [[[15, WIDTH - 1 - 20, 2]]]
+
+
+def test_pictures_of_pil_and_wrapped_samples_carry_keypoints():
+    image, target = make_dots(2, seed=0)
+    augment = Augment(v2.RandomHorizontalFlip(1.0), mirrored=MIRRORED)
+    expected = augment(image, target)[1]["keypoints"]
+    assert torch.equal(augment(F.to_pil_image(image.to(torch.uint8)), target)[1]["keypoints"], expected)
+    boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=(HEIGHT, WIDTH))
+    _, result = augment(tv_tensors.Image(image), target | {"boxes": boxes})
+    assert isinstance(result["boxes"], tv_tensors.BoundingBoxes)
+    assert torch.equal(result["keypoints"], expected)
+
+
+@pytest.mark.parametrize("flipping", FLIPPING.values(), ids=FLIPPING)
+def test_blended_samples_are_moved_with_the_keypoints_of_both(flipping):
+    samples = []
+    for seed in (0, 1):
+        image, target = torch.full((3, 48, 64), seed * 9, dtype=torch.uint8), {"image_id": seed}
+        target["boxes"] = make_boxes(2, (48, 64), np.random.default_rng(seed))
+        target |= {"labels": torch.ones(2, dtype=torch.int64), **make_parts(target["boxes"], seed=seed)}
+        samples.append((image, target))
+    blended = MixupDataset(samples)[0]
+    moved = MixupDataset(samples, transform=flipping(mirrored=range(17)))[0][1]["keypoints"]
+    assert moved.shape == (4, 17, 3)
+    assert torch.equal(moved, flipping()(*blended)[1]["keypoints"])
+    assert not torch.equal(moved, blended[1]["keypoints"])
+
+
+UNFIT = {
+    "alone": v2.ClampKeyPoints(),
+    "in a list": [v2.RandomHorizontalFlip(), v2.SanitizeKeyPoints()],
+    "in a container": v2.Compose([v2.RandomApply([v2.ClampKeyPoints()])]),
+    "in a container of torch": nn.Sequential(nn.Sequential(v2.SanitizeKeyPoints())),
+}
+
+
+@pytest.mark.parametrize("transforms", UNFIT.values(), ids=UNFIT)
+def test_transforms_that_would_move_or_remove_points_are_to_be_left_out(transforms):
+    image, target = make_dots(2, seed=0)
+    with pytest.raises(ValueError, match=r"leave v2\.(Clamp|Sanitize)KeyPoints out: Augment clears"):
+        Augment(transforms)(image, target)
+
+
+def test_points_of_ones_own_may_still_be_clamped():
+    image, target = make_dots(2, seed=0)
+    del target["keypoints"]
+    target["joints"] = tv_tensors.KeyPoints(torch.tensor([[-3.0, 4], [5, 6]]), canvas_size=(HEIGHT, WIDTH))
+    _, result = Augment(v2.ClampKeyPoints())(image, target)
+    assert result["joints"].tolist() == [[0, 4], [5, 6]]
+
+
+@pytest.mark.parametrize("flipping", FLIPPING.values(), ids=FLIPPING)
+def test_errors_say_what_was_wanted(flipping):
+    image, target = make_dots(2, seed=0)
+    for wrong in (torch.zeros(2, POINTS, 2), torch.zeros(3, POINTS, 3), torch.zeros(2, 3)):
+        with pytest.raises(ValueError, match=rf"shape \(2, P, 3\), one row for each box, got \({wrong.shape[0]}, "):
+            flipping()(image, target | {"keypoints": wrong})
+    with pytest.raises(ValueError, match=r"mirrored has 3 places, and keypoints have the shape \(2, 5, 3\)"):
+        flipping(mirrored=(0, 2, 1))(image, target)
+    with pytest.raises(ValueError, match="mirrored must exchange pairs"):
+        flipping(mirrored=(1, 2, 0))
+
+
+def test_wrapping_alone_refuses_keypoints_and_names_what_moves_them():
+    with pytest.raises(ValueError, match=r"keypoints of shape \(N, P, 3\): run them by detmix.data.Augment"):
+        to_tv_tensors(*make_dots(1, seed=0))
+
+
+OLDER = """
+import torch, torchvision
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+del tv_tensors.KeyPoints
+torchvision.__version__ = "0.22.1"
+from detmix.data import Augment
+from detmix.data.transforms import A, Albumentations
+image = torch.zeros(3, 20, 30, dtype=torch.uint8)
+target = {"boxes": torch.tensor([[1.0, 2, 9, 9]]), "labels": torch.tensor([1])}
+flip = Augment([v2.RandomHorizontalFlip(1.0)])
+assert flip(image, target)[1]["boxes"].tolist() == [[21, 2, 29, 9]]
+target["keypoints"] = torch.tensor([[[3.0, 4, 2]]])
+assert Albumentations([A.HorizontalFlip(p=1)])(image, target)[1]["keypoints"].tolist() == [[[26, 4, 2]]]
+try:
+    flip(image, target)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_an_older_torchvision_is_told_with_the_version_that_is_needed():
+    found = subprocess.run([sys.executable, "-c", OLDER], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.startswith("keypoints need torchvision 0.23 or newer, got 0.22.1")
