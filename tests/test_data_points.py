@@ -297,9 +297,9 @@ def test_any_number_of_keypoints_comes_back_as_it_was_given(flipping, shape, dty
 
 
 def test_whole_numbers_are_rounded():
-    target = make_target(torch.tensor([[[20, 15, 2]]]))
-    _, result = Augment(v2.RandomRotation((90, 90), expand=True))(torch.zeros(3, HEIGHT, WIDTH), target)
-    assert result["keypoints"].tolist() == [[[15, WIDTH - 1 - 20, 2]]]
+    target = make_target(torch.tensor([[[21, 15, 2]]]))
+    _, result = Augment(v2.Resize((45, 66)))(torch.zeros(3, HEIGHT, WIDTH), target)
+    assert result["keypoints"].tolist() == [[[32, 23, 2]]]  # of 31.75 and 22.75
 
 
 def test_pictures_of_pil_and_wrapped_samples_carry_keypoints():

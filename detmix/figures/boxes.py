@@ -1,4 +1,7 @@
-"""Boxes and masks over their image. Letters: C channels, H and W height and width in pixels, N boxes."""
+"""Boxes, masks and keypoints over their image.
+
+Letters: C channels, H and W height and width in pixels, N boxes, P keypoints of each.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from ..captions import one_line
 from ..evaluation import Fate
 from ..targets import Target
 from .marks import Font, Mark, Pixels, Place, draw_mark, faded, stroke_of
+from .skeletons import Joints, draw_skeleton
 from .style import PALETTE, font_of, line_height
 
 SHOWN = 1280  # pixels: longest side of a picture on a page or in a grid, which show it at half of that or less
@@ -35,8 +39,9 @@ def draw_boxes(
     fates: Sequence[Fate] | None = None,
     *,
     max_side: int | None = None,
+    edges: Sequence[tuple[int, int]] = (),
 ) -> Image.Image:
-    """Draw the boxes of a target, or of detections, over their image, and tint the pixels of their masks.
+    """Draw the boxes of a target, or of detections, over their image, tint their masks and mark their keypoints.
 
     Outline and caption are as opaque as the object's weight (but never below 0.15), and the caption tells
     the weight ("RBC 0.37") or the score ("RBC 93%"). Small images are magnified by a whole number.
@@ -45,17 +50,20 @@ def draw_boxes(
         image: as for ``to_picture``; values of floats outside [0, 1] are clipped.
         target: ``boxes`` (N, 4) xyxy in pixels of the image and ``labels`` (N,) in 1 ... K-1; ``weights``
             (N,) where it is mixed, ``scores`` (N,) where it is a detection; ``masks`` (N, H, W) or, as detectors give
-            them, (N, 1, H, W), shown where they are above 0.5. N may be 0.
+            them, (N, 1, H, W), shown where they are above 0.5; ``keypoints`` (N, P, 3), of which a dot shows those
+            whose third number is above 0. N may be 0.
         class_names: name of label l at ``[l - 1]``; without it the label's number is written.
         fates: N of them, what became of each box: the caption begins with it, or with a tick where the object was
             found; the outline is whole then, in long dashes where it was confused, otherwise in short ones.
         max_side: the picture's longest side is no longer than so many pixels: the image is scaled before it is drawn
             on.
+        edges: pairs of keypoints, 0 ... P-1, which a line joins where both are shown.
 
     Raises:
         TypeError: the image is of another dtype, or max_side is no integer.
         ValueError: the image is of another shape, a label has no name, there are more or fewer fates or masks than
-            boxes, masks are of another size than the image, or max_side is below 1.
+            boxes, masks are of another size than the image, keypoints have another shape, an edge joins what is none
+            of them, or max_side is below 1.
     """
     limit = math.inf if max_side is None else check_count("max_side", max_side, least=1)
     photo = to_picture(image)
@@ -76,6 +84,11 @@ def draw_boxes(
         _check_masks(target["masks"], len(boxes), photo.size)
         for n in faint_first:
             _tint(canvas, target["masks"][n], colors[n], opacities[n])
+    if "keypoints" in target:
+        _check_keypoints(target["keypoints"], len(boxes), edges)
+        joints = _joints(target["keypoints"], scale)
+        for n in faint_first:
+            draw_skeleton(canvas, joints[n], edges, colors[n], opacities[n], font)
     for n in faint_first:
         dashes = None if fates is None else _DASHES.get(fates[n])
         box = _pixels(boxes[n], canvas.size)
@@ -113,6 +126,27 @@ def _check_masks(masks: Tensor, boxes: int, size: tuple[int, int]) -> None:
             f"masks must be one for each of {boxes} boxes, of the image's {size[0]}x{size[1]} pixels, got the shape "
             f"{tuple(masks.shape)}"
         )
+
+
+def _check_keypoints(keypoints: Tensor, boxes: int, edges: Sequence[tuple[int, int]]) -> None:
+    if keypoints.ndim != 3 or keypoints.shape[0] != boxes or keypoints.shape[2] != 3:
+        raise ValueError(
+            f"keypoints must have shape ({boxes}, P, 3), one row for each box, got {tuple(keypoints.shape)}"
+        )
+    for edge in edges:
+        if len(edge) != 2 or not all(0 <= end < keypoints.shape[1] for end in edge):
+            raise ValueError(f"an edge must join two of {keypoints.shape[1]} keypoints, got {edge}")
+
+
+def _joints(keypoints: Tensor, scale: float) -> list[Joints]:
+    """Of each object, where its visible keypoints lie in the picture, by number: in the middle of their pixels."""
+    rows = keypoints.detach().cpu().double()
+    places = (rows[..., :2] + 0.5) * scale
+    shown = (rows[..., 2] > 0) & places.isfinite().all(-1)
+    return [
+        {number: tuple(place) for number, (place, visible) in enumerate(zip(*points, strict=True)) if visible}
+        for points in zip(places.tolist(), shown.tolist(), strict=True)
+    ]
 
 
 def _tint(canvas: Image.Image, mask: Tensor, color: str, opacity: float) -> None:
