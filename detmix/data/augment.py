@@ -73,7 +73,7 @@ class Augment:
     """Runs torchvision v2 transforms on (image, target), and clears objects whose boxes were cut away.
 
     That is where a side is below a thousandth of a pixel. torchvision's own ``SanitizeBoundingBoxes`` would clear
-    everything below a pixel. Keypoints move with the pixels that they lie in, for which torchvision 0.23 or newer is
+    everything below a pixel. Keypoints move with the pixels that they lie in, for which torchvision 0.24 or newer is
     needed. One that ends outside of the image gets visibility 0, and so does one that was outside before a later
     transform, such as a padding behind a crop; the place of the latter is -1, -1.
     """
@@ -118,7 +118,7 @@ class Augment:
             ValueError: boxes are not in xyxy; keypoints are of another shape, or not as many as ``mirrored`` has
                 places; they meet ``ClampKeyPoints`` or ``SanitizeKeyPoints``; or a transform has left out boxes, and
                 not what belongs to them.
-            RuntimeError: there are keypoints, and torchvision is older than 0.23.
+            RuntimeError: there are keypoints, and torchvision is older than 0.24.
         """
         given = without_covers(target)
         picture, wrapped = _wrapped(image, given)

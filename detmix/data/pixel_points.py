@@ -15,11 +15,14 @@ import torch
 import torchvision
 from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from .points import PROBES, inside, is_mirrored, right_angle
 
 _Shift = Callable[[Tensor], Any]
+
+_SUPPORTED = hasattr(v2, "SanitizeKeyPoints")  # since 0.24; 0.23 pushes points that leave the image to its border
 
 
 def pixel_points(places: Tensor, size: tuple[int, int], turns: list[bool]) -> Tensor:
@@ -34,17 +37,17 @@ def pixel_points(places: Tensor, size: tuple[int, int], turns: list[bool]) -> Te
         ``tv_tensors.KeyPoints``, float64 on the CPU. What was outside of the image before a transform is NaN after it.
 
     Raises:
-        RuntimeError: torchvision has no ``tv_tensors.KeyPoints`` yet.
+        RuntimeError: torchvision is older than 0.24.
     """
-    if not hasattr(tv_tensors, "KeyPoints"):
+    if not _SUPPORTED:
         raise RuntimeError(
-            f"keypoints need torchvision 0.23 or newer, got {torchvision.__version__}: "
+            f"v2 transforms move keypoints from torchvision 0.24 on, got {torchvision.__version__}: "
             "detmix.data.transforms.Albumentations moves them with any"
         )
     return PixelPoints.of(places.to("cpu", torch.float64), size, turns)
 
 
-if hasattr(tv_tensors, "KeyPoints"):
+if _SUPPORTED:
 
     class PixelPoints(tv_tensors.KeyPoints):
         """Points (..., 2) whose coordinates are indices of pixels under every transform."""
