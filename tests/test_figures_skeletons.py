@@ -54,7 +54,9 @@ def test_a_line_joins_keypoints_that_are_both_visible_and_no_others():
     assert not (ink(POINTS) > 0)[across[1], across[0]]
 
 
-@pytest.mark.parametrize("keypoints", [torch.zeros(1, 3, 3), torch.zeros(1, 0, 3), torch.full((1, 3, 3), torch.nan)])
+@pytest.mark.parametrize(
+    "keypoints", [torch.zeros(1, 3, 3), torch.zeros(1, 0, 3), torch.tensor([[[torch.nan, 60, 1]] * 3])]
+)
 def test_without_visible_keypoints_a_picture_is_what_it_was(keypoints):
     edges = EDGES if keypoints.shape[1] else ()
     expected = draw_boxes(GREY, make_target())
