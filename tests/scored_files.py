@@ -31,9 +31,15 @@ def coco_box(box):
     return [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1]
 
 
+def corner_points(box):
+    x1, y1, x2, y2 = box
+    return [x1, y1, 2, x2, y2, 2]
+
+
 def write_coco(path, objects, images=5, size=80):
     rows = [
         {"id": n, "image_id": i + 1, "category_id": k + 1, "bbox": coco_box(b), "difficult": int(s > 0.9)}
+        | {"keypoints": corner_points(b)}
         for n, (i, k, b, s) in enumerate(objects, 1)
     ]
     truth = {
@@ -53,7 +59,10 @@ def write_voc(root, objects, images=5):
 
 
 def write_results(path, detections):
-    rows = [{"image_id": i + 1, "category_id": k + 1, "bbox": coco_box(b), "score": s} for i, k, b, s in detections]
+    rows = [
+        {"image_id": i + 1, "category_id": k + 1, "bbox": coco_box(b), "score": s, "keypoints": corner_points(b)}
+        for i, k, b, s in detections
+    ]
     path.write_text(json.dumps(rows))
     return path
 

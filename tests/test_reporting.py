@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from pycocotools.cocoeval import COCOeval
 
@@ -23,6 +24,7 @@ from tests.scored_files import (
     write_voc,
 )
 from tests.test_evaluation_coco import add_masks, make_scene
+from tests.test_evaluation_keypoints import make_poses
 
 
 @pytest.fixture
@@ -91,6 +93,64 @@ def test_masks_and_the_fast_backend(tmp_path):
     assert content["metrics"] == evaluate_coco(truth, predictions, "segm").metrics
     assert {"detmix", "pycocotools", "numpy", "faster-coco-eval"} <= content["versions"].keys()
     assert content["confusion"]["counts"] == find_mistakes(truth, predictions, masks=True).confusion.tolist()
+
+
+def write_poses(folder, count):
+    truth, predictions = make_poses(1, count)
+    for name, content in (("poses", truth), ("found", predictions), ("half", predictions[::2])):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return CocoFile(folder / "poses.json"), folder / "found.json", folder / "half.json"
+
+
+@pytest.mark.parametrize(("count", "sigmas"), [(17, None), (5, None), (5, [0.02, 0.1, 0.1, 0.1, 0.2])])
+def test_keypoints(tmp_path, count, sigmas):
+    truth, found, _ = write_poses(tmp_path, count)
+    options = Options(iou_type="keypoints", backend="faster-coco-eval", sigmas=sigmas)
+    content = content_of(tmp_path, truth, found, options, plots=tmp_path / "plots")
+    wanted = evaluate_coco(truth.annotations, found, "keypoints", sigmas=sigmas)
+    assert content["metrics"] == wanted.metrics
+    assert content["by_class"]["dog"]["APm"] == wanted.ap_by_size["APm"]["dog"]
+    assert content["options"]["sigmas"] == sigmas
+    assert "confusion" not in content
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"precision_recall.png", "average_precision.png"}
+    text = " ".join(text_of(evaluate_files(truth, found, options)).split())
+    assert "By the rules of COCO, keypoints" in text
+    assert f"AR50 {wanted.metrics['AR50']:.3f} the same at OKS 0.50" in text
+    assert "with 20 detections per image and class" in text
+    assert "mistakes are told of boxes and masks only" in text
+    taken = "Sigmas of OKS: 0.05 for each of the 5 keypoints, since --sigmas does not say."
+    assert (taken in text) == (count == 5 and sigmas is None)
+
+
+def test_precision_and_recall_of_keypoints_are_at_an_oks(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        "detmix.reporting.evaluate.precision_recall_figure", lambda _, title: titles.append(title) or Figure()
+    )
+    truth, found, _ = write_poses(tmp_path, 17)
+    for iou_type in ("keypoints", "bbox"):
+        evaluate_files(truth, found, Options(iou_type=iou_type), plots=tmp_path / "plots")
+    assert [title.splitlines()[0] for title in titles] == [f"Precision and recall at {of} 0.5" for of in ("OKS", "IoU")]
+
+
+def test_most_detections_of_keypoints(tmp_path):
+    truth, found, _ = write_poses(tmp_path, 17)
+    options = Options(iou_type="keypoints", max_detections=[3, 7])
+    wanted = evaluate_coco(truth.annotations, found, "keypoints", max_detections=[7])
+    assert content_of(tmp_path, truth, found, options)["metrics"] == wanted.metrics
+    assert "with 7 detections per" in " ".join(text_of(evaluate_files(truth, found, options)).split())
+
+
+def test_a_comparison_of_keypoints(tmp_path):
+    truth, found, half = write_poses(tmp_path, 5)
+    options, sigmas = Options(iou_type="keypoints", sigmas=[0.1] * 5), [0.1] * 5
+    content = content_of(tmp_path, truth, found, options, other=half, resamples=30)
+    wanted = compare_coco(truth.annotations, found, half, "keypoints", sigmas=sigmas, resamples=30)
+    differences = content["comparison"]["differences"]
+    assert list(differences) == list(wanted)
+    assert {"AR", "APm", "AP/dog"} < differences.keys()
+    assert differences["AR"]["low"] == wanted["AR"].low
+    assert content["metrics"] == evaluate_coco(truth.annotations, found, "keypoints", sigmas=sigmas).metrics
 
 
 def test_proposals(tmp_path, files):
@@ -223,6 +283,13 @@ def test_plots_are_written_beside_what_is_there(tmp_path, files, layout):
         (Options("coco", iou=0.5), "--iou belongs to the rules of VOC, and --rules is coco"),
         (Options("coco", use_07_metric=True), "--use-07-metric belongs to the rules of VOC"),
         (Options("voc", iou=2), r"--iou must lie in \(0, 1\], got 2"),
+        (Options("voc", sigmas=[0.1]), "--sigmas belongs to the rules of COCO, and --rules is voc"),
+        (Options(sigmas=[0.1]), "--sigmas belongs to --iou-type keypoints"),
+        (Options(iou_type="keypoints", sigmas=[0.1, -1]), r"sigmas must be finite numbers above 0, .* \[0.1, -1\]"),
+        (
+            Options(iou_type="keypoints", class_agnostic=True),
+            "--class-agnostic does not go together with --iou-type key",
+        ),
         (Options(max_detections=[0]), r"max_detections must be whole numbers of 1 or more, got \[0\]"),
         (Options(min_score=float("nan")), r"--min-score must lie in \[0, 1\], got nan"),
         (Options(min_score=2), r"--min-score must lie in \[0, 1\], got 2"),
@@ -260,12 +327,14 @@ def test_a_folder_that_cannot_be_made_is_named(files):
         evaluate_files(files["coco"], files["results"], Options(), plots=nowhere)
 
 
-def test_text_files_and_voc_folders_have_no_masks(files):
-    options = Options(iou_type="segm")
-    with pytest.raises(ValueError, match="a VOC folder has no masks: leave out --iou-type segm"):
+@pytest.mark.parametrize(("iou_type", "what"), [("segm", "masks"), ("keypoints", "keypoints")])
+def test_text_files_and_voc_folders_have_boxes_only(files, iou_type, what):
+    options = Options(iou_type=iou_type)
+    with pytest.raises(ValueError, match=f"a VOC folder has no {what}: leave out --iou-type {iou_type}"):
         evaluate_files(files["voc"], files["results"], options)
     truth = json.loads(files["coco"].annotations.read_text())
-    truth["annotations"] = []
+    square = {"segmentation": [[0, 0, 9, 0, 9, 9]], "keypoints": [5, 5, 2]}
+    truth["annotations"] = [{**row, **square} for row in truth["annotations"]]
     files["coco"].annotations.write_text(json.dumps(truth))
-    with pytest.raises(ValueError, match="kit: the kit's text files have no masks"):
+    with pytest.raises(ValueError, match=f"kit: the kit's text files have no {what}: leave out --iou-type {iou_type}"):
         evaluate_files(files["coco"], files["kit"], options)

@@ -347,6 +347,8 @@ VOC = "voc --root {0}/VOC --image-set val --predictions {0}/kit "
     [
         (COCO, "COCO, boxes", "AP75"),
         (COCO + "--backend faster-coco-eval --class-agnostic --max-detections 100 20", "COCO, boxes", "AR20"),
+        (COCO + "--iou-type keypoints --sigmas 0.1 0.2", "COCO, keypoints", "at OKS 0.50"),
+        (COCO + "--iou-type keypoints", "COCO, keypoints", "0.05 for each of the 2 keypoints"),
         (COCO + "--rules voc --iou 0.6", "the VOC development kit", "at IoU 0.6, area below"),
         (VOC + "--use_07_metric", "the VOC development kit", "eleven recalls (2007)"),
         (VOC + "--classes cat dog --rules coco --min-score 0.8", "COCO, boxes", "score 0.8 or more"),
@@ -375,6 +377,8 @@ def test_evaluate_prints_and_writes_what_it_measures(evaluate, tmp_path, command
         (COCO.replace("results", "truth"), "truth.json: Expected `array`, got `object`"),
         (VOC.replace(" val ", " test "), "test.txt: no such image set; there are ['val']"),
         (VOC + "--iou-type segm", "unrecognized arguments: --iou-type segm"),
+        (COCO + "--iou-type keypoints --sigmas 0.1", "sigmas must be one for each of 2 keypoints, got 1"),
+        (COCO + "--iou-type keypoints --class-agnostic", "does not go together with --iou-type keypoints"),
         (COCO + "--iou 0.7", "--iou belongs to the rules of VOC, and --rules is coco"),
     ],
 )

@@ -3,6 +3,7 @@ r"""Measure predictions by the rules of COCO or of the VOC development kit, exac
 python tools/evaluate.py coco --annotations instances_val.json --predictions results.json
 python tools/evaluate.py coco --annotations instances_val.json --predictions results.json --iou-type segm \
     --backend faster-coco-eval --json numbers.json
+python tools/evaluate.py coco --annotations person_keypoints_val.json --predictions results.json --iou-type keypoints
 python tools/evaluate.py voc --root data/bccd --image-set val --predictions runs/bccd --plots plots
 python tools/evaluate.py voc --root VOC2007 --image-set test --predictions results/VOC2007/Main --use-07-metric
 python tools/evaluate.py voc --root data/bccd --image-set val --predictions runs/a --compare runs/b
@@ -11,6 +12,10 @@ coco reads COCO annotations, voc a VOC folder; predictions are COCO results, a r
 (comp3_det_val_cat.txt: <image> <score> <xmin> <ymin> <xmax> <ymax>), with either. Each layout is measured by its own
 rules unless --rules says otherwise. --compare puts a second set of predictions beside the first, with 95 % intervals of
 the difference from a bootstrap over the images: half a point may mean nothing on few images.
+
+Keypoints are compared by object keypoint similarity (OKS) in the place of IoU. Its --sigmas say how far off each may
+be: the larger, the farther. They are COCO's own where there are 17 keypoints, and else 0.05 for each, which is about
+the middle of COCO's 0.025 ... 0.107 and no standard: give those of your keypoints if there are any.
 """
 
 from __future__ import annotations
@@ -49,7 +54,9 @@ def make_parser() -> ArgumentParser:
     parts = parser.add_subparsers(metavar="coco | voc", required=True)
     coco = add_part(parts, "coco", "measure against a COCO annotation file", "FILE|DIR")
     coco.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO's annotations, JSON")
-    coco.add_argument("--iou-type", choices=["bbox", "segm"], help="measure boxes (default) or masks")
+    coco.add_argument("--iou-type", choices=["bbox", "segm", "keypoints"], help="boxes (default), masks, keypoints")
+    sigmas = "constants of OKS, one for each keypoint (default: COCO's for 17 of them, else 0.05 for each)"
+    coco.add_argument("--sigmas", type=float, nargs="+", metavar="S", help=sigmas)
     coco.set_defaults(source=lambda settings: CocoFile(settings.pop("annotations")))
     voc = add_part(parts, "voc", "measure against a VOC folder", "DIR|FILE")
     voc.add_argument("--root", type=Path, required=True, metavar="DIR", help="holds Annotations and ImageSets/Main")
@@ -81,10 +88,11 @@ def add_part(parts: Any, name: str, summary: str, predictions: str) -> ArgumentP
         choices=["pycocotools", "faster-coco-eval"],
         help="(default: pycocotools, which always counts comparisons)",
     )
-    coco.add_argument("--class-agnostic", action="store_true", help="take all classes for one, for proposals say")
     coco.add_argument(
-        "--max-detections", type=int, nargs="+", metavar="N", help="most of a class in an image (default: 1 10 100)"
+        "--class-agnostic", action="store_true", help="take all classes for one, for proposals say; no keypoints"
     )
+    most = "most of a class in an image (default: 1 10 100, of keypoints 20)"
+    coco.add_argument("--max-detections", type=int, nargs="+", metavar="N", help=most)
     voc.add_argument("--iou", type=float, metavar="T", help="least IoU of a match (default: 0.5)")
     voc.add_argument("--use-07-metric", action="store_true", help="mean at eleven recalls, as in 2007")
     return part

@@ -20,6 +20,7 @@ from rich.progress import Progress
 
 from ..evaluation import Difference, Mistakes, find_mistakes
 from ..evaluation.compare import compare_sides
+from ..evaluation.keypoints import COCO_SIGMAS, DEFAULT_SIGMA, count_of
 from ..evaluation.records import Detections, GroundTruth
 from ..figures import average_precision_figure, comparison_figure, confusion_figure, precision_recall_figure
 from ..files import require_writable, write_whole
@@ -40,9 +41,9 @@ class _Evaluation:
         paths: of the predictions, and of those that they are compared with, if any.
         images: how many.
         measured: of the first.
-        mistakes: of the first; None where classes do not count.
+        mistakes: of the first; None where classes do not count, and of keypoints.
         differences: second - first; empty where there is no second.
-        notes: what had to be assumed of predictions.
+        notes: what had to be assumed, and what is left out.
     """
 
     paths: Sequence[Path]
@@ -95,7 +96,7 @@ def evaluate_files(
 def _evaluate(source: CocoFile | VocFolder, paths: Sequence[Path], options: Options, resamples: int) -> _Evaluation:
     with progress_bars() as bars:
         with _stage(bars, "ground truth: reading"):
-            truth = source.read(paths, masks=options.masks)
+            truth = source.read(paths, options)
         found, notes = [], []
         for path in paths:
             with _stage(bars, f"{path}: reading"):
@@ -109,8 +110,17 @@ def _evaluate(source: CocoFile | VocFolder, paths: Sequence[Path], options: Opti
         else:
             measured, differences = _compare(bars, paths, truth, found, options, resamples)
         with _stage(bars, f"{paths[0]}: looking for mistakes"):
-            mistakes = None if options.class_agnostic else _mistakes(truth, found[0], options)
+            mistakes = _mistakes(truth, found[0], options)
+    if options.keypoints:
+        notes += _notes_of_keypoints(truth, options)
     return _Evaluation(paths, len(truth.image_ids), measured, mistakes, differences, notes)
+
+
+def _notes_of_keypoints(truth: GroundTruth, options: Options) -> Iterator[str]:
+    count = count_of(truth)
+    if options.sigmas is None and count != len(COCO_SIGMAS):
+        yield f"Sigmas of OKS: {DEFAULT_SIGMA:g} for each of the {count} keypoints, since --sigmas does not say."
+    yield "Confusions and the images with the most mistakes are told of boxes and masks only."
 
 
 def _compare(
@@ -139,7 +149,9 @@ def _stage(bars: Progress, name: str) -> Iterator[None]:
     bars.remove_task(task)
 
 
-def _mistakes(truth: GroundTruth, found: Detections, options: Options) -> Mistakes:
+def _mistakes(truth: GroundTruth, found: Detections, options: Options) -> Mistakes | None:
+    if options.class_agnostic or options.keypoints:
+        return None
     return find_mistakes(truth, found, iou=options.match_iou, min_score=options.min_score, masks=options.masks)
 
 
@@ -163,7 +175,7 @@ def _write(
 
 def _figures(evaluation: _Evaluation) -> Iterator[tuple[str, Figure]]:
     measured, names = evaluation.measured, ["/".join(path.parts[-2:]) for path in evaluation.paths]
-    title = f"Precision and recall at IoU {measured.curves_iou:g}\n{names[0]}"
+    title = f"Precision and recall at {measured.curves_at}\n{names[0]}"
     yield "precision_recall", precision_recall_figure(measured.curves, title)
     yield "average_precision", average_precision_figure(measured.by_class, f"Average precision by class\n{names[0]}")
     if evaluation.mistakes is not None:

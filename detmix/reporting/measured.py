@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..arguments import check_count, check_iou
-from ..evaluation import CocoResult, Curve, VocResult, evaluate_coco, evaluate_voc
-from ..evaluation.backends import MAX_DETECTIONS, Backend, IouType
+from ..evaluation import CocoResult, Curve, VocResult, evaluate_coco, evaluate_voc, oks_sigmas
+from ..evaluation.backends import Backend, IouType
 from ..evaluation.coco import check_max_detections
 from ..evaluation.compare import Side, count_coco, count_voc
 from ..evaluation.records import Detections, GroundTruth
 
 Rules = Literal["coco", "voc"]
 
-_OF_COCO = ("iou_type", "backend", "class_agnostic", "max_detections")
+_OF_COCO = ("iou_type", "backend", "class_agnostic", "max_detections", "sigmas")
 _OF_VOC = ("iou", "use_07_metric")
+_MEASURED = {None: "boxes", "bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,11 @@ class Options:
 
     Attributes:
         rules: COCO's or the VOC kit's.
-        iou_type: of COCO's: boxes or masks.
+        iou_type: of COCO's: boxes, masks or keypoints.
         backend: of COCO's: the library that counts; a comparison is counted by pycocotools.
         class_agnostic: of COCO's: take all classes for one.
         max_detections: of COCO's: numbers of detections of an image that count.
+        sigmas: of COCO's: the constants of keypoints, as for ``oks_sigmas``.
         iou: of VOC's: the least IoU of a match, 0.5 if left out.
         use_07_metric: of VOC's: the mean at eleven recalls, as in 2007.
         min_score: least score of a detection that is shown among confusions and mistakes.
@@ -39,6 +41,7 @@ class Options:
     backend: Backend | None = None
     class_agnostic: bool = False
     max_detections: Sequence[int] | None = None
+    sigmas: Sequence[float] | None = None
     iou: float | None = None
     use_07_metric: bool = False
     min_score: float = 0.5
@@ -59,15 +62,31 @@ class Options:
         check_iou("--iou", self.match_iou)
         if self.max_detections is not None:
             check_max_detections(self.max_detections)
+        if self.sigmas is not None and not self.keypoints:
+            raise ValueError("--sigmas belongs to --iou-type keypoints")
+        if self.sigmas is not None:
+            oks_sigmas(len(self.sigmas), self.sigmas)
+        if self.class_agnostic and self.keypoints:
+            raise ValueError("--class-agnostic does not go together with --iou-type keypoints: OKS is within a class")
         check_count("--resamples", resamples, least=1)
         for name in ("class_agnostic", "max_detections"):
             if comparing and getattr(self, name):
                 raise ValueError(f"--compare does not go together with {_flag(name)}")
 
     @property
+    def measured(self) -> str:
+        """What is measured: boxes, masks or keypoints."""
+        return _MEASURED[self.iou_type]
+
+    @property
     def masks(self) -> bool:
         """Whether masks are measured rather than boxes."""
         return self.iou_type == "segm"
+
+    @property
+    def keypoints(self) -> bool:
+        """Whether keypoints are measured rather than boxes."""
+        return self.iou_type == "keypoints"
 
     @property
     def match_iou(self) -> float:
@@ -83,13 +102,13 @@ class Measured:
         metrics: overall numbers, by name.
         by_class: for each class its number of ``objects`` and its average precisions, by name.
         curves: precision against recall by class name.
-        curves_iou: the IoU threshold of the curves.
+        curves_at: the threshold of the curves, in words: that of IoU, or of OKS where keypoints are measured.
     """
 
     metrics: Mapping[str, float]
     by_class: Mapping[str, Mapping[str, float]]
     curves: Mapping[str, Curve]
-    curves_iou: float
+    curves_at: str
 
 
 def measure(truth: GroundTruth, found: Detections, options: Options) -> Measured:
@@ -102,9 +121,10 @@ def measure(truth: GroundTruth, found: Detections, options: Options) -> Measured
         options.iou_type or "bbox",
         backend=options.backend or "pycocotools",
         class_agnostic=options.class_agnostic,
-        max_detections=options.max_detections or MAX_DETECTIONS,
+        max_detections=options.max_detections,
+        sigmas=options.sigmas,
     )
-    return _of_coco(coco)
+    return _of_coco(coco, options)
 
 
 def measure_side(truth: GroundTruth, found: Detections, options: Options) -> tuple[Measured, Side]:
@@ -112,23 +132,23 @@ def measure_side(truth: GroundTruth, found: Detections, options: Options) -> tup
     if options.rules == "voc":
         voc, side = count_voc(truth, found, options.match_iou, use_07_metric=options.use_07_metric)
         return _of_voc(voc, options), side
-    coco, side = count_coco(truth, found, options.iou_type or "bbox")
-    return _of_coco(coco), side
+    coco, side = count_coco(truth, found, options.iou_type or "bbox", options.sigmas)
+    return _of_coco(coco, options), side
 
 
 def _of_voc(voc: VocResult, options: Options) -> Measured:
     columns: dict[str, Mapping[str, float]] = {"objects": voc.objects_by_class, "AP": voc.ap_by_class}
-    return Measured({"AP": voc.ap}, _by_class(columns), voc.curves, options.match_iou)
+    return Measured({"AP": voc.ap}, _by_class(columns), voc.curves, f"IoU {options.match_iou:g}")
 
 
-def _of_coco(coco: CocoResult) -> Measured:
+def _of_coco(coco: CocoResult, options: Options) -> Measured:
     columns: dict[str, Mapping[str, float]] = {
         "objects": coco.objects_by_class,
         "AP": coco.ap_by_class,
         "AP50": coco.ap50_by_class,
         **coco.ap_by_size,
     }
-    return Measured(coco.metrics, _by_class(columns), coco.curves, 0.5)
+    return Measured(coco.metrics, _by_class(columns), coco.curves, f"{'OKS' if options.keypoints else 'IoU'} 0.5")
 
 
 def _by_class(columns: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:

@@ -28,13 +28,13 @@ class CocoFile:
         """The name of the image set: it has none."""
         return None
 
-    def read(self, predictions: Sequence[Path], *, masks: bool) -> GroundTruth:
+    def read(self, predictions: Sequence[Path], options: Options) -> GroundTruth:
         """Read it, with the classes that a run states near these predictions; errors are of ``read_ground_truth``.
 
         A run that does not state all classes of the objects, as where names are spelt in another way, adds none.
         """
         require_coco_file(self.annotations)
-        truth = read_ground_truth(self.annotations, masks=masks)
+        truth = read_ground_truth(self.annotations, masks=options.masks, keypoints=options.keypoints)
         files = [_results_file(path) for path in predictions if not is_kit_files(path)]
         counted = _counted(truth)
         stated = [name for file in files if counted <= set(names := stated_classes(file)) for name in names]
@@ -58,15 +58,15 @@ class VocFolder:
     classes: Sequence[str] | None = None
     one_based: bool = True
 
-    def read(self, predictions: Sequence[Path], *, masks: bool) -> GroundTruth:
+    def read(self, predictions: Sequence[Path], options: Options) -> GroundTruth:
         """Read it, with the classes that these predictions may have.
 
         Raises:
             FileNotFoundError: a file is missing.
-            ValueError: masks are wanted; or as ``read_voc_folder``.
+            ValueError: masks or keypoints are wanted; or as ``read_voc_folder``.
         """
-        if masks:
-            raise ValueError("a VOC folder has no masks: leave out --iou-type segm")
+        if options.measured != "boxes":
+            raise ValueError(f"a VOC folder has no {options.measured}: leave out --iou-type {options.iou_type}")
         truth = read_voc_folder(self.root, self.image_set, self.classes, one_based=self.one_based)
         if self.classes is not None:
             return truth
@@ -81,7 +81,7 @@ def open_predictions(path: Path, truth: GroundTruth, image_set: str | None, opti
         path: COCO results; the folder of a run, which has them; or the kit's text files.
         truth: the ground truth.
         image_set: of a VOC folder, if the ground truth is one: text files must be of it.
-        options: whether masks are wanted, and classes.
+        options: whether masks or keypoints are wanted, and classes.
 
     Returns:
         The detections; and what had to be assumed of them, in words, empty where nothing had.
@@ -91,11 +91,12 @@ def open_predictions(path: Path, truth: GroundTruth, image_set: str | None, opti
         ValueError: the predictions are wrong: file, line or record are named, and the likely cause.
     """
     if not is_kit_files(path):
-        file, agnostic = _results_file(path), options.class_agnostic
-        found = read_predictions(file, truth, masks=options.masks, class_agnostic=agnostic)
+        file, wanted = _results_file(path), {"masks": options.masks, "keypoints": options.keypoints}
+        found = read_predictions(file, truth, **wanted, class_agnostic=options.class_agnostic)
         return found, "" if image_set is None or file_near(file) else _numbers_taken(file, truth, image_set)
-    if options.masks:
-        raise ValueError(f"{path}: the kit's text files have no masks: leave out --iou-type segm")
+    if options.measured != "boxes":
+        no = f"no {options.measured}: leave out --iou-type {options.iou_type}"
+        raise ValueError(f"{path}: the kit's text files have {no}")
     found, missing = read_kit_files(path, truth, image_set)
     counted = _counted(truth)
     lacking = ", ".join(name for name in missing if name in counted)

@@ -10,8 +10,7 @@ from rich.console import Group
 from rich.table import Table
 
 from ..evaluation import NO_OBJECTS, Difference, Mistakes
-from ..evaluation.backends import MAX_DETECTIONS
-from ..evaluation.coco import METRICS
+from ..evaluation.coco import limits_of, metrics_of
 from ..terminal import as_text, table_of
 from .measured import Measured, Options
 
@@ -128,8 +127,9 @@ def _narrow(few: Sequence[str]) -> str:
 def _title(options: Options) -> str:
     if options.rules == "voc":
         return "By the rules of the VOC development kit"
-    of = "masks" if options.masks else "boxes"
-    return f"By the rules of COCO, {of}" + (", all classes taken for one" if options.class_agnostic else "")
+    return f"By the rules of COCO, {options.measured}" + (
+        ", all classes taken for one" if options.class_agnostic else ""
+    )
 
 
 def _meaning(name: str, options: Options) -> str:
@@ -138,14 +138,17 @@ def _meaning(name: str, options: Options) -> str:
             "mean precision at eleven recalls (2007)" if options.use_07_metric else "area below the curve (from 2010)"
         )
         return f"average precision at IoU {options.match_iou:g}, {area}, mean over the classes"
-    return _coco_meaning(name, options.max_detections or MAX_DETECTIONS, options.class_agnostic)
+    most = limits_of(options.iou_type or "bbox", options.max_detections)[-1]
+    if options.keypoints:
+        return metrics_of("keypoints")[name].replace("20 detections", f"{most} detection{'' if most == 1 else 's'}")
+    return _coco_meaning(name, most, options.class_agnostic)
 
 
-def _coco_meaning(name: str, counts: Sequence[int], class_agnostic: bool) -> str:
+def _coco_meaning(name: str, most: int, class_agnostic: bool) -> str:
     if name[2:].isdigit() and name.startswith("AR"):
         many = f"{name[2:]} detection{'' if name == 'AR1' else 's'} per image{'' if class_agnostic else ' and class'}"
         return f"share of the objects found, mean over the IoUs, with {many}"
-    words = METRICS[name].replace("AR100", f"AR{max(counts)}")
+    words = metrics_of("bbox")[name].replace("AR100", f"AR{most}")
     return words.replace(" and classes", "") if class_agnostic else words
 
 
