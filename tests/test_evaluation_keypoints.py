@@ -159,7 +159,7 @@ def adversarial(draw):
     places, sides = st.integers(0, 30).map(float), st.integers(0, 40).map(float)
     point = st.tuples(places, places, st.sampled_from([0, 1, 2]))
 
-    def rows(most):
+    def rows(least, most):
         row = st.tuples(
             st.sampled_from(image_ids),
             st.sampled_from([2, 5, 900]),
@@ -173,10 +173,10 @@ def adversarial(draw):
                 "bbox": list(box),
                 "keypoints": [float(v) for p in (one, *more) for v in p],
             }
-            for i, k, box, (one, more) in draw(st.lists(row, max_size=most))
+            for i, k, box, (one, more) in draw(st.lists(row, min_size=least, max_size=most))
         ]
 
-    objects, found = rows(8), rows(16)
+    objects, found = rows(1, 8), rows(0, 16)
     for number, row in enumerate(objects, 1):
         if draw(st.integers(0, 4)) == 0:
             row["keypoints"] = [0.0] * (3 * count)
@@ -199,8 +199,6 @@ def adversarial(draw):
 @given(st.data())
 def test_both_backends_equal_pycocotools_on_adversarial_sets(data):
     truth, found = adversarial(data.draw)
-    if not truth["annotations"]:
-        return
     count = len(truth["annotations"][0]["keypoints"]) // 3
     plain = plain_keypoints(truth, found, oks_sigmas(count))
     results = [evaluate_coco(truth, found, "keypoints", backend=backend) for backend in BACKENDS]
@@ -278,6 +276,13 @@ def test_an_annotation_without_keypoints_has_none_that_is_visible(lacking):
     for rows, count in ((truth["annotations"], 1), ([bare, *truth["annotations"]], 1)):
         result = evaluate_coco({**truth, "annotations": rows}, found, "keypoints")
         assert (result.metrics["AP"], result.objects_by_class["cat"]) == (pytest.approx(1), count)
+
+
+def test_a_hidden_keypoint_counts_and_one_that_is_not_marked_does_not():
+    points = [[50, 60, v] for v in (0, 1, 2)]
+    truth, _ = one_pose(0)
+    truth["annotations"] = [{**truth["annotations"][0], "keypoints": point} for point in points]
+    assert read_ground_truth(truth, keypoints=True).objects.posed.tolist() == [False, True, True]
 
 
 def test_area_and_num_keypoints_may_be_absent():
@@ -468,7 +473,6 @@ def test_a_file_without_any_keypoints_is_refused(annotations):
         ),
         ({"keypoints": [1, 2, 1, "3", 2, 1]}, r"Expected `float`, got `str` - at `\$\[1\].keypoints\[3\]`"),
         ({"keypoints": ...}, r"Object missing required field `keypoints` - at `\$\[1\]`"),
-        ({"bbox": [0, 0, 10, 10]}, ""),  # beside keypoints, if the first row has none, it does not count
     ],
 )
 @pytest.mark.parametrize("from_file", [True, False])
@@ -478,14 +482,15 @@ def test_bad_predictions_are_named(tmp_path, change, message, from_file):
     rows = [*found, row]
     (tmp_path / "found.json").write_text(json.dumps(rows))
     name = r".*found\.json" if from_file else "predictions"
-    expected = pytest.raises(ValueError, match=f"^{name}: {message}") if message else contextlib.nullcontext()
-    with expected:
+    with pytest.raises(ValueError, match=f"^{name}: {message}"):
         evaluate_coco(truth, tmp_path / "found.json" if from_file else rows, "keypoints")
 
 
 def test_keypoints_have_boxes_all_or_none_if_the_first_has_one():
-    truth, predictions = make_poses(0)
-    del predictions[2]["bbox"]
+    truth, predictions = make_poses(0, boxes=False)
+    later = [*predictions[:2], {**predictions[2], "bbox": [0, 0, 1e4, 1e4]}, *predictions[3:]]
+    assert evaluate_coco(truth, later, "keypoints").metrics == evaluate_coco(truth, predictions, "keypoints").metrics
+    predictions[0]["bbox"], predictions[1]["bbox"] = [0, 0, 9, 9], [0, 0, 9, 9]
     with pytest.raises(ValueError, match=r"predictions: missing required field `bbox`, which the first .*`\$\[2\]`"):
         evaluate_coco(truth, predictions, "keypoints")
 

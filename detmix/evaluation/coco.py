@@ -117,7 +117,8 @@ def evaluate_coco(
             its ``bbox``'s if the first has one, else its mask's. Or ``"keypoints"``: then predictions need
             ``keypoints``, 3P numbers, and annotations have as many, or none; a prediction's area is its
             ``bbox``'s if the first has one, else that of the box around all its points.
-        backend: ``"pycocotools"``, or ``"faster-coco-eval"`` for the same numbers in a sixth to a twelfth of the time.
+        backend: ``"pycocotools"``, or ``"faster-coco-eval"`` for the same numbers, of boxes in a sixth to a
+            twelfth of the time.
         class_agnostic: take all classes for one, which is called ``"all classes"``; not for keypoints.
         max_detections: how many detections of an image and class count, the best first: for AR each in
             turn, for all else, and all of keypoints, the largest. COCO's are 1, 10 and 100, and of keypoints 20.
