@@ -364,11 +364,11 @@ def test_torchvision_detections_are_written_and_measured():
         "boxes": torch.tensor([[0.0, 0, 100, 100]]),
         "labels": torch.tensor([1]),
         "scores": torch.ones(1),
-        "keypoints": torch.tensor([[[50.0, 60, 1], [3, 4, 1]]]),
+        "keypoints": torch.tensor([[[50.0, 60, 1], [3.5, 4.25, 1]]]),
     }
     nothing = {key: value[:0] for key, value in detection.items()}
     rows = json.loads(json.dumps(coco_results([1, 2], [detection, nothing], [1])))
-    assert [row["keypoints"] for row in rows] == [[50, 60, 1, 3, 4, 1]]
+    assert [row["keypoints"] for row in rows] == [[50, 60, 1, 3.5, 4.25, 1]]
     assert rows[0]["bbox"] == [0, 0, 100, 100]
     assert evaluate_coco(truth, rows, "keypoints").metrics["AP"] == pytest.approx(1)
 
