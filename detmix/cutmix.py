@@ -270,7 +270,7 @@ def _has_pixels(masks: Tensor) -> Tensor:
 def _cut_keypoints(keypoints: Tensor, region: Region, keep_inside: bool) -> Tensor:
     points = keypoints.as_subclass(Tensor).clone()
     places = widened(points[..., :2])
-    limits = places.new_tensor(region)
+    limits = places.new_tensor(region) - 0.5  # a keypoint is the middle of its pixel
     within = ((places >= limits[:2]) & (places < limits[2:])).all(dim=-1)
     points[..., 2:] *= (within == keep_inside)[..., None]
     return wrap_like(points, keypoints)

@@ -227,7 +227,7 @@ def test_masks_keypoints_and_areas_show_what_remains(dtype):
         target["boxes"] = torch.tensor([[0.0, 0, 10, 10]])
         target["masks"] = tv_tensors.Mask(torch.ones(1, height, width, dtype=dtype))
         target["area"] = torch.tensor([60.0])
-        target["keypoints"] = torch.tensor([[[4.9, 5.0, 2.0], [5.0, 5.0, 2.0], [7.5, 9.0, 1.0], [10.0, 3.0, 2.0]]])
+        target["keypoints"] = torch.tensor([[[4.4, 5.0, 2.0], [4.5, 5.0, 2.0], [7.5, 9.0, 1.0], [9.5, 3.0, 2.0]]])
     _, target = cutmix_pair(*samples[0], *samples[1], region=(5, 0, 10, 12))
     assert (type(target["masks"]), target["masks"].dtype) == (tv_tensors.Mask, dtype)
     hidden = torch.zeros(2, 12, 12, dtype=torch.bool)

@@ -93,7 +93,7 @@ def test_a_target_reduced_by_hand():
     target = {"boxes": torch.tensor([[2.0, 1, 9, 5]]), "labels": torch.tensor([3]), "area": torch.tensor([8.0])}
     points = torch.tensor([[[8.0, 3, 2], [0, 0, 0]]])
     reduced = reduce_target({**target, "masks": masks, "keypoints": points}, (5, 9), (2, 3))
-    assert reduced["keypoints"].tolist() == [[[2, 0.75, 2], [0, 0, 0]]]
+    assert reduced["keypoints"].tolist() == [[[1.625, 0.375, 2], [-0.375, -0.375, 0]]]
     assert reduced["boxes"].tolist() == [[0.5, 0.25, 2.25, 1.25]]
     assert reduced["area"].tolist() == [0.5]
     assert reduced["masks"].tolist() == [[[0, 1, 0], [0, 0, 1]]]

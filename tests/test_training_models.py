@@ -117,13 +117,7 @@ def test_an_unknown_detector_is_refused_with_the_known_ones():
         build_detector("yolo", 2, None)
 
 
-def test_a_detector_that_learns_from_keypoints_is_refused():
-    name = "keypointrcnn_resnet50_fpn"
-    with pytest.raises(ValueError, match=f"{name} learns from keypoints, which .* do not carry.*fcos_resnet50_fpn"):
-        build_detector(name, 2, None)
-
-
-@pytest.mark.parametrize("name", NAMES[:2])
+@pytest.mark.parametrize("name", NAMES[:3])
 def test_a_small_detector_has_no_weights_to_start_from(name):
     with pytest.raises(ValueError, match=f"{name} has no pre-trained weights: pass weights=null, got 'coco'"):
         build_detector(name, 2, "coco")
@@ -140,7 +134,7 @@ def test_a_failed_download_says_so_and_how_to_go_on(monkeypatch, name, weights):
         build_detector(name, 2, weights)
 
 
-@pytest.mark.parametrize("name", NAMES[2:])
+@pytest.mark.parametrize("name", NAMES[3:])
 def test_a_backbone_starts_from_the_weights_that_its_builder_takes(monkeypatch, name):
     asked = {}
     monkeypatch.setattr("detmix.training.models.get_model", lambda name, **options: asked.update(options))

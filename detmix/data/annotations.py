@@ -98,7 +98,7 @@ class Annotations:
         Raises:
             ValueError: there is no such image.
         """
-        before = offsets_of(~self.iscrowd)  # how many samples show of the objects before each
+        before = offsets_of((~self.iscrowd).astype(np.int64))  # how many samples show of the objects before each
         kept = np.diff(before[self.offsets]) > 0
         if not kept.any():
             raise ValueError("none of its images has an object that samples show")

@@ -25,7 +25,7 @@ def reduce_target(target: Target, size: tuple[int, int], reduced: tuple[int, int
 
     Returns:
         The target itself if the sizes are the same; otherwise a copy with these keys scaled. A pixel of a mask is that
-        in the middle of its square. A keypoint stays in its square, as torchvision's own resizing has it.
+        in the middle of its square. Keypoints stay where they are in the picture, as where ``Augment`` resizes it.
 
     Raises:
         ValueError: the image is of no such size.
@@ -39,7 +39,8 @@ def reduce_target(target: Target, size: tuple[int, int], reduced: tuple[int, int
     if "masks" in target:
         scaled["masks"] = _middles(target["masks"], part)
     if "keypoints" in target:
-        scaled["keypoints"] = target["keypoints"] / torch.tensor([part, part, 1])
+        middle = torch.tensor([0.5, 0.5, 0.0])  # of a pixel, whose index its keypoints have
+        scaled["keypoints"] = (target["keypoints"] + middle) / torch.tensor([part, part, 1]) - middle
     return scaled
 
 

@@ -170,14 +170,14 @@ def file_near(predictions: Path) -> Path | None:
 
 def _read(file: Path) -> _Images:
     if file.name == CLASSES_FILE:
-        return _Images([], _read_classes(file))
+        return _Images([], [*_read_classes(file)])
     try:
         return msgspec.json.decode(file.read_bytes(), type=_Images)
     except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors
         raise ValueError(f"{file}: {error}") from None
 
 
-def _read_classes(file: Path) -> list[Category]:
+def _read_classes(file: Path) -> Sequence[Category]:
     try:
         return read_classes(file)
     except ValueError as error:

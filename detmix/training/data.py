@@ -176,7 +176,9 @@ class DetectionData(L.LightningDataModule):
             for split, source in zip(train, sources, strict=True)
         ]
         self.skeleton: Skeleton | None = self._sources[0].skeleton
-        self.oks_sigmas = None if self.skeleton is None else oks_sigmas_for(len(self.skeleton.names), oks_sigmas)
+        self.oks_sigmas: list[float] | None = None
+        if self.skeleton is not None:
+            self.oks_sigmas = oks_sigmas_for(len(self.skeleton.names), oks_sigmas).tolist()
         self.augment = Augment(augment, mirrored=None if self.skeleton is None else self.skeleton.mirrored)
         for source in self._sources:
             self._require_skeleton(source, "data.train")
