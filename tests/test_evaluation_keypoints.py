@@ -506,6 +506,8 @@ def test_rows_that_are_completed_must_have_keypoints():
         with_keypoints(found, [{**row, "keypoints": ["a"]} for row in predictions])
     with pytest.raises(ValueError, match=rf"predictions: {EACH}, got 0 - at `\$\[0\].keypoints`"):
         with_keypoints(found, [{"keypoints": None}] * len(predictions))
+    with pytest.raises(ValueError, match=f"predictions: got 3 rows for {len(found)} detections"):
+        with_keypoints(found, predictions[:3])
     fewer = with_keypoints(found, [{**row, "keypoints": row["keypoints"][:6]} for row in predictions])
     with pytest.raises(ValueError, match="predictions: keypoints must be 17 as in ground truth, got 2"):
         evaluate_coco(read, fewer, "keypoints")

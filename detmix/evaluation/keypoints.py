@@ -68,8 +68,11 @@ def with_keypoints(found: Detections, rows: Sequence[Mapping[str, Any]]) -> Dete
         rows: COCO results, in the same order, each with ``keypoints``: 3P numbers.
 
     Raises:
-        ValueError: keypoints are missing, not all of one length, or not finite; the row is named.
+        ValueError: keypoints are missing, not all of one length, or not finite (the row is named); or there are not as
+            many rows as detections.
     """
+    if len(rows) != len(found):
+        raise ValueError(f"{found.source}: got {len(rows)} rows for {len(found)} detections")
     place = "$[{}].keypoints"
     try:
         lists = msgspec.convert([row.get("keypoints") or [] for row in rows], list[list[float]])
@@ -101,9 +104,9 @@ def object_keypoints(rows: Sequence[Any], name: str, place: str) -> tuple[NDArra
     count = _count(lists, name, place)
     filled = [numbers or [0.0] * (3 * count) for numbers in lists]
     keypoints = keypoint_array(filled, count, "that the first annotation with any has", name, place)
-    visible = np.count_nonzero(keypoints[:, :, 2] > 0, axis=1).tolist()
-    counts = [seen if row.num_keypoints is None else row.num_keypoints for row, seen in zip(rows, visible, strict=True)]
-    posed = [bool(numbers) and count != 0 for numbers, count in zip(lists, counts, strict=True)]
+    seen = np.count_nonzero(keypoints[:, :, 2] > 0, axis=1).tolist()
+    stated = [own if row.num_keypoints is None else row.num_keypoints for row, own in zip(rows, seen, strict=True)]
+    posed = [bool(numbers) and visible != 0 for numbers, visible in zip(lists, stated, strict=True)]
     return keypoints, np.array(posed, dtype=np.bool_)
 
 
