@@ -169,6 +169,17 @@ def test_splits_with_other_keypoints_are_refused(coco, capsys):
     assert not (coco.root / "runs").exists()
 
 
+def test_validation_data_without_visible_keypoints_is_refused_before_the_training(coco, capsys):
+    data = read(coco.val)
+    for row in data["annotations"]:
+        row["keypoints"] = [0] * 12
+    coco.val.write_text(json.dumps(data))
+    with pytest.raises(SystemExit):
+        coco()
+    assert "instances_val2017.json: none of its objects has a visible keypoint" in capsys.readouterr().err
+    assert not (coco.root / "runs").exists()
+
+
 def test_a_detector_of_keypoints_needs_some(capsys, tmp_path, in_repository):
     with pytest.raises(SystemExit):
         cli_main(["fit", "--config", CONFIG, "--runs", str(tmp_path), *TINY, *ONE_EPOCH, "--data.keypoints=false"])

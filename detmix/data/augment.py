@@ -22,7 +22,7 @@ from ..targets import (
     select_objects,
     without_covers,
 )
-from .pixel_points import pixel_points
+from .pixel_points import pixel_points, require_support
 from .points import check_keypoints, exchanged, joined
 from .skeleton import check_mirrored
 
@@ -93,7 +93,10 @@ class Augment:
         Raises:
             TypeError: a transform is none.
             ValueError: mirrored does not exchange pairs of 0 ... P-1.
+            RuntimeError: mirrored is given, and torchvision is older than 0.24.
         """
+        if mirrored is not None:
+            require_support()
         if transforms is None:
             transforms = v2.RandomHorizontalFlip()
         chosen = list(transforms) if isinstance(transforms, Iterable) else [transforms]

@@ -25,6 +25,15 @@ _Shift = Callable[[Tensor], Any]
 _SUPPORTED = hasattr(v2, "SanitizeKeyPoints")  # since 0.24; 0.23 pushes points that leave the image to its border
 
 
+def require_support() -> None:
+    """Raise RuntimeError if torchvision is older than 0.24."""
+    if not _SUPPORTED:
+        raise RuntimeError(
+            f"v2 transforms move keypoints from torchvision 0.24 on, got {torchvision.__version__}: "
+            "detmix.data.transforms.Albumentations moves them with any"
+        )
+
+
 def pixel_points(places: Tensor, size: tuple[int, int], turns: list[bool]) -> Tensor:
     """Keypoints (N, P, 2) of an image of (H, W), for v2 transforms.
 
@@ -39,11 +48,7 @@ def pixel_points(places: Tensor, size: tuple[int, int], turns: list[bool]) -> Te
     Raises:
         RuntimeError: torchvision is older than 0.24.
     """
-    if not _SUPPORTED:
-        raise RuntimeError(
-            f"v2 transforms move keypoints from torchvision 0.24 on, got {torchvision.__version__}: "
-            "detmix.data.transforms.Albumentations moves them with any"
-        )
+    require_support()
     return PixelPoints.of(places.to("cpu", torch.float64), size, turns)
 
 

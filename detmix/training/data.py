@@ -251,8 +251,8 @@ class DetectionData(L.LightningDataModule):
         """Open what the stage evaluates on, so that a mistake in it shows before the training.
 
         Raises:
-            ValueError: that data is malformed, empty, or of other classes, or has masks that cannot be measured; the
-                file is named.
+            ValueError: that data is malformed, empty, or of other classes, or has masks or keypoints that cannot be
+                measured; the file is named.
             FileNotFoundError: a file is missing, or the first image of a split that the stage reads.
         """
         if self.trainer is not None:
@@ -260,8 +260,8 @@ class DetectionData(L.LightningDataModule):
         for part in self._parts(stage):
             if isinstance(part.source, DetectionDataset) and (stage == "fit" or part.stage != "train"):
                 require_first_image(part.source, part.name)
-            if self.masks and isinstance(part.source, DetectionDataset) and part.stage != "train":
-                _require_masks(part)
+            if isinstance(part.source, DetectionDataset) and part.stage != "train":
+                _require_measurable(part)
 
     def described(self, stage: str) -> str:
         """One line on what a stage, ``fit``, ``validate`` or ``test``, reads, and the training data."""
@@ -404,12 +404,15 @@ def _refuse_files(settings: dict[str, Any]) -> None:
         raise ValueError(f"{', '.join(given)}: made-up shapes have no files. Pass data.format, coco or voc")
 
 
-def _require_masks(part: Part) -> None:
-    """Look at the masks of a split now, and not when it is evaluated after an epoch.
+def _require_measurable(part: Part) -> None:
+    """Look at the masks and keypoints of a split now, and not when it is evaluated after an epoch.
 
     Raises:
-        ValueError: one is malformed.
+        ValueError: a mask is malformed, or no object has a keypoint that is visible.
     """
+    keypoints = part.source.annotations.keypoints
+    if keypoints is not None and not (keypoints[..., 2] > 0).any():
+        raise ValueError(f"{part.name}: none of its objects has a visible keypoint, so keypoints cannot be measured")
     try:
         part.source.annotations.require_masks()
     except ValueError as error:
