@@ -215,3 +215,11 @@ def test_a_name_leads_to_a_folder_below_that_of_all_runs(run, capsys, tmp_path, 
 def test_wrong_settings_in_python_are_named_as_in_a_config(settings, error, wanted):
     with pytest.raises(error, match=wanted):
         DetectionData(**settings)
+
+
+def test_what_the_scheduler_was_told_wrong_is_said_without_a_traceback(run, capsys, monkeypatch):
+    for name, value in {"NTASKS": "2", "JOB_ID": "1", "JOB_NAME": "x", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    with pytest.raises(SystemExit):
+        run("fit")
+    assert "Use `--ntasks-per-node=2` instead" in capsys.readouterr().err

@@ -102,7 +102,7 @@ class DetmixCLI(LightningCLI):
         """Build data, model and trainer; bad data or settings end with their own message, not a traceback."""
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, OSError, MisconfigurationException) as error:
+        except (ValueError, TypeError, OSError, RuntimeError, MisconfigurationException) as error:
             self.parser.error(str(error))
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
