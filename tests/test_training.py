@@ -192,8 +192,10 @@ def test_images_without_annotations_can_be_validated_on(tmp_path, in_repository,
     data = ["--data.format=coco", f"--data.root={tmp_path}", "--data.train=[train2017]", "--data.val=val2017"]
     arguments = ["--config", "configs/quickstart.yaml", "--runs", str(tmp_path), *TINY, *data]
     cli_main(["fit", *arguments, "--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0"])
-    [told] = [record.getMessage() for record in caplog.records if record.name == "detmix.training"]
+    told, best = [record.getMessage() for record in caplog.records if record.name == "detmix.training"]
     assert told == f"{file}: no object is annotated for data.val: there is no AP to measure"
+    assert best.startswith("val/AP is -1: no object that it could be of is in the images that were measured.")
+    assert not (tmp_path / "quickstart" / "checkpoints" / "best.ckpt").exists()
     assert "AP –  AP50 – (COCO)  AP50 – (VOC)\n" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "quickstart" / "metrics.json").read_text())
     assert metrics["AP"] == -1

@@ -4,15 +4,12 @@ import secrets
 import shutil
 from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
-from torch import nn
 
 from detmix.files import NotWritten
 from detmix.training.checkpoints import CheckpointFiles, read_checkpoint, save_whole
 from detmix.training.files import read_history
-from detmix.training.resume import BestCheckpoint
 
 from .conftest import needs_linux
 from .hostile import compress
@@ -142,33 +139,3 @@ def test_a_run_that_goes_on_with_a_lower_rate_trains_with_it(checkpointed, tmp_p
     assert before["last_epoch"] == 2
     assert [rate > 1e-5 for rate in rates] == [True] * 2 + [False] * 4
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["lr_schedulers"][0]["base_lrs"] == [1e-5]
-
-
-class Scored(L.LightningModule):
-    """Trains one step in an epoch, and is then as good as the next of the scores."""
-
-    def __init__(self, scores):
-        super().__init__()
-        self.scores, self.layer = scores, nn.Linear(1, 1)
-
-    def training_step(self, batch, batch_idx):
-        return self.layer(batch).sum()
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val/AP", self.scores[self.current_epoch])
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning")
-@pytest.mark.parametrize(
-    ("scores", "best"), [([0.1, 0.2, 0.3], 3), ([0.3, 0.2, 0.1], 1), ([0.2, 0.4, 0.1], 2), ([0.4, 0.1, 0.5], 3)]
-)
-def test_the_best_checkpoint_is_that_of_the_highest_ap(tmp_path, scores, best):
-    batches = torch.utils.data.DataLoader(torch.ones(1, 1))
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
-    trainer = L.Trainer(accelerator="cpu", max_epochs=3, callbacks=[BestCheckpoint(tmp_path)], **quiet)
-    trainer.fit(Scored(scores), batches, batches)
-    assert [file.name for file in tmp_path.iterdir()] == ["best.ckpt"]
-    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"] == best

@@ -27,6 +27,7 @@ from ..files import remove_temporary, require_writable, write_whole
 from ..reporting.tables import number_text
 from ..terminal import outliving_readers, replace_unprintable, require_text, tell
 from .artifacts import RunFiles
+from .best import BestCheckpoint, require_measured, require_same_accuracy
 from .callbacks import MixupSchedule, ProgressBar, Throughput, ValidateAtTheEnd, mixing_of
 from .checkpoints import CheckpointFiles, read_checkpoint
 from .configs import CONFIG_MODE
@@ -39,7 +40,7 @@ from .log import EventLogger, RowLogger
 from .module import DetectionModule
 from .parser import DESCRIPTIONS, Formatter, Parser, explain_options, link_seed
 from .quiet import quiet
-from .resume import BestCheckpoint, LastCheckpoint
+from .resume import LastCheckpoint
 from .signals import StopRequests
 from .skipped import SkippedImages
 
@@ -73,6 +74,13 @@ class DetmixCLI(LightningCLI):
             type=PositiveInt,
             default=500,
             help="fit: steps between two checkpoints within an epoch; there is one at the end of each epoch too.",
+        )
+        parser.add_argument(
+            "--best_by",
+            type=str,
+            default="AP",
+            help="fit: the accuracy of which best.ckpt has the highest, by its name in metrics.json: AP50, AP/<class>, "
+            "voc/AP50, segm/AP of masks ...",
         )
         link_seed(parser)
 
@@ -197,6 +205,7 @@ class DetmixCLI(LightningCLI):
             self.datamodule.setup(stage)
             self.model.build(stage, self.datamodule.class_names, self.datamodule.num_keypoints)
             if stage == "fit":
+                require_measured(self._best_by, self.datamodule.class_names, masks=self.model.measures_masks)
                 self.model.check_schedule(self.trainer)
                 if self._mixes and self._trial is None:
                     self.datamodule.check_schedule(self.trainer.max_epochs)
@@ -204,6 +213,8 @@ class DetmixCLI(LightningCLI):
                 read_history(self.run_dir)
             if self._checkpoint:
                 self.model.require_own(self._checkpoint, self._checkpoint_path, self.trainer, stage)
+                if self._goes_on and stage == "fit":
+                    require_same_accuracy(self._best_by, self._checkpoint, self.run_dir / "checkpoints")
         except (ValueError, TypeError, OSError, RuntimeError) as error:
             self.parser.error(str(error))
 
@@ -266,6 +277,10 @@ class DetmixCLI(LightningCLI):
             f"{ended}. A finished run goes on with a higher --trainer.max_epochs, max_steps or max_time; 'validate' in "
             "the place of 'fit' evaluates its last checkpoint."
         )
+
+    @property
+    def _best_by(self) -> str:
+        return self._get(self.config, "best_by")
 
     @property
     def _checkpoint_path(self) -> Path:
@@ -339,7 +354,7 @@ class DetmixCLI(LightningCLI):
             FiniteLoss(),
             SkippedImages(run_dir),
             *files,
-            BestCheckpoint(folder),
+            BestCheckpoint(folder, self._best_by),
             # after the best one, so that it knows of it
             LastCheckpoint(
                 folder,

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, get_loader, set_loader
 
 CONFIG_MODE = "bounded_yaml"  # the parser_mode for all parsers of configs
 # in the saved config of a run beside data, model, trainer and seed: what none but the trainer has a use for
-RUN_OPTIONS = ("name", "runs", "resume", "checkpoint_every", "ckpt_path", "weights_only", "verbose")
+RUN_OPTIONS = ("name", "runs", "resume", "checkpoint_every", "best_by", "ckpt_path", "weights_only", "verbose")
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MERGE = "tag:yaml.org,2002:merge"  # of the key <<, which may stand several times

@@ -15,7 +15,6 @@ import torch
 from lightning.pytorch.callbacks import (
     Checkpoint,
     GradientAccumulationScheduler,
-    ModelCheckpoint,
     StochasticWeightAveraging,
     Timer,
 )
@@ -224,22 +223,6 @@ class LastCheckpoint(Checkpoint):
         if self._step is None:
             return f"Nothing was trained since {self.path}. Go on from there with\n  {self.command}"
         return f"{self.path} holds the run up to step {self._step}. Go on from there with\n  {self.command}"
-
-
-class BestCheckpoint(ModelCheckpoint):
-    """Keeps ``best.ckpt``, that of the highest validation AP, through interruptions and moves of the run's folder."""
-
-    def __init__(self, folder: Path) -> None:
-        """Say where."""
-        super().__init__(folder, "best", monitor="val/AP", mode="max", enable_version_counter=False)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on comparing with the best so far, if it is still there."""
-        path = os.path.join(str(self.dirpath), "best.ckpt")
-        scores = list(state_dict["best_k_models"].values())
-        if scores and os.path.exists(path):
-            moved = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
-            super().load_state_dict({**state_dict, **moved, "best_k_models": {path: scores[0]}})
 
 
 def _limits(trainer: L.Trainer) -> list[float]:
