@@ -28,10 +28,12 @@ if fault:
     sys.exit(fault)
 ap = {"weighted": 0.50, "pair": 0.52 + 0.002 * seed, "unweighted": 0.48}[objective] + 0.01 * seed
 folder.mkdir(parents=True, exist_ok=True)
-(folder / "metrics.json").write_text(json.dumps({"AP": ap, "AP50": ap + 0.3}))
+metrics = {"AP": ap, "AP50": ap + 0.3, "segm/AP": 1 - ap, "APs": -1.0, "loss": 1.5}
+(folder / "metrics.json").write_text(json.dumps(metrics))
 """
 
 
+OF_PLAN = {"grid", "baseline", "measures"}
 GRID = ["model.objective=weighted,pair,unweighted"]
 
 
@@ -58,7 +60,7 @@ def sweeps_in(folder):
     (folder / "stand_in.py").write_text(STAND_IN)
 
     def run(seeds=2, **options):
-        of_plan = {"grid": options.pop("grid", GRID), "baseline": options.pop("baseline", None)}
+        of_plan = {"grid": GRID} | {name: options.pop(name) for name in OF_PLAN & options.keys()}
         plan = make_plan(Path("configs/quickstart.yaml"), seeds=seeds, **of_plan)
         train = [sys.executable, "-S", str(folder / "stand_in.py")]
         run_sweep(plan, folder / "sweep", train=train, command="python tools/sweep.py", **options)

@@ -14,7 +14,7 @@ from rich.console import Console
 from detmix.sweep import look_into, make_plan, plan_table, results, run, run_sweep, workers
 from detmix.sweep.estimate import Estimate
 from detmix.sweep.markdown import arms_compared, sweep_section
-from detmix.sweep.outcome import Outcome, outcome_of
+from detmix.sweep.outcome import Outcome, judged, outcome_of
 from detmix.sweep.tables import progress_table, seconds_left
 
 from .browser import find_faults
@@ -152,7 +152,8 @@ def test_a_run_that_leaves_no_numbers_has_crashed(tmp_path):
     (tmp_path / "run/metrics.json").write_text('{"AP": NaN, "AP50": NaN}')
     assert outcome_of(0, tmp_path, "run", [], 1.0, "host").kind == "crashed"
     (tmp_path / "run/metrics.json").write_text('{"AP": -1.0, "AP50": -1.0}')  # COCO's mark
-    outcome = outcome_of(0, tmp_path, "run", ["AP – (COCO)"], 1.0, "host")
+    pair = ("plain", 0)
+    outcome = judged({pair: outcome_of(0, tmp_path, "run", ["AP – (COCO)"], 1.0, "host")}, ["AP50", "AP"])[pair]
     assert (outcome.kind, outcome.finished, outcome.metrics) == ("nothing to measure", False, {})
     assert outcome.cause.startswith("No object is annotated in the validation images")
     (tmp_path / "run/metrics.json").unlink()

@@ -62,7 +62,9 @@ def test_a_section_of_six_seeds_has_the_interval_by_bootstrap():
 
 
 def test_a_summary_has_a_row_for_each_arm_and_columns_for_each_sweep():
-    table = summary_table({"shapes": content({"plain": [0.5], "pair": [0.4]}), "BCCD": content({"plain": [0.9]})})
+    table = summary_table(
+        {"shapes": content({"plain": [0.5], "pair": [0.4]}), "BCCD": content({"plain": [0.9]})}, "AP50"
+    )
     assert table.splitlines() == [
         "| arm | AP50, shapes | difference | AP50, BCCD | difference |",
         "| --- | --- | --- | --- | --- |",
@@ -70,12 +72,12 @@ def test_a_summary_has_a_row_for_each_arm_and_columns_for_each_sweep():
         "| pair | 40.0 ± - | -10.0 (-) |  |  |",
     ]
     assert "| pair | 40.0 ± - (1 of 2 seeds, 1 diverged) |" in summary_table(
-        {"shapes": content({"plain": [0.5], "pair": [0.4]}, failed=["pair"])}
+        {"shapes": content({"plain": [0.5], "pair": [0.4]}, failed=["pair"])}, "AP50"
     )
 
 
 def test_a_name_with_a_bar_stays_in_its_cell():
-    table = summary_table({"shapes": content({"a|b": [0.5]})})
+    table = summary_table({"shapes": content({"a|b": [0.5]})}, "AP50")
     assert {line.count("|") for line in table.splitlines()} == {4}
     assert "| a&#124;b | 50.0 ± - |" in table
 
@@ -131,6 +133,21 @@ def test_a_finished_sweep_is_kept_without_hosts_and_put_between_its_marks(result
     assert kept.with_suffix(".png").is_file()
     assert "| pair | 2 | 58.0 |" in (tmp_path / "RESULTS.md").read_text()
     assert "| pair | 58.0 ± 8.5 |" in (tmp_path / "README.md").read_text()
+
+
+def test_each_measure_has_its_table_of_the_sweeps_that_were_compared_by_it(results, tmp_path):
+    folders = [write_sweep(tmp_path / f"base_{name}_objective") for name in ("shapes", "bccd")]
+    file = tmp_path / "base_bccd_objective" / "sweep.json"
+    sweep = json.loads(file.read_text())
+    sweep["definition"]["measures"] = ["AP"]
+    file.write_text(json.dumps(sweep))
+    results(*folders, marks=["base_shapes_objective", "base_bccd_objective"])
+    readme = (tmp_path / "README.md").read_text()
+    assert "| arm | AP50, shapes | difference |\n" in readme
+    assert "| arm | AP, shapes | difference | AP, BCCD | difference |\n" in readme
+    of_bccd = (tmp_path / "RESULTS.md").read_text().partition("<!-- sweep base_bccd_objective -->")[2]
+    assert "| AP | seeds |" in of_bccd
+    assert "AP50" not in of_bccd
 
 
 def test_a_sweep_without_marks_is_refused_before_anything_is_written(results, tmp_path, capsys):

@@ -38,7 +38,7 @@ def test_a_run_that_failed_is_told_by_its_last_error():
         (["ValueError: a", "During handling of the above exception, ...", "AssertionError"], "AssertionError"),
         ([], "no output"),
     ):
-        line = in_a_line("pair", 0, Outcome("crashed", 36.0, {}, "host", lines))
+        line = in_a_line("pair", 0, Outcome("crashed", 36.0, {}, "host", lines), ("AP50", "AP"))
         assert line.startswith(f"pair, seed 0: crashed after 0:00:36: {told}")
 
 

@@ -26,8 +26,11 @@ def test_the_tool_prints_what_came_out_and_fails_if_a_run_has(in_repository, tmp
         runpy.run_path(tool, run_name="__main__")
     assert "objective=unweighted has 0 of 1 seeds, 1 diverged" in " ".join(capsys.readouterr().out.split())
     (tmp_path / "fault").unlink()
-    monkeypatch.setattr(sys, "argv", [*command, "--retry"])
+    monkeypatch.setattr(sys, "argv", [*command, "--retry", "--measures", "segm/AP", "AP50"])
     runpy.run_path(tool, run_name="__main__")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "segm/AP in percent, by arm" in told
+    assert told.index("in segm/AP") < told.index("in AP50")
 
 
 def test_a_sweep_that_is_told_to_stop_ends_with_the_code_of_its_signal(in_repository, monkeypatch, capsys):

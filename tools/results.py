@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from detmix.files import write_text
-from detmix.sweep.markdown import arms_compared, fill, has_ended, summary_table, sweep_section
+from detmix.sweep.markdown import arms_compared, fill, has_ended, measures_of, summary_table, sweep_section
 from detmix.sweep.results import draw_comparison
-from detmix.sweep.statistics import MEASURES
 from detmix.terminal import replace_unprintable, require_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,16 +83,24 @@ def pages(sweeps: Mapping[str, Any]) -> dict[str, str]:
     for name, content in sweeps.items():
         results = _filled("RESULTS.md", results, f"sweep {name}", sweep_section(content, f"{KEPT}/{name}.png"))
     shown = {heading: sweeps[name] for heading, name in IN_README.items() if name in sweeps}
-    table = "\n\n".join(summary_table(shown, measure) for measure in MEASURES)
     readme = (ROOT / "README.md").read_text("utf-8")
-    return {"RESULTS.md": results, "README.md": _filled("README.md", readme, "results", table)}
+    return {"RESULTS.md": results, "README.md": _filled("README.md", readme, "results", _summaries(shown))}
+
+
+def _summaries(sweeps: Mapping[str, Any]) -> str:
+    """A table for each measure, of the sweeps that were compared by it."""
+    by: dict[str, dict[str, Any]] = {}
+    for heading, content in sweeps.items():
+        for measure in measures_of(content):
+            by.setdefault(measure, {})[heading] = content
+    return "\n\n".join(summary_table(contents, measure) for measure, contents in by.items())
 
 
 def keep(name: str, content: Mapping[str, Any]) -> None:
     """Write a sweep's numbers and draw its plot."""
     kept = ROOT / KEPT / f"{name}.json"
     write_text(kept, json.dumps(content, indent=1) + "\n")
-    draw_comparison(arms_compared(content, "AP50")).savefig(kept.with_suffix(".png"), dpi=110)
+    draw_comparison(arms_compared(content, measures_of(content)[0])).savefig(kept.with_suffix(".png"), dpi=110)
 
 
 def _filled(page: str, text: str, name: str, block: str) -> str:

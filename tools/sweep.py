@@ -4,6 +4,7 @@ python tools/sweep.py --config configs/quickstart.yaml --set data.mixup.alpha=0,
 python tools/sweep.py --config configs/quickstart.yaml --set data.mixup.alpha=0,0.2,1.5 --seeds 5 --jobs 2
 python tools/sweep.py --config configs/bccd.yaml --set data.mixup.alpha=0,1.5 --set model.objective=weighted,pair
 python tools/sweep.py --config configs/bccd.yaml --arms arms.yaml --baseline plain --trainer.max_epochs 12
+python tools/sweep.py --config configs/bccd.yaml --arms arms.yaml --measures AP/Platelets AP    # a class before all
 
 Every combination of the --set values is an arm; or --arms names a YAML file with arms of its own:
 
@@ -13,10 +14,10 @@ Every combination of the --set values is an arm; or --arms names a YAML file wit
       pair: {model.objective: pair}
 
 Other options go to the trainer, in all arms. All settings are checked before the first run. Runs are done seed by
-seed. The same command goes on with a sweep that was stopped or killed; what is finished is not done again, and a higher
---seeds adds to it. Typed on several hosts with the same --output in a shared folder, or once for each GPU with another
-CUDA_VISIBLE_DEVICES, it shares the runs among them. A run that fails is recorded, the others go on, and the exit status
-is 1.
+seed. The same command goes on with a sweep that was stopped or killed; what is finished is not done again, a higher
+--seeds adds to it, and other --measures compare the same runs by other numbers. Typed on several hosts with the same
+--output in a shared folder, or once for each GPU with another CUDA_VISIBLE_DEVICES, it shares the runs among them. A
+run that fails is recorded, the others go on, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from detmix.sweep import (
     run_sweep,
     seconds_left,
 )
+from detmix.sweep.plan import MEASURES
 from detmix.terminal import Parser, replace_unprintable, require_text
 
 TRAIN = [sys.executable, str(Path(__file__).with_name("train.py"))]
@@ -63,6 +65,7 @@ def main() -> None:
             seeds=options.seeds,
             baseline=options.baseline,
             common=common,
+            measures=options.measures,
         )
         if options.dry_run:
             show_plan(plan, look_into(folder, plan, retry=options.retry), options.jobs)
@@ -111,6 +114,13 @@ def make_parser() -> ArgumentParser:
     add("--arms", type=Path, metavar="FILE", help="named arms, instead of --set")
     add("--seeds", type=int, default=3, metavar="N", help="runs of each arm, with seeds 0 ... N-1 (default: 3)")
     add("--baseline", metavar="ARM", help="what the others are compared with (default: the first arm)")
+    add(
+        "--measures",
+        nargs="+",
+        default=MEASURES,
+        metavar="NAME",
+        help="accuracies in metrics.json that arms are compared by, the first before all (default: AP50 AP)",
+    )
     add("--jobs", type=int, default=1, metavar="N", help="runs at a time, which share the cores (default: 1)")
     add("--output", type=Path, metavar="DIR", help="folder of the sweep (default: sweeps/<config>_<arms or keys>)")
     add("--retry", action="store_true", help="do runs again that have failed")

@@ -9,10 +9,16 @@ from typing import Any
 
 from ..machine import describe
 from .outcome import FINISHED
-from .statistics import ARMS, MEASURES, LevelComparison, compare_levels, luck
+from .plan import MEASURES
+from .statistics import ARMS, LevelComparison, compare_levels, luck
 from .tables import columns, duration, level_cells, level_rows, pair_table
 
 Content = Mapping[str, Any]  # of a sweep.json
+
+
+def measures_of(content: Content) -> tuple[str, ...]:
+    """What the arms of a ``sweep.json`` were compared by; one of before there was a choice does not tell."""
+    return tuple(content["definition"].get("measures", MEASURES))
 
 
 def arms_compared(content: Content, measure: str) -> LevelComparison:
@@ -40,19 +46,19 @@ def sweep_section(content: Content, picture: str) -> str:
         content: of its ``sweep.json``.
         picture: path of its plot, as the page is to link it.
     """
-    comparisons = [arms_compared(content, measure) for measure in MEASURES]
+    comparisons = [arms_compared(content, measure) for measure in measures_of(content)]
     tables = [part for comparison in comparisons for part in _tables(comparison)]
     drawn = f"![{picture_alt(comparisons[0])}]({picture})"
     parts = [f"    {content['command']}", *tables, luck(comparisons), drawn, _cost(content)]
     return "\n\n".join(part for part in parts if part)
 
 
-def summary_table(contents: Mapping[str, Content], measure: str = "AP50") -> str:
+def summary_table(contents: Mapping[str, Content], measure: str) -> str:
     """One row for each arm, two columns for each sweep: mean and spread, and difference to the baseline.
 
     Args:
         contents: of each ``sweep.json`` by the heading of its columns; arms of the same name share a row.
-        measure: ``AP50`` or ``AP``.
+        measure: name of the accuracy.
     """
     comparisons = {heading: arms_compared(content, measure) for heading, content in contents.items()}
     arms = dict.fromkeys(level.name for comparison in comparisons.values() for level in comparison.levels)

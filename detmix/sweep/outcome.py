@@ -6,11 +6,13 @@ import json
 import math
 import re
 import signal
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
 from ..evaluation import NO_OBJECTS
+from ..training.accuracies import listed
 from .plan import Pair
 
 FINISHED = "finished"
@@ -39,7 +41,7 @@ class Outcome:
     """What came of a run.
 
     Attributes:
-        kind: ``finished``, ``nothing to measure`` (it ended well, and its validation images have no objects),
+        kind: ``finished``, ``nothing to measure`` (it ended well, and its validation images have no such objects),
             ``diverged``, ``out of memory``, ``disk full``, ``killed`` or ``crashed``.
         seconds: how long it took, all attempts together.
         metrics: the numbers in its ``metrics.json``; empty unless it finished.
@@ -89,15 +91,41 @@ def outcome_of(code: int, runs: Path, name: str, lines: list[str], seconds: floa
     """
     if code == 0:
         metrics = _metrics(runs, name)
-        if metrics is not None and metrics["AP"] == NO_OBJECTS:
-            told = "No object is annotated in the validation images, so there is no AP: choose another data.val."
-            return Outcome(_NO_NUMBERS, seconds, {}, host, [told])
         if metrics is not None and math.isfinite(metrics["AP"]):
             return Outcome(FINISHED, seconds, metrics, host, [])
         lines = [*lines, f"It ended without a metrics.json with AP and AP50 in {runs / name}."]
     if code in _KILLED_OUTRIGHT:
         lines = [*lines, "It was killed outright (SIGKILL), as systems do when memory runs out."]
     return Outcome(_kind(code, lines), seconds, {}, host, lines)
+
+
+def judged(states: States, measures: Sequence[str]) -> States:
+    """The states by some of the numbers: a run that has COCO's mark for no objects in one had nothing to measure.
+
+    Args:
+        states: of the runs, as they have ended; all that they measured is kept there, whatever is asked for now.
+        measures: names of the numbers.
+
+    Raises:
+        ValueError: a run has finished and has no such number; it is named, and those that it has are told.
+    """
+    return {pair: _judged(pair, state, measures) for pair, state in states.items()}
+
+
+def _judged(pair: Pair, state: str | Outcome, measures: Sequence[str]) -> str | Outcome:
+    if isinstance(state, str) or not state.finished:
+        return state
+    for measure in measures:
+        if measure not in state.metrics:
+            raise ValueError(
+                f"{pair[0]} with seed {pair[1]} has finished and has no {measure}: its metrics.json has "
+                f"{listed(state.metrics)}. The same command with other --measures goes on, and trains nothing again"
+            )
+    unmeasured = [measure for measure in measures if state.metrics[measure] == NO_OBJECTS]
+    if not unmeasured:
+        return state
+    told = f"No object is annotated in the validation images by which to measure {', '.join(unmeasured)}: choose "
+    return replace(state, kind=_NO_NUMBERS, metrics={}, lines=[told + "another data.val, or other --measures."])
 
 
 def last_lines(log: Path, begin: int = 0) -> list[str]:

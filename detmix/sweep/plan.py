@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from ..training.accuracies import is_accuracy
 from ..training.cli import check_fits
 from ..training.configs import load_config, require_single_keys
 
@@ -20,6 +21,7 @@ Settings: TypeAlias = dict[str, str]  # key to value, both as on the trainer's c
 Pair: TypeAlias = tuple[str, int]  # name of an arm, seed
 
 _OWN = ("config", "name", "runs", "resume", "seed_everything", "ckpt_path")  # what the sweep says itself
+MEASURES = ("AP50", "AP")  # that arms are compared by unless others are asked for, the first before all
 CONFIG = "config.yaml"  # in the folder of a sweep: the config as it was at the start
 _BRACKETS = {"[": 1, "{": 1, "(": 1, "]": -1, "}": -1, ")": -1}
 
@@ -36,6 +38,7 @@ class Plan:
         factors: of a grid: the values of each key, in order; empty for named arms.
         common: settings of all arms, as on the command line: ``["--data.root=data/voc"]``.
         text: of the config file when the sweep was put together.
+        measures: accuracies in ``metrics.json`` that the arms are compared by, the first before all.
     """
 
     config: Path
@@ -45,6 +48,7 @@ class Plan:
     factors: dict[str, tuple[str, ...]]
     common: tuple[str, ...] = ()
     text: str = ""
+    measures: tuple[str, ...] = MEASURES
 
     @property
     def pairs(self) -> list[Pair]:
@@ -67,7 +71,8 @@ class Plan:
     def definition(self) -> dict[str, Any]:
         """What the runs follow from, and so must be equal in all processes that share the sweep, as JSON.
 
-        The number of seeds and the baseline are not in it: more seeds add to a sweep, and any arm can be compared with.
+        The number of seeds, the baseline and the measures are not in it: more seeds add to a sweep, any arm can be
+        compared with, and by any number of the runs.
         """
         content = load_config(self.text)
         return json.loads(
@@ -83,6 +88,7 @@ def make_plan(
     seeds: int = 3,
     baseline: str | None = None,
     common: Sequence[str] = (),
+    measures: Sequence[str] = MEASURES,
 ) -> Plan:
     """Put a sweep together, and check the settings of every arm with the trainer's own parser.
 
@@ -93,9 +99,11 @@ def make_plan(
         seeds: how many runs of each arm.
         baseline: name of the arm that the others are compared with; the first unless given.
         common: settings of all arms, as on the command line.
+        measures: accuracies in ``metrics.json`` that the arms are compared by, the first before all.
 
     Raises:
-        ValueError: a key does not exist, a value is of the wrong type, an argument is wrong, or there is a single arm.
+        ValueError: a key does not exist, a value is of the wrong type, an argument is wrong, there is a single arm, or
+            a measure is no accuracy.
         FileNotFoundError: a file is missing.
     """
     text = _text_of(config, "config file")
@@ -103,6 +111,7 @@ def make_plan(
         raise ValueError("a sweep needs either --set KEY=VALUE,VALUE,... (again for each key) or --arms FILE")
     if seeds < 1:
         raise ValueError(f"seeds must be 1 or more, got {seeds}")
+    _check_measures(measures)
     factors = parse_grid(grid)
     arms = grid_arms(factors) if arms_file is None else read_arms(arms_file)
     if len(arms) == 1:
@@ -110,7 +119,7 @@ def make_plan(
     chosen = next(iter(arms)) if baseline is None else baseline
     if chosen not in arms:
         raise ValueError(f"the baseline must be one of the arms, {', '.join(arms)}; got {chosen}")
-    plan = Plan(config, arms, seeds, chosen, factors, tuple(common), text)
+    plan = Plan(config, arms, seeds, chosen, factors, tuple(common), text, tuple(measures))
     _check(plan)
     return plan
 
@@ -166,6 +175,17 @@ def read_arms(file: Path) -> dict[str, Settings]:
     if not isinstance(arms, dict) or not arms:
         raise ValueError(f"{file}: wanted one key, arms, with a mapping of names to settings, got {content!r}")
     return {_name(file, name): _settings(file, name, settings) for name, settings in arms.items()}
+
+
+def _check_measures(measures: Sequence[str]) -> None:
+    others = [name for name in measures if not is_accuracy(name)]
+    if others or not measures:
+        raise ValueError(
+            "measures must be accuracies in metrics.json, of which more is better, such as AP50, voc/AP50, segm/AP or "
+            f"AP/<class>; got {', '.join(others) or 'none'}"
+        )
+    if len(set(measures)) < len(measures):
+        raise ValueError(f"each measure can be there once only, got {', '.join(measures)}")
 
 
 def _text_of(file: Path, what: str) -> str:

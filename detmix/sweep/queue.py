@@ -23,7 +23,7 @@ from optuna.storages.journal import JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from .journal import look_at_study, mend, open_study
-from .outcome import Outcome, States
+from .outcome import Outcome, States, judged
 from .plan import Pair, Plan
 
 _JOURNAL = "sweep.journal"
@@ -69,10 +69,11 @@ class Queue:
             retry: put runs in again that have failed.
 
         Raises:
-            ValueError: the folder holds another sweep; what differs is told. Or its journal is damaged.
+            ValueError: the folder holds another sweep; what differs is told. Or its journal is damaged, or a run that
+                has finished lacks one of the plan's measures.
             OSError: the folder cannot be written.
         """
-        self._folder = folder
+        self._folder, self._measures = folder, plan.measures
         (folder / "running").mkdir(parents=True, exist_ok=True)
         with self._locked():
             self._study = open_study(folder / _JOURNAL)
@@ -82,8 +83,12 @@ class Queue:
             self._put_in(plan.pairs, retry)
 
     def states(self) -> States:
-        """For each run ``waiting``, ``running``, or its outcome."""
-        return _states(self._study)
+        """For each run ``waiting``, ``running``, or its outcome by the plan's measures.
+
+        Raises:
+            ValueError: a run has finished and lacks one of them.
+        """
+        return judged(_states(self._study), self._measures)
 
     @property
     def unfinished(self) -> bool:
@@ -108,10 +113,9 @@ class Queue:
         """Record what came of a run; nothing happens if another process, which thought it was given up, has done so."""
         with self._locked(), suppress(optuna.exceptions.UpdateFinishedTrialError):
             taken.trial.set_user_attr("outcome", asdict(outcome))
-            if outcome.finished:
-                self._study.tell(taken.trial, outcome.metrics["AP50"], skip_if_finished=True)
-            else:
-                self._study.tell(taken.trial, state=TrialState.FAIL, skip_if_finished=True)
+            value = outcome.metrics.get(self._measures[0])  # for Optuna's own tools: here the outcome is read
+            state = TrialState.FAIL if value is None else None
+            self._study.tell(taken.trial, value, state, skip_if_finished=True)
         taken.let_go()
         (self._folder / "running" / str(taken.trial.number)).unlink(missing_ok=True)
 
@@ -159,7 +163,7 @@ class Queue:
             lock.release()
 
     def _put_in(self, pairs: Sequence[Pair], retry: bool) -> None:
-        there = _states(self._study)
+        there = self.states()
         for arm, seed in pairs:
             state = there.get((arm, seed))
             if state is None or (retry and _failed(state)):
@@ -176,13 +180,15 @@ def look_into(folder: Path, plan: Plan, *, retry: bool = False) -> States:
         retry: runs that have failed wait too.
 
     Raises:
-        ValueError: the folder holds another sweep; what differs is told. Or its journal is damaged.
+        ValueError: the folder holds another sweep; what differs is told. Or its journal is damaged, or a run that has
+            finished lacks one of the plan's measures.
     """
     there: States = {}
     study = look_at_study(folder / _JOURNAL)
     if "definition" in study.user_attrs:
         _require_same(study, folder, plan)
-        there = {pair: state for pair, state in _states(study).items() if not (retry and _failed(state))}
+        states = judged(_states(study), plan.measures)
+        there = {pair: state for pair, state in states.items() if not (retry and _failed(state))}
     return {pair: "waiting" for pair in plan.pairs} | there
 
 

@@ -49,7 +49,7 @@ def _content(plan: Plan, states: States, comparisons: Sequence[LevelComparison],
     return {
         "command": command,
         "machine": machine(),  # that writes; each run has its own
-        "definition": {**plan.definition(), "baseline": plan.baseline},
+        "definition": {**plan.definition(), "baseline": plan.baseline, "measures": plan.measures},
         "comparisons": [
             {
                 **asdict(comparison),
@@ -101,6 +101,7 @@ def _shown(plan: Plan, states: States, comparisons: Sequence[LevelComparison], c
         "Config": plan.config,
         "Settings of all arms": " ".join(plan.common) or "those of the config",
         "Baseline": plan.baseline,
+        "Compared by": ", ".join(plan.measures),
         "Runs": f"{finished} of {len(states)} finished, {len(outcomes) - finished} failed",
         "Time of all runs": duration(sum(outcome.seconds for outcome in outcomes.values())),
         "Machine": "; ".join(dict.fromkeys(one.machine for one in outcomes.values() if one.machine)) or "none yet",
@@ -115,6 +116,7 @@ def _shown(plan: Plan, states: States, comparisons: Sequence[LevelComparison], c
         "pair_table": pair_table,
         "luck": luck(comparisons),
         "arms": plan.arms,
+        "measures": plan.measures,
         "outcomes": outcomes,
         "duration": duration,
     }

@@ -55,7 +55,8 @@ def run_sweep(
         Tables and sentences for the terminal, and how each run ended.
 
     Raises:
-        ValueError: the folder holds another sweep, or jobs is below 1.
+        ValueError: the folder holds another sweep, a run that has finished lacks one of the measures, or jobs is below
+            1.
         OSError: the disk is full or cannot be written.
         Interrupted: SIGINT or SIGTERM came; trainings have stopped with a checkpoint each.
     """
@@ -97,7 +98,9 @@ def _watch(workers: Workers, command: str) -> None:
             states = queue.states()
             new = {pair: state for pair, state in states.items() if isinstance(state, Outcome) and pair not in done}
             for pair, outcome in new.items():
-                live.console.print(in_a_line(*pair, outcome), markup=False, highlight=False, soft_wrap=True)
+                live.console.print(
+                    in_a_line(*pair, outcome, plan.measures), markup=False, highlight=False, soft_wrap=True
+                )
             live.update(progress_table(plan, states, workers.jobs), refresh=True)
             if new and busy:
                 done |= new.keys()

@@ -21,7 +21,6 @@ Interval: TypeAlias = tuple[float, float]
 Values: TypeAlias = dict[str, dict[int, float]]  # by level, then by seed
 Failures: TypeAlias = dict[str, dict[int, str]]  # by level, then by seed: the kind of outcome
 
-MEASURES = ("AP50", "AP")
 CONFIDENCE = 0.95
 ARMS = "arm"  # the factor of a comparison of arms
 _RESAMPLES = 10_000
@@ -105,7 +104,7 @@ class LevelComparison:
 
     Attributes:
         factor: key of the setting, or ``arm``.
-        measure: ``AP50`` or ``AP``.
+        measure: name of the accuracy.
         baseline: name of the level that the others are compared with.
         levels: in the order of the plan.
     """
@@ -168,7 +167,7 @@ class LevelComparison:
 def compare_arms(plan: Plan, states: States) -> list[LevelComparison]:
     """All arms against the baseline, and for a grid of several factors the values of each, by each measure."""
     comparisons = []
-    for measure in MEASURES:
+    for measure in plan.measures:
         values: Values = {arm: {} for arm in plan.arms}
         failed: Failures = {arm: {} for arm in plan.arms}
         for (arm, seed), state in states.items():

@@ -13,7 +13,7 @@ from ..terminal import table_of
 from .estimate import Estimate
 from .outcome import FINISHED, Outcome, States
 from .plan import Plan
-from .statistics import ARMS, MEASURES, Gain, Interval, Level, LevelComparison, compare_arms, luck
+from .statistics import ARMS, Gain, Interval, Level, LevelComparison, compare_arms, luck
 
 _COUNTED = ("waiting", "running", FINISHED, "failed")
 
@@ -27,9 +27,8 @@ def plan_table(plan: Plan, states: States, jobs: int, estimate: Estimate | None 
         jobs: how many at a time.
         estimate: of a run, for the time where no run has finished.
     """
-    table = table_of(
-        f"{escape(str(plan.config))}: {len(plan.arms)} arms, {plan.seeds} seeds", ["arm", "settings"], _COUNTED
-    )
+    title = f"{plan.config}: {len(plan.arms)} arms, {plan.seeds} seeds, compared by {', '.join(plan.measures)}"
+    table = table_of(escape(title), ["arm", "settings"], _COUNTED)
     for arm, settings in plan.arms.items():
         told = "\n".join(f"--{key}={text}" for key, text in settings.items()) or "those of the config"
         table.add_row(escape(_name(arm, plan.baseline)), escape(told), *map(str, _counts(states, arm).values()))
@@ -39,7 +38,8 @@ def plan_table(plan: Plan, states: States, jobs: int, estimate: Estimate | None 
 
 def progress_table(plan: Plan, states: States, jobs: int) -> Table:
     """How far each arm is, and its numbers so far."""
-    table = table_of(escape(str(plan.config)), ["arm"], [*_COUNTED, *MEASURES, f"{MEASURES[0]} gain"])
+    measures = map(escape, (*plan.measures, f"{plan.measures[0]} gain"))
+    table = table_of(escape(str(plan.config)), ["arm"], [*_COUNTED, *measures])
     comparisons = [comparison for comparison in compare_arms(plan, states) if comparison.factor == ARMS]
     for levels in zip(*(comparison.levels for comparison in comparisons), strict=True):
         numbers = [f"{100 * level.mean:.1f}" if level.values else "-" for level in levels]
@@ -54,11 +54,13 @@ def result_tables(comparisons: Sequence[LevelComparison]) -> list[Table | str]:
     """What came out: for each comparison its tables and its sentence, and last how much luck there may be in them."""
     shown: list[Table | str] = []
     for one in comparisons:
-        title = f"{one.measure} in percent, by {one.factor}"
+        title = escape(f"{one.measure} in percent, by {one.factor}")
         shown.append(_filled(table_of(title, [one.factor], columns(one)), level_rows(one)))
         shown.append(f"[bold]{escape(one.in_words())}[/bold]")
         if one.pairs:
-            pairs = table_of(f"{one.measure}, the others", [one.factor, "minus"], ["difference", "95 % interval"])
+            pairs = table_of(
+                escape(f"{one.measure}, the others"), [one.factor, "minus"], ["difference", "95 % interval"]
+            )
             shown.append(_filled(pairs, pair_rows(one)))
     return [*shown, luck(comparisons)]
 
@@ -104,9 +106,9 @@ def pair_table(comparison: LevelComparison) -> tuple[list[str], list[list[str]]]
     return headings, [[name, *(cells.get((name, heading), "") for heading in headings)] for name in names]
 
 
-def in_a_line(arm: str, seed: int, outcome: Outcome) -> str:
+def in_a_line(arm: str, seed: int, outcome: Outcome, measures: Sequence[str]) -> str:
     """One run in a line."""
-    numbers = ", ".join(f"{measure} {100 * outcome.metrics[measure]:.1f}" for measure in MEASURES if outcome.metrics)
+    numbers = ", ".join(f"{measure} {100 * outcome.metrics[measure]:.1f}" for measure in measures if outcome.metrics)
     return f"{arm}, seed {seed}: {outcome.kind} after {duration(outcome.seconds)}: {numbers or outcome.cause}"
 
 
