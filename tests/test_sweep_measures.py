@@ -10,6 +10,10 @@ from rich.console import Console
 from detmix.sweep import look_into, make_plan, plan_table
 from detmix.sweep.journal import look_at_study
 from detmix.sweep.markdown import sweep_section
+from detmix.sweep.outcome import Outcome
+from detmix.sweep.results import write_results
+from detmix.sweep.statistics import compare_arms
+from detmix.sweep.tables import progress_table, result_tables
 
 from .conftest import ROOT
 from .stand_in import GRID, begun, rows
@@ -87,6 +91,18 @@ def test_a_dry_run_shows_the_measures(in_repository, tmp_path):
     text = io.StringIO()
     Console(file=text, width=150).print(plan_table(plan, look_into(tmp_path, plan), 1))
     assert "3 arms, 3 seeds, compared by segm/AP50, AP/[/x]" in text.getvalue()
+
+
+def test_the_name_of_a_class_is_shown_as_it_is(in_repository, tmp_path):
+    """Nothing in it counts as markup of the terminal or as a formula of a plot."""
+    measure = "AP/[/x]$\\no$"
+    plan = make_plan(Path("configs/quickstart.yaml"), grid=GRID, seeds=1, measures=[measure])
+    states = {pair: Outcome("finished", 1.0, {measure: 0.5}, "host", []) for pair in plan.pairs}
+    write_results(tmp_path, plan, states, "python tools/sweep.py")
+    assert "AP/[/x]$\\no$" in (tmp_path / "sweep.html").read_text()
+    text = io.StringIO()
+    Console(file=text, width=150).print(progress_table(plan, states, 1), *result_tables(compare_arms(plan, states)))
+    assert text.getvalue().count(measure) >= 4
 
 
 @pytest.mark.parametrize("measures", [["loss"], ["AP", "val/loss"], ["AP50,AP"], ["images"], [], ["AP", "AP"]])

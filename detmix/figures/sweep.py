@@ -38,7 +38,7 @@ def sweep_figure(
     for name, ends in intervals.items():
         right.plot(ends, [places[name]] * 2, color=INK, linewidth=1.5)
     right.axvline(0, color="0.35", linestyle="--", linewidth=1.2)
-    left.set_xlabel(f"{measure} in percent\n(point: a seed, bar: mean)")
+    left.set_xlabel(f"{measure} in percent\n(point: a seed, bar: mean)", parse_math=False)
     right.set_xlabel(f"points of {measure} more than\n{baseline}\n(line: 95 % interval)", parse_math=False)
     return figure
 
