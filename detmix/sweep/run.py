@@ -55,8 +55,8 @@ def run_sweep(
         Tables and sentences for the terminal, and how each run ended.
 
     Raises:
-        ValueError: the folder holds another sweep, a run that has finished lacks one of the measures, or jobs is below
-            1.
+        ValueError: jobs is below 1, the folder holds another sweep, or a run that has finished lacks one of the
+            measures.
         OSError: the disk is full or cannot be written.
         Interrupted: SIGINT or SIGTERM came; trainings have stopped with a checkpoint each.
     """
