@@ -10,13 +10,15 @@ OTHERS = {"loss", "images", "epoch", "step"}
 
 
 @pytest.mark.parametrize(
-    ("config", "masks"), [("quickstart", False), ("shapes_masks", True)], ids=["boxes", "boxes and masks"]
+    ("config", "parts"),
+    [("quickstart", {}), ("shapes_masks", {"masks": True}), ("shapes_keypoints", {"keypoints": True})],
+    ids=["boxes", "boxes and masks", "boxes and keypoints"],
 )
-def test_they_are_all_in_metrics_json_but_losses_and_counts(run, tmp_path, config, masks):
+def test_they_are_all_in_metrics_json_but_losses_and_counts(run, tmp_path, config, parts):
     run("fit", "--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0", config=f"configs/{config}.yaml")
     metrics = json.loads((tmp_path / config / "metrics.json").read_text())
     found = [name for name in metrics if name not in OTHERS and not name.startswith("loss_")]
-    assert accuracies(["circle", "square", "triangle"], masks=masks) == found
+    assert accuracies(["circle", "square", "triangle"], **parts) == found
     assert [name for name in metrics if is_accuracy(name)] == found
 
 
@@ -27,8 +29,8 @@ def test_other_names_are_none(name):
 
 def test_a_class_may_be_called_anything():
     for name in ("voc", "AP", "a/b", "red cell", "<class>", "é\n"):
-        assert set(accuracies([name], masks=False)) >= {"AP", f"AP/{name}", f"voc/AP50/{name}"}
-        assert all(map(is_accuracy, accuracies([name], masks=False)))
+        assert set(accuracies([name])) >= {"AP", f"AP/{name}", f"voc/AP50/{name}"}
+        assert all(map(is_accuracy, accuracies([name])))
 
 
 def test_those_of_classes_are_listed_once():

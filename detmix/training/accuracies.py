@@ -13,21 +13,28 @@ from .evaluation import evaluate
 _NAME = re.compile(r"(?P<whole>(?:[a-z]+/)?A[PR]\w*)(?:/(?P<of_class>.+))?", re.DOTALL)
 
 
+_IMAGE = {"id": 1, "height": 1, "width": 1}
+_OBJECT = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}
+_OBJECT |= {"keypoints": [0, 0, 0], "segmentation": {"size": [1, 1], "counts": [0, 1]}}
+
+
 def is_accuracy(name: str) -> bool:
     """Whether a number of that name is an accuracy, of which more is better."""
     return _NAME.fullmatch(name) is not None
 
 
-def accuracies(class_names: Sequence[str], *, masks: bool) -> list[str]:
+def accuracies(class_names: Sequence[str], *, masks: bool = False, keypoints: bool = False) -> list[str]:
     """The names of all that a validation measures, whatever it detects.
 
     Args:
         class_names: those of the data, without background.
         masks: whether masks are measured beside boxes.
+        keypoints: whether keypoints are.
     """
     ids = range(1, len(class_names) + 1)
-    nothing = {"images": [], "annotations": [], "categories": categories(class_names, ids)}
-    return [*evaluate(read_ground_truth(nothing, masks=masks), [], (), {}, masks=masks).metrics()]
+    some = {"images": [_IMAGE], "annotations": [_OBJECT], "categories": categories(class_names, ids)}
+    truth = read_ground_truth(some, masks=masks, keypoints=keypoints)
+    return [*evaluate(truth, [], (), {}, masks=masks, keypoints=keypoints).metrics()]
 
 
 def listed(names: Iterable[str]) -> str:

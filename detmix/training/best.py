@@ -48,18 +48,19 @@ class BestCheckpoint(ModelCheckpoint):
             super().load_state_dict({**state_dict, **moved, "best_k_models": {path: scores[0]}})
 
 
-def require_measured(best_by: str, class_names: Sequence[str], *, masks: bool) -> None:
+def require_measured(best_by: str, class_names: Sequence[str], *, masks: bool, keypoints: bool) -> None:
     """Refuse a name of what no validation will measure.
 
     Args:
         best_by: an accuracy as ``metrics.json`` names it.
         class_names: those of the data, without background.
         masks: whether masks are measured beside boxes.
+        keypoints: whether keypoints are.
 
     Raises:
         ValueError: so it is, or it is no accuracy, such as the loss; the names that there are are told.
     """
-    there = accuracies(class_names, masks=masks)
+    there = accuracies(class_names, masks=masks, keypoints=keypoints)
     if best_by not in there:
         raise ValueError(
             f"best_by must be an accuracy that this training measures, of which more is better: {listed(there)}; got "

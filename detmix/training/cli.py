@@ -205,7 +205,12 @@ class DetmixCLI(LightningCLI):
             self.datamodule.setup(stage)
             self.model.build(stage, self.datamodule.class_names, self.datamodule.num_keypoints)
             if stage == "fit":
-                require_measured(self._best_by, self.datamodule.class_names, masks=self.model.measures_masks)
+                require_measured(
+                    self._best_by,
+                    self.datamodule.class_names,
+                    masks=self.model.measures_masks,
+                    keypoints=self.model.measures_keypoints,
+                )
                 self.model.check_schedule(self.trainer)
                 if self._mixes and self._trial is None:
                     self.datamodule.check_schedule(self.trainer.max_epochs)
