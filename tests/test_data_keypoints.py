@@ -173,6 +173,7 @@ REFUSED = {
     "not finite": (_set(("annotations", 1), "keypoints", [float("nan")] * 9), r"annotations\[1\].*finite"),
     "a text": (_set(("annotations", 1), "keypoints", "nose"), r"annotations\[1\]"),
     "two skeletons": (_set(("categories", 0), "keypoints", ["tail"] * 3), "same keypoints, got .*tail"),
+    "beyond all images": (_set(("annotations", 1), "keypoints", [1e300] * 9), r"annotations\[1\].*finite"),
     "a name twice": (_set(("categories", 1), "keypoints", ["eye", "eye", "nose"]), "each once"),
     "an edge to nowhere": (_set(("categories", 1), "skeleton", [[0, 1]]), r"keypoints 1 ... 3, got \[0, 1\]"),
     "none": (_no_keypoints, "no keypoints"),
@@ -199,3 +200,22 @@ def test_images_without_objects_can_be_left_out_with_masks_and_keypoints_in_step
     for index in (0, 1):
         ours, theirs = some.target_of(index), whole.target_of(index + 1)
         assert all(torch.equal(torch.as_tensor(ours[key]), torch.as_tensor(theirs[key])) for key in theirs)
+
+
+def test_a_class_that_is_left_out_has_no_say_in_what_keypoints_there_are(tmp_path):
+    data = content()
+    data["categories"].append({"id": 9, "name": "person", "keypoints": ["tail"]})  # none is of it
+    assert read(tmp_path, data).skeleton.names == tuple(NAMES)
+    data["categories"][-1]["name"] = "cat"
+    assert read(tmp_path, data, class_names=["dog", "person"]).skeleton.names == tuple(NAMES)
+    with pytest.raises(ValueError, match="same keypoints"):
+        read(tmp_path, data)
+
+
+def test_lines_may_be_those_of_any_class_that_names_the_keypoints(tmp_path):
+    data = content()
+    data["categories"][0]["keypoints"] = NAMES  # the dog, before the person in the file and after it by its id
+    assert read(tmp_path, data).skeleton == Skeleton(tuple(NAMES), ((0, 1), (0, 2)))
+    data["categories"][0]["id"] = 0
+    data["annotations"][0]["category_id"] = 0
+    assert read(tmp_path, data).skeleton == Skeleton(tuple(NAMES), ((0, 1), (0, 2)))

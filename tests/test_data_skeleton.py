@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from detmix.data.skeleton import Skeleton, check_mirrored
+from detmix.data.skeleton import Skeleton, check_mirrored, mirrored_by
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,23 @@ def test_an_edge_joins_two_keypoints_that_exist():
 def test_mirroring_twice_must_change_nothing(places):
     with pytest.raises(ValueError, match="exchange pairs"):
         check_mirrored(places)
+
+
+def test_pairs_may_be_named():
+    names = ("nariz", "ojo_i", "ojo_d", "left_ear", "right_ear")
+    assert mirrored_by(names, [("ojo_d", "ojo_i")]) == (0, 2, 1, 3, 4)
+    assert mirrored_by(names, []) == (0, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([("ojo_i", "ojo")], r"two of the keypoints nariz, ojo_i, ojo_d, got \['ojo_i', 'ojo'\]"),
+        ([("ojo_i",)], "two of the keypoints"),
+        ([("ojo_i", "ojo_d"), ("nariz", "ojo_d")], r"one pair at most, .* got \['nariz', 'ojo_d'\]"),
+        ([("nariz", "nariz")], "not with itself"),
+    ],
+)
+def test_pairs_that_are_none_are_named(pairs, message):
+    with pytest.raises(ValueError, match=message):
+        mirrored_by(("nariz", "ojo_i", "ojo_d"), pairs)

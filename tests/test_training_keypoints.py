@@ -12,11 +12,13 @@ from detmix.data.shapes import SKELETON
 from detmix.detectors import losses_and_detections
 from detmix.evaluation import evaluate_coco
 from detmix.evaluation.coco import KEYPOINT_METRICS
+from detmix.figures import draw_boxes
 from detmix.training import DetectionData, DetectionModule, cli_main
 from detmix.training.models import build_detector
 from detmix.training.predict import predict_images
-from detmix.training.run_report import report_run
-from detmix.training.trained import open_trained
+from detmix.training.preview import write_preview
+from detmix.training.run_report import as_detections, report_run
+from detmix.training.trained import open_data, open_trained
 
 from .test_configs import write_coco
 from .test_training_report import Page
@@ -139,10 +141,94 @@ def test_keypoints_of_a_coco_file_are_mixed_trained_on_and_measured(coco, monkey
 
 def test_the_constants_of_the_measure_can_be_given(coco, monkeypatch):
     monkeypatch.setattr("detmix.training.visits.losses_and_detections", annotated(2))
-    strict = read(coco("--data.oks_sigmas=[0.001, 0.001, 0.001, 0.001]") / "metrics.json")
-    lenient = read(coco("--data.oks_sigmas=[1, 1, 1, 1]") / "metrics.json")
-    assert strict["keypoints/AP"] == 0
-    assert lenient["keypoints/AP"] == pytest.approx(1)
+    folder = coco("--data.oks_sigmas=[0.001, 0.001, 0.001, 0.001]")
+    assert read(folder / "metrics.json")["keypoints/AP"] == 0
+    report_run(folder)  # measured anew
+    assert "<strong>0.000</strong>AP (keypoints)" in (folder / "report.html").read_text()
+    assert read(coco("--data.oks_sigmas=[1, 1, 1, 1]") / "metrics.json")["keypoints/AP"] == pytest.approx(1)
+
+
+def test_the_terminal_tells_the_accuracy_of_keypoints(coco, monkeypatch, capsys):
+    monkeypatch.setattr("detmix.training.visits.losses_and_detections", annotated(0))
+    coco()
+    told = capsys.readouterr().out
+    assert ", 4 keypoints (2 of them left or right); train" in told
+    assert "AP 1.000, AP50 1.000, AP of keypoints 1.000" in told
+    assert "AP50 1.000 (COCO)  AP 1.000 (keypoints)  AP50 1.000 (VOC)" in told
+
+
+def test_every_picture_gets_the_lines_between_keypoints(coco, monkeypatch, tmp_path):
+    drawn = {}
+
+    def noting(module):
+        def draw(*arguments, edges=(), **options):
+            drawn.setdefault(module, []).append(edges)
+            return draw_boxes(*arguments, edges=edges, **options)
+
+        return draw
+
+    for module in ("artifacts", "run_report", "predict", "preview"):
+        monkeypatch.setattr(f"detmix.training.{module}.draw_boxes", noting(module))
+    folder = coco("--data.on_error=raise")
+    report_run(folder)
+    photo = str(coco.root / "val2017" / "0.jpg")
+    predict_images([photo], open_trained(str(folder / "model.pt")), tmp_path / "out")
+    write_preview(open_data(folder / "config.yaml"), tmp_path, samples=2)
+    assert drawn.keys() == {"artifacts", "run_report", "predict", "preview"}
+    assert {tuple(edges) for of_module in drawn.values() for edges in of_module} == {((0, 1), (0, 2))}
+
+
+def test_all_training_splits_must_have_the_same_keypoints(coco):
+    data = read(coco.val)
+    for row in data["categories"]:
+        row["keypoints"] = [*NAMES[:3], "paw"]
+    coco.val.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"data\.train: its keypoints are nose, left_ear, right_ear, paw, and those"):
+        DetectionData("coco", root=str(coco.root), train=["train2017", "val2017"], keypoints=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"oks_sigmas": [1, 1]}, r"data\.oks_sigmas: sigmas must be one for each of 3 keypoints, got 2"),
+        ({"keypoint_pairs": [("left", "bottom")]}, r"data\.keypoint_pairs: a pair must be two of .* top, left, right"),
+        ({"oks_sigmas": [1, 1, 1], "keypoints": False}, r"oks_sigmas are of keypoints, and data\.keypoints is false"),
+        ({"keypoint_pairs": [], "keypoints": False}, r"data\.keypoint_pairs .* and data\.keypoints is false"),
+    ],
+)
+def test_wrong_settings_of_keypoints_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DetectionData(**{"keypoints": True, **settings})
+
+
+def test_pairs_that_are_named_are_exchanged_in_mirror_images():
+    flip = v2.RandomHorizontalFlip(1.0)
+    plain, told, others = (
+        DetectionData(keypoints=True, augment=augment, keypoint_pairs=pairs).train_set[0][1]["keypoints"]
+        for augment, pairs in (([], None), ([flip], None), ([flip], [("top", "right")]))
+    )
+    mirrored = plain * torch.tensor([-1, 1, 1]) + torch.tensor([127, 0, 0])
+    assert torch.equal(told, mirrored[:, [0, 2, 1]])
+    assert torch.equal(others, mirrored[:, [2, 1, 0]])
+
+
+def test_an_older_torchvision_is_told_of_before_the_training(monkeypatch):
+    monkeypatch.setattr("detmix.data.pixel_points._SUPPORTED", False)
+    with pytest.raises(ValueError, match=r"data\.keypoints=true: v2 transforms move keypoints from torchvision 0\.24"):
+        DetectionData(keypoints=True)
+
+
+def test_a_detector_for_other_keypoints_is_refused():
+    module = DetectionModule("keypointrcnn_resnet18_small", weights=None)
+    module.build("fit", ["cat"], 3)
+    with pytest.raises(ValueError, match="built for 3 keypoints, and this data has 4"):
+        module.build("fit", ["cat"], 4)
+
+
+def test_detections_of_whole_pixels_are_floats_too():
+    row = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 4], "score": 1.0, "keypoints": [1, 2, 1]}
+    assert as_detections([row], [1], (8, 8))["keypoints"].dtype == torch.float32
+    assert as_detections([], [1], (8, 8)).keys() == {"boxes", "labels", "scores"}
 
 
 def test_a_mirrored_training_image_has_left_and_right_exchanged(coco, monkeypatch):

@@ -42,6 +42,8 @@ from detmix.training import DetectionData, cli_main
         ("--data.class_names=[hat]", "data.class_names: made-up shapes have no files"),
         ("--data.on_error=skip", "data.on_error: made-up shapes have no files"),
         ("--data.reduce_to=800", "data.reduce_to: made-up shapes have no files"),
+        ("--data.empty_images=false", "data.empty_images: made-up shapes have no files"),
+        ("--data.oks_sigmas=[1]", "data.oks_sigmas are of keypoints, and data.keypoints is false"),
         ("--data.shapes.train=1", "single image: mixing needs a partner"),
         (
             "--model.detector=maskrcnn_resnet18_small",

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .annotations import Annotations
+from .bounds import EXACT
 from .box_format import wrong_format
 from .categories import Category, KeypointCategory, one_of_each_name, with_names
 from .cleaning import Images, Objects, OnInvalid, Segmentations, build_annotations, require_list, require_unique
@@ -91,7 +92,7 @@ def read_coco(
     _refuse_areas(content.annotations.area, where)
     if masks == "required":
         _refuse_without_masks(path, content.annotations.lengths)
-    skeleton = _skeleton(path, content) if keypoints else None
+    skeleton = _skeleton(path, categories, content.annotations.point_lengths) if keypoints else None
     return build_annotations(
         Images(content.file_names, content.sizes, content.image_ids),
         _objects(content, categories, where, bool(masks), skeleton),
@@ -105,11 +106,12 @@ def read_coco(
     )
 
 
-def _skeleton(path: Path, content: Content) -> Skeleton:
-    known = content.annotations.point_lengths[content.annotations.point_lengths > 0]
+def _skeleton(path: Path, categories: list[Category], lengths: NDArray[np.int64]) -> Skeleton:
+    """What the classes' keypoints are, of which objects have so many numbers, 0 for none."""
+    known = lengths[lengths > 0]
+    named = [category for category in categories if isinstance(category, KeypointCategory)]
     try:
-        categories = [category for category in content.categories if isinstance(category, KeypointCategory)]
-        return skeleton_of(categories, int(known[0]) // 3 if len(known) else None)
+        return skeleton_of(named, int(known[0]) // 3 if len(known) else None)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -149,11 +151,11 @@ def _points(rows: Columns, skeleton: Skeleton, where: Callable[[int], str]) -> N
             f"{where(row)}: keypoints must be x, y and visibility of each of {count} points, {3 * count} numbers, "
             f"got {rows.point_lengths[row]}"
         )
-    points = np.zeros((len(has), count, 3), np.float32)
+    points = np.zeros((len(has), count, 3))
     points[has] = rows.points.reshape(-1, count, 3)
-    for row in np.flatnonzero(~np.isfinite(points).all((1, 2)))[:1].tolist():
-        raise ValueError(f"{where(row)}: keypoints must be finite, got {points[row].ravel().tolist()}")
-    return points
+    for row in np.flatnonzero(~(np.abs(points) <= EXACT).all((1, 2)))[:1].tolist():  # NaN is not either
+        raise ValueError(f"{where(row)}: keypoints must be finite pixels, got {points[row].ravel().tolist()}")
+    return points.astype(np.float32)
 
 
 def _corners(

@@ -22,8 +22,8 @@ def write_shards(annotations: Annotations, folder: str | Path, *, samples_per_sh
     A sample is ``<key>.<suffix of the image>``, the image file as it is, and ``<key>.json``; an image whose name has
     none gets ``.jpg``, whatever it is. The JSON is
     ``{"image_id", "file_name", "height", "width", "objects": {"bbox", "category", "area", "iscrowd", "difficult"}}``,
-    boxes xywh in pixels from 0, categories by name. Segmentations are left out. Keys count the images. The folder
-    appears once all is written, with the same bytes for the same data.
+    boxes xywh in pixels from 0, categories by name. Segmentations and keypoints are left out. Keys count the images.
+    The folder appears once all is written, with the same bytes for the same data.
 
     Args:
         annotations: from ``read_coco`` or ``read_voc``.

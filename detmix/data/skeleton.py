@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,3 +121,21 @@ def check_mirrored(mirrored: Sequence[int]) -> tuple[int, ...]:
     if sorted(places) != list(range(len(places))) or any(places[places[n]] != n for n in range(len(places))):
         raise ValueError(f"mirrored must exchange pairs of the places 0 ... {len(places) - 1}, got {list(mirrored)}")
     return places
+
+
+def mirrored_by(names: Sequence[str], pairs: Iterable[Sequence[str]]) -> tuple[int, ...]:
+    """The places of ``Skeleton.mirrored`` where pairs are named, whatever the names say themselves.
+
+    Raises:
+        ValueError: a pair is none, of a name that no keypoint has, or of one that another pair has too.
+    """
+    place = {name: number for number, name in enumerate(names)}
+    mirrored = list(range(len(place)))
+    for pair in pairs:
+        if len(pair) != 2 or not set(pair) <= place.keys():
+            raise ValueError(f"a pair must be two of the keypoints {', '.join(names)}, got {list(pair)}")
+        one, other = (place[name] for name in pair)
+        if one == other or (mirrored[one], mirrored[other]) != (one, other):
+            raise ValueError(f"a keypoint must be in one pair at most, and not with itself, got {list(pair)}")
+        mirrored[one], mirrored[other] = other, one
+    return tuple(mirrored)

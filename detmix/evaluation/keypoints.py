@@ -75,11 +75,16 @@ def with_keypoints(found: Detections, rows: Sequence[Mapping[str, Any]]) -> Dete
         raise ValueError(f"{found.source}: got {len(rows)} rows for {len(found)} detections")
     place = "$[{}].keypoints"
     try:
-        lists = msgspec.convert([row.get("keypoints") or [] for row in rows], list[list[float]])
+        lists = msgspec.convert([_numbers(row.get("keypoints")) for row in rows], list[list[float]])
     except msgspec.ValidationError as error:
         raise ValueError(f"{found.source}: keypoints: {error}") from None
     count = _count(lists[:1], found.source, place) if lists else 0
     return replace(found, keypoints=keypoint_array(lists, count, "of the first row", found.source, place))
+
+
+def _numbers(values: Any) -> Any:
+    """Keypoints of a row: none as an empty list, those in an array as one."""
+    return values.tolist() if isinstance(values, np.ndarray) else values or []
 
 
 def object_keypoints(rows: Sequence[Any], name: str, place: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

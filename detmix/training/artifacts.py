@@ -215,8 +215,7 @@ def _in_a_line(trainer: L.Trainer, evaluation: Evaluation) -> str:
     """A validation within a fit, for the log of a job that nobody watches."""
     found = evaluation.summary()
     place = f"Epoch {trainer.current_epoch}, step {trainer.global_step}"
-    parts = {"segm/AP": "masks", "keypoints/AP": "keypoints"}
-    others = "".join(f", AP of {what} {number_text(found[name])}" for name, what in parts.items() if name in found)
+    others = "".join(f", AP of {what} {number_text(value)}" for what, value in evaluation.ap_of_parts().items())
     return f"{place}: AP {number_text(found['AP'])}, AP50 {number_text(found['AP50'])}{others}{evaluation.part()}"
 
 

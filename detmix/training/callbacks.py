@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from ..batch import BatchMix, MixupBatch, Pairing
 from .data import DetectionData, data_of
+from .evaluation import PARTS
 from .module import DetectionModule
 
 
@@ -188,7 +189,7 @@ class ProgressBar(RichProgressBar):
     They are picked here, and not with ``log(..., prog_bar=True)``, which reads them after each batch.
     """
 
-    _MEASURED = ("AP50", "segm/AP", "keypoints/AP")
+    _MEASURED = ("AP50", *(f"{part}/AP" for part in PARTS))
     _NUMBERS = ("train/loss", "images_per_s", *(f"{stage}/{name}" for name in _MEASURED for stage in ("val", "test")))
     _INTERVAL = 0.5  # seconds
 

@@ -266,8 +266,8 @@ class DetmixCLI(LightningCLI):
             tell(self._way_to_numbers() if self.subcommand == "fit" else "Nothing was evaluated.")
         else:
             shown = {name: number_text(value) for name, value in self.model.evaluation.summary().items()}
-            parts = {"segm/AP": "masks", "keypoints/AP": "keypoints"}
-            others = "".join(f"AP {shown[name]} ({what})  " for name, what in parts.items() if name in shown)
+            parts = self.model.evaluation.ap_of_parts()
+            others = "".join(f"AP {number_text(value)} ({what})  " for what, value in parts.items())
             line = f"AP {shown['AP']}  AP50 {shown['AP50']} (COCO)  {others}AP50 {shown['voc/AP50']} (VOC)"
             tell(line + self.model.evaluation.part(), style="bold")
             tell(f"See {file}" if self._trial is None else "This was a trial (fast_dev_run): nothing of it is kept.")

@@ -57,11 +57,27 @@ def all_classes(sources: Sequence[Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*first.class_names, *used]))
 
 
-def described(format: str, parts: Sequence[Part], class_names: Sequence[str]) -> str:
-    """One line on what a run reads: format, classes, and the images and objects of each file."""
+def described(
+    format: str, parts: Sequence[Part], class_names: Sequence[str], mirrored: Sequence[int] | None = None
+) -> str:
+    """One line on what a run reads: format, classes, keypoints, and the images and objects of each file.
+
+    Args:
+        format: of the data.
+        parts: the splits.
+        class_names: in the order of the labels.
+        mirrored: the place of each keypoint in a mirror image, if keypoints are read.
+    """
     shown = ", ".join(class_names[:_NAMES_SHOWN]) + (", ..." if len(class_names) > _NAMES_SHOWN else "")
     classes = f"{len(class_names)} classes ({shown})"
-    return one_line(f"{format}, {classes}; {'; '.join(f'{part.stage} {_size(part)}' for part in parts)}")
+    points = "" if mirrored is None else f", {_keypoints(mirrored)}"
+    return one_line(f"{format}, {classes}{points}; {'; '.join(f'{part.stage} {_size(part)}' for part in parts)}")
+
+
+def _keypoints(mirrored: Sequence[int]) -> str:
+    """How many there are, and how many become others where an image is mirrored, by which a wrong name shows."""
+    sides = sum(place != number for number, place in enumerate(mirrored))
+    return f"{len(mirrored)} keypoints ({sides or 'none'} of them left or right)"
 
 
 def _size(part: Part) -> str:

@@ -21,8 +21,9 @@ from ..batch import collate
 from ..data import DetectionDataset
 from ..data.augment import Augment
 from ..data.dataset import OnError
-from ..data.skeleton import Skeleton
-from ..evaluation.keypoints import oks_sigmas as oks_sigmas_for
+from ..data.pixel_points import require_support
+from ..data.skeleton import Skeleton, mirrored_by
+from ..evaluation.keypoints import oks_sigmas
 from ..evaluation.reading import read_ground_truth
 from ..evaluation.records import GroundTruth
 from ..lookups import read_landscape
@@ -53,6 +54,7 @@ class DetectionData(L.LightningDataModule):
         one_based: bool = True,
         masks: bool = False,
         keypoints: bool = False,
+        keypoint_pairs: Sequence[tuple[str, str]] | None = None,
         oks_sigmas: Sequence[float] | None = None,
         empty_images: bool = True,
         shapes: ShapesOptions | None = None,
@@ -89,8 +91,9 @@ class DetectionData(L.LightningDataModule):
                 scenes have them. A training object without one is left out, so what it shows is learnt as background;
                 validation and test objects must have one each.
             keypoints: read the keypoints of objects too, which Keypoint R-CNN learns from; COCO files state them, and
-                made-up scenes have some. All objects have as many. Where an image is mirrored, a keypoint of the left
-                becomes the one of the right, by their names.
+                made-up scenes have some. All objects have as many. It needs torchvision 0.24 or newer.
+            keypoint_pairs: names of keypoints that become each other where an image is mirrored, two by two; unless
+                given, ``left`` and ``right`` in their names tell, as in ``left_eye`` and ``right_eye``.
             oks_sigmas: how far off each keypoint may lie, for COCO's measure of keypoints, a number above 0 for each;
                 unless given, COCO's for 17 keypoints, otherwise 0.05 for each.
             empty_images: train on images without objects too, which teach what background is. False leaves them out, as
@@ -119,7 +122,8 @@ class DetectionData(L.LightningDataModule):
             ValueError: the data is malformed, empty, or of other classes; the file is named. Or format or on_error is
                 unknown, batch_size or reduce_to below 1, num_workers below 0, or an option of the mixing wrong. Or no
                 training split is named; or ``one_based`` is false, and the data is not VOC; or VOC is to have masks or
-                keypoints; or the keypoints differ from split to split; or made-up scenes get settings of files.
+                keypoints; or the keypoints differ from split to split, are not those that a setting is for, or are
+                wanted of an older torchvision; or made-up scenes get settings of files.
             TypeError: a count or seed is not an integer, or class_names a text.
             FileNotFoundError: a file is missing.
         """
@@ -130,6 +134,7 @@ class DetectionData(L.LightningDataModule):
         for what, wanted in {"masks": masks, "keypoints": keypoints}.items():
             if wanted and format == "voc":
                 raise ValueError(f"data.{what}=true reads {what} from COCO files, and data.format is voc")
+        _check_keypoints(keypoints, keypoint_pairs, oks_sigmas)
         batch_size = check_count("data.batch_size", batch_size, least=1)
         num_workers = None if num_workers is None else check_count("data.num_workers", num_workers)
         seed, run_seed = check_integer("data.seed", seed), check_integer("data.run_seed", run_seed)
@@ -177,9 +182,11 @@ class DetectionData(L.LightningDataModule):
         ]
         self.skeleton: Skeleton | None = self._sources[0].skeleton
         self.oks_sigmas: list[float] | None = None
+        self.mirrored: tuple[int, ...] | None = None
         if self.skeleton is not None:
-            self.oks_sigmas = oks_sigmas_for(len(self.skeleton.names), oks_sigmas).tolist()
-        self.augment = Augment(augment, mirrored=None if self.skeleton is None else self.skeleton.mirrored)
+            self.oks_sigmas = _sigmas(self.skeleton, oks_sigmas)
+            self.mirrored = _mirrored(self.skeleton, keypoint_pairs)
+        self.augment = Augment(augment, mirrored=self.mirrored)
         for source in self._sources:
             self._require_skeleton(source, "data.train")
             source.transform = self.augment
@@ -265,7 +272,7 @@ class DetectionData(L.LightningDataModule):
 
     def described(self, stage: str) -> str:
         """One line on what a stage, ``fit``, ``validate`` or ``test``, reads, and the training data."""
-        return described(self._splits.format, self._parts(stage), self.class_names)
+        return described(self._splits.format, self._parts(stage), self.class_names, self.mirrored)
 
     def doubts(self, stage: str) -> list[str]:
         """What of that data can hardly be meant, each in a sentence: for warnings."""
@@ -402,6 +409,31 @@ def _refuse_files(settings: dict[str, Any]) -> None:
     given = [f"data.{name}" for name, value in settings.items() if value != defaults[name].default]
     if given:
         raise ValueError(f"{', '.join(given)}: made-up shapes have no files. Pass data.format, coco or voc")
+
+
+def _check_keypoints(wanted: bool, *settings: Any) -> None:
+    """Refuse settings of keypoints where none are wanted, and keypoints where torchvision would not move them."""
+    if wanted:
+        try:
+            require_support()
+        except RuntimeError as error:
+            raise ValueError(f"data.keypoints=true: {error}") from None
+    elif any(setting is not None for setting in settings):
+        raise ValueError("data.keypoint_pairs and data.oks_sigmas are of keypoints, and data.keypoints is false")
+
+
+def _sigmas(skeleton: Skeleton, given: Sequence[float] | None) -> list[float]:
+    try:
+        return oks_sigmas(len(skeleton.names), given).tolist()
+    except ValueError as error:
+        raise ValueError(f"data.oks_sigmas: {error}") from None
+
+
+def _mirrored(skeleton: Skeleton, pairs: Sequence[tuple[str, str]] | None) -> tuple[int, ...]:
+    try:
+        return skeleton.mirrored if pairs is None else mirrored_by(skeleton.names, pairs)
+    except ValueError as error:
+        raise ValueError(f"data.keypoint_pairs: {error}") from None
 
 
 def _require_measurable(part: Part) -> None:

@@ -18,6 +18,9 @@ _BACKEND: Backend = "faster-coco-eval"  # pycocotools gives the same numbers, an
 
 _COLUMNS = {"segm": "mask AP", "keypoints": "keypoint AP"}  # of the table by class
 
+PARTS = {"segm": "masks", "keypoints": "keypoints"}
+"""What detectors may give beside boxes, by the beginning of its numbers' names."""
+
 load_faster()  # where it is missing, that is told now and not at the first validation
 
 
@@ -40,6 +43,10 @@ class Evaluation(NamedTuple):
     def part(self) -> str:
         """How many images were visited, in brackets, where they are not all, as under ``limit_val_batches``."""
         return "" if self.measured == self.images else f" (measured: {self.measured} of {self.images} images)"
+
+    def ap_of_parts(self) -> dict[str, float]:
+        """AP of what is measured beside boxes, by its name in words."""
+        return {PARTS[kind]: part.metrics["AP"] for kind, part in self.parts.items()}
 
     def summary(self) -> dict[str, float]:
         """The numbers over all classes: ``AP`` ... ``ARl``, ``voc/AP50``, ``voc/AP50_11point`` and those of parts.

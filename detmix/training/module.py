@@ -130,6 +130,7 @@ class DetectionModule(L.LightningModule):
         self._restored = False  # from a checkpoint, and not yet trained
         self.detector: nn.Module | None = None
         self.class_names: tuple[str, ...] | None = None  # that it was built for, without background
+        self._num_keypoints: int | None = None  # of each object, for which it was built
         self.evaluation: Evaluation | None = None
         self.predictions: list[dict[str, Any]] = []  # COCO results of a pass, until its end
         self._visits: dict[int, Visit] = {}
@@ -220,6 +221,11 @@ class DetectionModule(L.LightningModule):
                 f"the detector was built for the classes {', '.join(self.class_names or ())}, and this data has "
                 f"{', '.join(names)}. Make another DetectionModule for it"
             )
+        if self.detector is not None and num_keypoints not in (None, self._num_keypoints):
+            raise ValueError(
+                f"the detector was built for {self._num_keypoints} keypoints, and this data has {num_keypoints}. Make "
+                "another DetectionModule for it"
+            )
         if self.detector is None:
             started_from = weights_shape_the_model(self.detector_name, self.weights)
             weights = self.weights if stage == "fit" or started_from else None
@@ -228,6 +234,7 @@ class DetectionModule(L.LightningModule):
             model = weight_losses(model, self.objective, self.normalizer)
             self.mixer = None if self.manifold is None else mix_features(model, self.manifold)
             self.detector, self.class_names = model, tuple(names)
+            self._num_keypoints = num_keypoints
 
     def _keypoint_options(self, count: int | None) -> dict[str, int]:
         stated = self.options.get("num_keypoints", count)

@@ -21,9 +21,10 @@ from ..figures.style import PALETTE
 from ..files import write_whole
 from ..page import page_of
 from ..reporting.tables import number_text, unmeasured
+from .evaluation import PARTS
 
-_HEADLINE = {"AP": "AP (COCO)", "AP50": "AP50 (COCO)", "segm/AP": "AP (masks)"}
-_HEADLINE |= {"keypoints/AP": "AP (keypoints)", "voc/AP50": "AP50 (VOC)"}
+_HEADLINE = {"AP": "AP (COCO)", "AP50": "AP50 (COCO)", "voc/AP50": "AP50 (VOC)"}
+_HEADLINE |= {f"{part}/AP": f"AP ({what})" for part, what in PARTS.items()}
 _MEANINGS = {
     **METRICS,
     **{f"segm/{name}": f"{name} of masks in the place of boxes, as it is explained there" for name in METRICS},

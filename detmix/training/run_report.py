@@ -95,7 +95,7 @@ def report_run(run_dir: Path) -> Path:
 
 
 def _all_have(key: str, predictions: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether all predictions have a key; those of a detector of boxes have no other parts."""
+    """Whether all of some predictions have a key; those of a detector of boxes have no other parts."""
     return bool(predictions) and all(key in row for row in predictions)
 
 
@@ -191,11 +191,12 @@ def _as_target(rows: Sequence[Mapping[str, Any]], category_ids: Sequence[int], s
         "boxes": box_convert(xywh, "xywh", "xyxy"),
         "labels": torch.tensor([label_of[row["category_id"]] for row in rows], dtype=torch.int64),
     }
-    masks = [("mask", msgspec.json.encode(row["segmentation"])) for row in rows if "segmentation" in row]
-    if len(masks) == len(rows):
+    if _all_have("segmentation", rows):
+        masks = [("mask", msgspec.json.encode(row["segmentation"])) for row in rows]
         target["masks"] = torch.from_numpy(decode_masks(masks, size))
     if _all_have("keypoints", rows):
-        target["keypoints"] = torch.tensor([row["keypoints"] for row in rows]).reshape(len(rows), -1, 3)
+        points = torch.tensor([row["keypoints"] for row in rows], dtype=torch.float32)
+        target["keypoints"] = points.reshape(len(rows), -1, 3)
     return target
 
 
