@@ -12,7 +12,7 @@ labels     (N,) int64           1 ... K-1; 0 is background
 weights    (N,) float, [0, 1]   visible share of the object's box in the composite; absent means 1
 sources    (N,) int64           which mixed image it came from, 0 for the first; absent means 0
 masks      (N, H, W), 0 or 1    carried; lose the pixels that a cut hides; none left: the object goes
-keypoints  (N, P, 3)            carried; visibility 0 where a cut hides them
+keypoints  (N, P, 3) float      carried; visibility 0 where a cut hides them
 area       (N,)                 carried; scaled by the share that a cut leaves
 iscrowd    (N,)                 carried
 difficult  (N,)                 carried
@@ -97,11 +97,8 @@ def check_target(
         raise TypeError(f"{_name(target)}: labels must be int64, got {labels.dtype}")
     _check_lengths(target, boxes.shape[0])
     _check_masks(target, size)
-    if "keypoints" in target and target["keypoints"].shape[2] != 3:
-        raise ValueError(
-            f"{_name(target)}: keypoints must have shape (N, P, 3), x, y and visibility, "
-            f"got {tuple(target['keypoints'].shape)}"
-        )
+    if "keypoints" in target:
+        _check_keypoints(target, values)
     if values:
         _check_boxes(target, size)
         _check_labels(target, num_classes)
@@ -397,6 +394,22 @@ def _check_mask_values(target: Target) -> None:
         for row, (low, high) in enumerate(zip(least, most, strict=True)):
             if low < 0 or high > 1:
                 _refuse(target, "masks", "must be 0 or 1", high if high > 1 else low, row)
+
+
+def _check_keypoints(target: Target, values: bool) -> None:
+    keypoints: Tensor = target["keypoints"]
+    if keypoints.shape[2] != 3:
+        raise ValueError(
+            f"{_name(target)}: keypoints must have shape (N, P, 3), x, y and visibility, got {tuple(keypoints.shape)}"
+        )
+    if not keypoints.is_floating_point():
+        raise TypeError(
+            f"{_name(target)}: keypoints must be of a floating dtype, got {keypoints.dtype}: keypoints.float() converts"
+            " them"
+        )
+    wrong = plain(keypoints).isfinite().all(dim=2).logical_not().nonzero().tolist() if values else ()
+    for row, point in wrong:
+        _refuse(target, "keypoints", "must be finite", plain(keypoints)[row, point].tolist(), row)
 
 
 def _check_weights(target: Target, values: bool) -> None:

@@ -123,7 +123,7 @@ def test_objects_that_are_dropped_take_their_keypoints_along(tmp_path):
 def test_keypoints_without_names_are_numbered(tmp_path):
     data = content()
     del data["categories"][1]["keypoints"]
-    assert read(tmp_path, data).skeleton == Skeleton(("1", "2", "3"))
+    assert read(tmp_path, data).skeleton == Skeleton(("1", "2", "3"), ((0, 1), (0, 2)))
 
 
 def test_names_alone_tell_how_many_there_are(tmp_path):
@@ -200,6 +200,20 @@ def test_images_without_objects_can_be_left_out_with_masks_and_keypoints_in_step
     for index in (0, 1):
         ours, theirs = some.target_of(index), whole.target_of(index + 1)
         assert all(torch.equal(torch.as_tensor(ours[key]), torch.as_tensor(theirs[key])) for key in theirs)
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_keypoints_that_lie_outside_of_their_boxes_are_warned_of(tmp_path, caplog, shares):
+    data = content()
+    points = [0.3, 0.4, 2, 0.5, 0.5, 2, 0.4, 0.6, 1] if shares else [12, 8, 2, 14, 36, 2, 26, 7, 1]  # one just below
+    data["annotations"][1]["keypoints"] = data["annotations"][3]["keypoints"] = points
+    data["annotations"][3]["bbox"] = data["annotations"][1]["bbox"]
+    read(tmp_path, data)
+    told = [record.getMessage() for record in caplog.records if "visible keypoints" in record.getMessage()]
+    assert len(told) == shares
+    if shares:
+        assert "annotations[1]: keypoint 0 lies at [0.3" in told[0]
+        assert "6 of the 6 visible keypoints" in told[0]
 
 
 def test_a_class_that_is_left_out_has_no_say_in_what_keypoints_there_are(tmp_path):

@@ -294,10 +294,24 @@ def test_targets_without_labels_are_named_without_weights_too(family):
         weight_losses(make_assembled(family))(images, targets)
 
 
-def test_targets_without_keypoints_are_named():
-    images, targets = make_batch(COUNTS, **WEIGHTED_BATCH)
-    del targets[1]["keypoints"]
-    with pytest.raises(ValueError, match="target 1 has no keypoints"):
+@pytest.mark.parametrize("batch", [{}, WEIGHTED_BATCH], ids=["plain", "weighted"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda points: None, "target 1 has no keypoints"),
+        (lambda points: points[:, 1:], r"keypoints of target 1 must have shape \(2, 17, 3\), .* got \(2, 16, 3\)"),
+        (lambda points: points[..., :2], r"keypoints of target 1 must have shape \(2, 17, 3\), .* got \(2, 17, 2\)"),
+        (lambda points: points[1:], r"keypoints of target 1 must have shape \(2, 17, 3\), .* got \(1, 17, 3\)"),
+        (lambda points: points[0], r"keypoints of target 1 must have shape \(2, 17, 3\), .* got \(17, 3\)"),
+    ],
+    ids=["none", "too few", "no visibility", "a row too few", "flat"],
+)
+def test_keypoints_that_do_not_fit_the_detector_are_named(batch, change, message):
+    images, targets = make_batch(COUNTS, **batch)
+    targets[1]["keypoints"] = change(targets[1]["keypoints"])
+    if targets[1]["keypoints"] is None:
+        del targets[1]["keypoints"]
+    with pytest.raises(ValueError, match=message):
         weight_losses(make_assembled("KeypointRCNN"))(images, targets)
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -95,3 +96,12 @@ def test_ids_may_be_integers_of_numpy_and_torch():
 def test_coco_results_refuse_other_lengths():
     with pytest.raises(ValueError, match="2 image ids and detections of 1 images"):
         coco_results([4, 9], [make_detection(1)], category_ids=[3, 7])
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 2), (2, 5, 3), (5, 3)])
+def test_keypoints_of_another_shape_are_refused(shape):
+    detection = {"boxes": torch.rand(1, 4), "labels": torch.tensor([1]), "scores": torch.ones(1)}
+    with pytest.raises(
+        ValueError, match=r"image 7: keypoints must have shape \(1, P, 3\), .* got " + re.escape(str(shape))
+    ):
+        coco_results([7], [{**detection, "keypoints": torch.zeros(shape)}], [3])

@@ -62,6 +62,16 @@ def test_good_targets_pass():
             "masks must be 0 or 1, got 255 in row 1",
         ),
         ({"keypoints": torch.zeros(2, 4, 2)}, ValueError, r"keypoints must have shape \(N, P, 3\), .* got \(2, 4, 2\)"),
+        (
+            {"keypoints": torch.zeros(2, 4, 3, dtype=torch.int64)},
+            TypeError,
+            r"keypoints .* floating dtype, .*float\(\)",
+        ),
+        (
+            {"keypoints": torch.full((2, 4, 3), torch.nan)},
+            ValueError,
+            r"keypoints must be finite, got \[nan.* in row 0",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_image_key_and_row(change, error, wanted):

@@ -270,6 +270,29 @@ def test_validation_data_without_visible_keypoints_is_refused_before_the_trainin
     assert not (coco.root / "runs").exists()
 
 
+def test_a_split_that_does_not_name_its_keypoints_goes_with_one_that_does(coco, monkeypatch):
+    monkeypatch.setattr("detmix.training.visits.losses_and_detections", annotated(0))
+    data = read(coco.val)
+    for row in data["categories"]:
+        del row["keypoints"]
+    coco.val.write_text(json.dumps(data))
+    assert read(coco() / "metrics.json")["keypoints/AP"] == pytest.approx(1)
+
+
+def test_training_data_without_visible_keypoints_is_warned_of(coco, capsys, caplog):
+    file = coco.root / "annotations/instances_train2017.json"
+    data = read(file)
+    for row in data["annotations"]:
+        row["keypoints"] = [0] * 12
+    file.write_text(json.dumps(data))
+    coco()
+    assert f"{file}: no keypoint of an object is visible in data.train" in caplog.text
+
+
+def test_the_run_says_by_which_constants_it_was_measured(finished):
+    assert read(finished / "run.json")["summary"]["OKS sigmas"] == "0.05, 0.05, 0.05"
+
+
 def test_a_detector_of_keypoints_needs_some(capsys, tmp_path, in_repository):
     with pytest.raises(SystemExit):
         cli_main(["fit", "--config", CONFIG, "--runs", str(tmp_path), *TINY, *ONE_EPOCH, "--data.keypoints=false"])

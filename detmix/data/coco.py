@@ -5,6 +5,7 @@ Format: https://cocodataset.org/#format-data
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Container, Sequence
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,10 @@ from .coco_columns import Columns, Content, read_content
 from .images import size_in_header
 from .paths import Folder, path_below
 from .skeleton import Skeleton, skeleton_of
+
+_LOGGER = logging.getLogger("detmix.data")
+_STRAY = 0.2  # of a box's sides, by which a keypoint may lie outside of it
+_FEWEST, _MOST_STRAYS = 5, 0.3  # visible keypoints that tell anything, and share of them that may be stray
 
 
 def read_coco(
@@ -52,7 +57,8 @@ def read_coco(
             for polygons of fewer than three points, which are left out. ``"required"`` makes an object without one an
             error, as for an evaluation, where its box would be missing too.
         keypoints: keep the keypoints, of which a sample gets ``keypoints``. All objects have as many, P, and classes
-            that name theirs name the same; one that has none gets P of visibility 0.
+            that name theirs name the same; one that has none gets P of visibility 0. A warning tells if many lie
+            outside of their object's box, as shares of the image would.
         on_invalid: ``"drop"`` drops a box without width or height, and with ``masks`` an object without a
             segmentation, and clips a box past the edge, with one warning in the log; ``"raise"`` makes each
             an error.
@@ -129,16 +135,20 @@ def _objects(
     ends = np.cumsum(rows.lengths)
     spans = np.stack([ends - rows.lengths, ends], axis=1)
     image = _positions(rows.image_ids, content.image_ids, where, "image_id", "the id of an image in it")
+    boxes = _corners(rows.boxes, image, content.sizes, where)
+    keypoints = None if skeleton is None else _points(rows, skeleton, where)
+    if keypoints is not None:
+        _warn_of_strays(keypoints, boxes, where)
     return Objects(
         image=image,
-        boxes=_corners(rows.boxes, image, content.sizes, where),
+        boxes=boxes,
         labels=_positions(rows.category_ids, category_ids, where, "category_id", f"one of {known}") + 1,
         area=rows.area,
         iscrowd=rows.iscrowd,
         difficult=rows.difficult,
         ids=rows.ids,
         segmentations=Segmentations(rows.text, spans) if masks else None,
-        keypoints=None if skeleton is None else _points(rows, skeleton, where),
+        keypoints=keypoints,
     )
 
 
@@ -156,6 +166,22 @@ def _points(rows: Columns, skeleton: Skeleton, where: Callable[[int], str]) -> N
     for row in np.flatnonzero(~(np.abs(points) <= EXACT).all((1, 2)))[:1].tolist():  # NaN is not either
         raise ValueError(f"{where(row)}: keypoints must be finite pixels, got {points[row].ravel().tolist()}")
     return points.astype(np.float32)
+
+
+def _warn_of_strays(keypoints: NDArray[np.float32], boxes: NDArray[np.float64], where: Callable[[int], str]) -> None:
+    """Say so if many of the visible keypoints lie outside of the boxes, as shares of the image do, or of a box."""
+    places, visible = keypoints[..., :2], keypoints[..., 2] > 0
+    margin = _STRAY * (boxes[:, 2:] - boxes[:, :2])
+    low, high = boxes[:, :2] - margin, boxes[:, 2:] + margin
+    outside = visible & ((places < low[:, None]) | (places > high[:, None])).any(axis=2)
+    if visible.sum() >= _FEWEST and outside.sum() > _MOST_STRAYS * visible.sum():
+        row, point = np.argwhere(outside)[0].tolist()
+        _LOGGER.warning(
+            "%s: keypoint %d lies at %s, and the box goes from %s to %s; so do %d of the %d visible keypoints lie "
+            "outside of their object's box: are x and y pixels of the image?",
+            *(where(row), point, places[row, point].tolist(), boxes[row, :2].tolist(), boxes[row, 2:].tolist()),
+            *(outside.sum(), visible.sum()),
+        )
 
 
 def _corners(

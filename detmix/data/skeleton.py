@@ -36,6 +36,11 @@ class Skeleton:
                 raise ValueError(f"an edge must join two of {len(self.names)} keypoints, got {edge}")
 
     @property
+    def numbers(self) -> tuple[str, ...]:
+        """What as many keypoints are called in a file that does not name them."""
+        return numbered(len(self.names))
+
+    @property
     def mirrored(self) -> tuple[int, ...]:
         """Where the keypoint stands that each one becomes in a mirror image, P places.
 
@@ -85,14 +90,17 @@ def skeleton_of(categories: Sequence[KeypointCategory], count: int | None) -> Sk
             )
     if not named and not count:
         raise ValueError("it has no keypoints, and they are wanted: neither an object nor a category has any")
-    if not named:
-        return Skeleton(tuple(map(str, range(1, (count or 0) + 1))))
-    edges = next((category.skeleton for category in named if category.skeleton), [])
-    names = tuple(named[0].keypoints or ())
+    names = tuple(named[0].keypoints or ()) if named else numbered(count or 0)
+    edges = next((category.skeleton for category in categories if category.skeleton), [])
     for edge in edges:
         if not all(1 <= end <= len(names) for end in edge):
             raise ValueError(f"a skeleton must join keypoints 1 ... {len(names)}, got {list(edge)}")
     return Skeleton(names, tuple((start - 1, end - 1) for start, end in edges))
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Names of so many keypoints that have none of their own."""
+    return tuple(map(str, range(1, count + 1)))
 
 
 def coco_keypoints(points: NDArray[np.floating]) -> dict[str, Any]:

@@ -51,6 +51,28 @@ def require_keys(row: int, target: Target, *keys: str) -> None:
             raise ValueError(f"target {row} has no {key}; it has {sorted(target)}")
 
 
+def require_keypoints(targets: Sequence[Target], count: int | None) -> None:
+    """Refuse keypoints of another number than a detector has: torchvision would take those of other objects for them.
+
+    Args:
+        targets: of a batch.
+        count: P, how many the detector tells apart; None if its predictor does not say.
+
+    Raises:
+        ValueError: keypoints are missing or have another shape than (N, P, 3); target and shape are named.
+    """
+    for row, target in enumerate(targets):
+        require_keys(row, target, "keypoints")
+        shape = tuple(target["keypoints"].shape)
+        objects = target["boxes"].shape[0]
+        if len(shape) != 3 or shape != (objects, shape[1] if count is None else count, 3):
+            wanted = f"({objects}, {'P' if count is None else count}, 3)"
+            raise ValueError(
+                f"keypoints of target {row} must have shape {wanted}, one row for each box with as many keypoints as "
+                f"the detector has, got {shape}"
+            )
+
+
 def require_labels(targets: Sequence[Target], classes: int) -> None:
     """Refuse labels that a detector has no output for, those below 0 too, which torchvision's R-CNNs let pass.
 

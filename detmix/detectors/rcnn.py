@@ -27,7 +27,7 @@ from ..losses import (
     smooth_l1_rows,
 )
 from ..targets import Target
-from .checks import are_weighted, require_keys, require_labels
+from .checks import are_weighted, require_keypoints, require_labels
 from .rows import Objective, RowTargets, align, groups_of, join, match_boxes, matched_boxes, row_targets
 
 _BETA = 1 / 9  # torchvision's
@@ -102,7 +102,14 @@ class WeightedRoIHeads(RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: list[Target] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """As torchvision's; in training with weighted targets, the losses are the weighted ones."""
+        """As torchvision's; in training with weighted targets, the losses are the weighted ones.
+
+        Raises:
+            ValueError: in training, keypoints are missing, or not as many as the detector has.
+        """
+        if self.training and targets is not None and self.has_keypoint():
+            last_layer = getattr(self.keypoint_predictor, "kps_score_lowres", None)
+            require_keypoints(targets, getattr(last_layer, "out_channels", None))
         if not self.training or targets is None or not are_weighted(proposals, targets, self.objective):
             return super().forward(features, proposals, image_shapes, targets)
         proposals, images = self._sample(proposals, targets)
@@ -123,8 +130,6 @@ class WeightedRoIHeads(RoIHeads):
                 self.mask_predictor(self.mask_head(pooled)), images, proposals, targets
             )
         if self.has_keypoint():
-            for row, target in enumerate(targets):
-                require_keys(row, target, "keypoints")
             pooled = self.keypoint_roi_pool(features, proposals, image_shapes)
             logits = self.keypoint_predictor(self.keypoint_head(pooled))
             losses["loss_keypoint"] = self._keypoint_loss(logits, images, proposals, targets)

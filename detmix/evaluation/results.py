@@ -31,7 +31,7 @@ def coco_results(
         A list of plain dicts that ``json.dump`` writes, image by image in the order given.
 
     Raises:
-        ValueError: the two sequences differ in length, or a label has no category id.
+        ValueError: the two sequences differ in length, a label has no category id, or keypoints have another shape.
         TypeError: the category ids are a mapping, whose keys would be taken for them; or an id is no integer.
     """
     if len(image_ids) != len(detections):
@@ -43,6 +43,16 @@ def coco_results(
     for image_id, detection in zip(image_ids, detections, strict=True):
         rows += _image_results(_as_id("image", image_id), detection, ids)
     return rows
+
+
+def _keypoint_rows(keypoints: Tensor, objects: int, image_id: int) -> list[list[float]]:
+    """Keypoints (N, P, 3) as COCO's lists of 3P numbers."""
+    if keypoints.ndim != 3 or keypoints.shape[0] != objects or keypoints.shape[2] != 3:
+        raise ValueError(
+            f"image {image_id}: keypoints must have shape ({objects}, P, 3), one row for each box, got "
+            f"{tuple(keypoints.shape)}"
+        )
+    return keypoints.detach().to("cpu", torch.float64).flatten(1).tolist()
 
 
 def _as_id(what: str, number: Any) -> int:
@@ -68,7 +78,7 @@ def _image_results(image_id: int, detection: dict[str, Tensor], category_ids: Se
         for row, mask in zip(rows, encode_planes(planes), strict=True):
             row["segmentation"] = mask
     if "keypoints" in detection:
-        points = detection["keypoints"].detach().to("cpu", torch.float64).flatten(1).tolist()
+        points = _keypoint_rows(detection["keypoints"], len(rows), image_id)
         for row, numbers in zip(rows, points, strict=True):
             row["keypoints"] = numbers
     return rows

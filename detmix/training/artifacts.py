@@ -199,6 +199,7 @@ class RunFiles(L.Callback):
             "Detector": f"{module.detector_name}, starting from {module.weights or 'nothing'}",
             "Mixing": "; ".join(mixing_of(data_of(trainer), module, callbacks_of(trainer))) or "none",
             "Objective": f"{module.objective}, normalizer {module.normalizer}",
+            **_measure_of_keypoints(data_of(trainer), module),
             "Epochs": f"{trainer.current_epoch} ({trainer.global_step} steps)",
             "Duration": f"{seconds // 60} min {seconds % 60} s",
             "Seed": self.seed,
@@ -222,6 +223,13 @@ def _in_a_line(trainer: L.Trainer, evaluation: Evaluation) -> str:
 def _words(command: str) -> list[str]:
     """What of a command tells of settings."""
     return [word for word in command.split() if word not in ("--resume", "--resume=true")]
+
+
+def _measure_of_keypoints(data: DetectionData, module: DetectionModule) -> dict[str, str]:
+    """The constants of the measure of keypoints, without which it cannot be repeated."""
+    if data.oks_sigmas is None or not module.measures_keypoints:
+        return {}
+    return {"OKS sigmas": ", ".join(f"{sigma:g}" for sigma in data.oks_sigmas)}
 
 
 def _skipped(trainer: L.Trainer) -> dict[str, str]:

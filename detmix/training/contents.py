@@ -113,6 +113,19 @@ def doubts(parts: Sequence[Part]) -> Iterator[str]:
             yield f"{_files(group)}: no object is annotated for data.{stage}: {consequences[stage]}"
 
 
+def unposed(parts: Sequence[Part]) -> Iterator[str]:
+    """Training data that is to teach keypoints, and in which none is visible.
+
+    Args:
+        parts: as for ``doubts``.
+    """
+    trained = parts[:-1]
+    keypoints = [None if part.file is None else part.source.annotations.keypoints for part in trained]
+    given = [points for points in keypoints if points is not None]
+    if given and not any((points[..., 2] > 0).any() for points in given):
+        yield f"{_files(trained)}: no keypoint of an object is visible in data.train: none will be learned"
+
+
 def unmeasured(parts: Sequence[Part], class_names: Sequence[str]) -> Iterator[str]:
     """Classes that are trained on, and that no object is of on which the run is evaluated, if others have some.
 

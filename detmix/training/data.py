@@ -28,7 +28,7 @@ from ..evaluation.reading import read_ground_truth
 from ..evaluation.records import GroundTruth
 from ..lookups import read_landscape
 from ..seeding import SeededDataset
-from .contents import Part, all_classes, described, doubts, unmeasured, unused
+from .contents import Part, all_classes, described, doubts, unmeasured, unposed, unused
 from .loader import TrainingLoader, TrainingOrder
 from .mixing import MixupOptions, mix_samples
 from .signals import leave_signals_to_the_parent
@@ -240,7 +240,7 @@ class DetectionData(L.LightningDataModule):
 
     def _require_skeleton(self, source: Any, name: str) -> None:
         """Refuse other keypoints than those of the first training split."""
-        if self.skeleton is not None and source.skeleton.names != self.skeleton.names:
+        if self.skeleton is not None and source.skeleton.names not in (self.skeleton.names, self.skeleton.numbers):
             raise ValueError(
                 f"{name}: its keypoints are {', '.join(source.skeleton.names)}, and those of the first of data.train "
                 f"{', '.join(self.skeleton.names)}: all splits must have the same, in the same order"
@@ -279,7 +279,7 @@ class DetectionData(L.LightningDataModule):
         parts = self._parts(stage)
         asked = stage == "fit" and not self._names_are_given
         unlearnt = unused(parts, self.class_names) if asked else ()
-        return [*doubts(parts), *unmeasured(parts, self.class_names), *unlearnt]
+        return [*doubts(parts), *unposed(parts), *unmeasured(parts, self.class_names), *unlearnt]
 
     def _parts(self, stage: str) -> list[Part]:
         evaluated: Evaluated = "test" if stage == "test" else "val"
