@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 
@@ -326,6 +328,89 @@ def test_blended_samples_are_moved_with_the_keypoints_of_both(flipping):
     assert moved.shape == (4, 17, 3)
     assert torch.equal(moved, flipping()(*blended)[1]["keypoints"])
     assert not torch.equal(moved, blended[1]["keypoints"])
+
+
+COPIES = {
+    "clone": lambda points: points.clone(),
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda points: pickle.loads(pickle.dumps(points)),
+    "to": lambda points: points.to(torch.float32),
+    "rows": lambda points: points[:],
+    "wrap": lambda points: points.wrap(points + 0, like=points),
+    "unbind": lambda points: unbound(points)[0][None],
+}
+
+
+def unbound(points):
+    with tv_tensors.set_return_type("TVTensor"):
+        return points.unbind()
+
+
+@pytest.mark.parametrize("made", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_copies_of_keypoints_know_of_the_flips_before_them(made, before):
+    image, target = make_dots(1, seed=0)
+    flips = [v2.RandomHorizontalFlip(1.0)] * before
+
+    def copied(image, target):
+        return image, {**target, "keypoints": made(target["keypoints"])}
+
+    for transforms in ([*flips, copied], [*flips, copied, v2.Pad(3), v2.RandomVerticalFlip(1.0)]):
+        expected = Augment([one for one in transforms if one is not copied], mirrored=MIRRORED)(image, target)
+        assert torch.equal(
+            Augment(transforms, mirrored=MIRRORED)(image, target)[1]["keypoints"], expected[1]["keypoints"]
+        )
+
+
+def test_torchvision_wraps_tensors_as_keypoints_of_the_same_image():
+    if not hasattr(tv_tensors.TVTensor, "wrap"):
+        pytest.skip("this torchvision asks no class how it is wrapped")
+    image, target = make_dots(1, seed=0)
+
+    def shifted(image, target):
+        image, points = F.pad(image, [2, 0, 0, 0]), target["keypoints"]
+        moved = tv_tensors.wrap(points + torch.tensor([2, 0]), like=points, canvas_size=image.shape[-2:])
+        return image, {**target, "keypoints": moved}
+
+    flip = v2.RandomHorizontalFlip(1.0)
+    own, expected = (
+        Augment([flip, transform, flip], mirrored=MIRRORED)(image, target)
+        for transform in (shifted, v2.Pad([2, 0, 0, 0]))
+    )
+    assert torch.equal(own[1]["keypoints"], expected[1]["keypoints"])
+
+
+def test_a_choice_among_flipped_copies_counts_the_flips_of_the_one_that_is_chosen():
+    def either(image, target):
+        samples = [flip(p=1.0)(copy.deepcopy(image), copy.deepcopy(target)) for flip in FLIPS]
+        return samples[1]
+
+    image, target = make_dots(2, seed=0)
+    own, expected = (
+        Augment([transform], mirrored=MIRRORED)(image, target) for transform in (either, v2.RandomVerticalFlip(1.0))
+    )
+    assert torch.equal(own[1]["keypoints"], expected[1]["keypoints"])
+
+
+STRANGERS = {
+    "Tensor": lambda points: points.as_subclass(torch.Tensor),
+    "KeyPoints": lambda points: tv_tensors.KeyPoints(points, canvas_size=points.canvas_size),
+    "list": lambda points: points.tolist(),
+    "NoneType": lambda points: None,
+}
+
+
+@pytest.mark.parametrize(("kind", "made"), STRANGERS.items(), ids=STRANGERS)
+def test_keypoints_that_lost_count_of_flips_are_refused(kind, made):
+    def replaced(image, target):
+        return image, {**target, "keypoints": made(target["keypoints"])}
+
+    for transforms in ([replaced], [v2.RandomHorizontalFlip(1.0), replaced]):
+        with pytest.raises(
+            TypeError, match=rf"leave keypoints what they are, got {kind}: .*keypoints\.wrap\(tensor, like"
+        ):
+            Augment(transforms)(*make_dots(2, seed=0))
 
 
 UNFIT = {

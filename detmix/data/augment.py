@@ -22,7 +22,7 @@ from ..targets import (
     select_objects,
     without_covers,
 )
-from .pixel_points import pixel_points, require_support
+from .pixel_points import moved_points, pixel_points, require_support
 from .points import check_keypoints, exchanged, joined
 from .skeleton import check_mirrored
 
@@ -117,7 +117,8 @@ class Augment:
             ``v2.ToImage()``, makes a tensor of it. The target without ``covers``.
 
         Raises:
-            TypeError: the image is neither a tensor nor a PIL image.
+            TypeError: the image is neither a tensor nor a PIL image; or a transform of your own leaves keypoints
+                another kind than the ``tv_tensors.KeyPoints`` that it gets.
             ValueError: boxes are not in xyxy; keypoints are of another shape, or not as many as ``mirrored`` has
                 places; they meet ``ClampKeyPoints`` or ``SanitizeKeyPoints``; or a transform has left out boxes, and
                 not what belongs to them.
@@ -125,19 +126,18 @@ class Augment:
         """
         given = without_covers(target)
         picture, wrapped = _wrapped(image, given)
-        turns: list[bool] = []
         if "keypoints" in given:
-            wrapped |= self._split(given, image_size(image), turns)
+            wrapped |= self._split(given, image_size(image))
         moved, result = self.compose(picture, wrapped)
         require_xyxy(result["boxes"])
         require_aligned(result, per_object_keys(wrapped))
-        if "keypoints" in result:
-            result = self._join(result, image_size(moved), mirror_image=sum(turns) % 2 == 1)
+        if "keypoints" in given:
+            result = self._join(result, image_size(moved))
         sides = plain(result["boxes"])[:, 2:] - plain(result["boxes"])[:, :2]
         kept = select_objects(result, (sides >= SLIVER).all(dim=1))
         return _as(moved, image), {key: _as(value, given.get(key)) for key, value in kept.items()}
 
-    def _split(self, target: Target, size: tuple[int, int], turns: list[bool]) -> Target:
+    def _split(self, target: Target, size: tuple[int, int]) -> Target:
         """Keypoints as what v2 moves, with their visibility beside."""
         keypoints = target["keypoints"]
         check_keypoints(keypoints, len(target["boxes"]), self.mirrored)
@@ -147,11 +147,12 @@ class Augment:
                     f"leave v2.{type(part).__name__} out: Augment clears the visibility of keypoints that leave the "
                     "image, and keeps those of an object together"
                 )
-        return {"keypoints": pixel_points(keypoints[..., :2], size, turns), _VISIBILITY: keypoints[..., 2]}
+        return {"keypoints": pixel_points(keypoints[..., :2], size), _VISIBILITY: keypoints[..., 2]}
 
-    def _join(self, target: Target, size: tuple[int, int], *, mirror_image: bool) -> Target:
+    def _join(self, target: Target, size: tuple[int, int]) -> Target:
+        places, mirror_image = moved_points(target.get("keypoints"))
         rest = {key: value for key, value in target.items() if key != _VISIBILITY}
-        keypoints = joined(plain(target["keypoints"]), target[_VISIBILITY], size)
+        keypoints = joined(places, target[_VISIBILITY], size)
         if mirror_image and self.mirrored is not None:
             keypoints = exchanged(keypoints, self.mirrored)
         return {**rest, "keypoints": keypoints}

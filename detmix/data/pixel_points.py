@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -34,13 +35,12 @@ def require_support() -> None:
         )
 
 
-def pixel_points(places: Tensor, size: tuple[int, int], turns: list[bool]) -> Tensor:
+def pixel_points(places: Tensor, size: tuple[int, int]) -> Tensor:
     """Keypoints (N, P, 2) of an image of (H, W), for v2 transforms.
 
     Args:
         places: x and y as indices of pixels.
         size: (H, W) of the image.
-        turns: each transform that moves the points appends whether it mirrored the image.
 
     Returns:
         ``tv_tensors.KeyPoints``, float64 on the CPU. What was outside of the image before a transform is NaN after it.
@@ -49,26 +49,59 @@ def pixel_points(places: Tensor, size: tuple[int, int], turns: list[bool]) -> Te
         RuntimeError: torchvision is older than 0.24.
     """
     require_support()
-    return PixelPoints.of(places.to("cpu", torch.float64), size, turns)
+    return PixelPoints.of(places.to("cpu", torch.float64), size, mirror_image=False)
+
+
+def moved_points(points: Any) -> tuple[Tensor, bool]:
+    """What the transforms have made of ``pixel_points``: the places, and whether the image is a mirror image now.
+
+    Raises:
+        TypeError: a transform has put something else in their place, which does not tell of flips before it.
+    """
+    if not isinstance(points, PixelPoints):
+        raise TypeError(
+            f"the transforms must leave keypoints what they are, got {type(points).__name__}: "
+            "wrap the tensor that you make of them by keypoints.wrap(tensor, like=keypoints)"
+        )
+    return points.as_subclass(Tensor), points.mirror_image
 
 
 if _SUPPORTED:
 
     class PixelPoints(tv_tensors.KeyPoints):
-        """Points (..., 2) whose coordinates are indices of pixels under every transform."""
+        """Points (..., 2) whose coordinates are indices of pixels under every transform.
 
-        turns: list[bool]
+        Attributes:
+            canvas_size: (H, W) of their image.
+            mirror_image: whether that is a mirror image by now, of an odd number of flips.
+        """
+
+        mirror_image: bool
 
         @classmethod
-        def of(cls, places: Tensor, size: tuple[int, int], turns: list[bool]) -> PixelPoints:
-            """Points as what they are, with the size of their image and the record of turns."""
+        def of(cls, places: Tensor, size: tuple[int, int], *, mirror_image: bool) -> PixelPoints:
+            """Points as what they are, with what is known of their image."""
             points = places.as_subclass(cls)
-            points.canvas_size, points.turns = size, turns
+            points.canvas_size, points.mirror_image = size, mirror_image
             return points
+
+        @classmethod
+        def wrap(cls, tensor: Tensor, like: PixelPoints, *, canvas_size: tuple[int, int] | None = None) -> PixelPoints:
+            """A tensor as points of the image that others are of, for ``tv_tensors.wrap``."""
+            return cls.of(tensor, canvas_size or like.canvas_size, mirror_image=like.mirror_image)
+
+        @classmethod
+        def _wrap_output(cls, output: Any, args: Any = (), kwargs: Any = None) -> Any:
+            """The same for what ``clone``, ``to`` and others give that keep the kind of their first argument."""
+            if isinstance(output, (tuple, list)):
+                return type(output)(cls._wrap_output(part, args, kwargs) for part in output)
+            if not isinstance(output, Tensor) or isinstance(output, cls):
+                return output
+            return cls.wrap(output, next(one for one in tree_leaves((args, kwargs)) if isinstance(one, cls)))
 
         def __getitem__(self, rows: Any) -> PixelPoints:
             """Some of the objects, as ``SanitizeBoundingBoxes`` takes them."""
-            return self.of(self.as_subclass(Tensor)[rows], self.canvas_size, self.turns)
+            return self.wrap(self.as_subclass(Tensor)[rows], self)
 
     def _moved(functional: Any, shift_of: _Shift, points: PixelPoints, *args: Any, **kwargs: Any) -> PixelPoints:
         """What torchvision makes of points if it gets them in the coordinates that it takes them for."""
@@ -78,9 +111,9 @@ if _SUPPORTED:
         given = tv_tensors.KeyPoints(flat + shift, canvas_size=points.canvas_size)
         result = functional(given, *args, **kwargs)
         now = result.as_subclass(Tensor) - shift
-        points.turns.append(is_mirrored(now[-PROBES:]))
+        mirror_image = points.mirror_image != is_mirrored(now[-PROBES:])
         now = torch.where(inside(flat, points.canvas_size)[:, None], now, torch.nan)
-        return PixelPoints.of(now[:-PROBES].reshape(places.shape), result.canvas_size, points.turns)
+        return PixelPoints.of(now[:-PROBES].reshape(places.shape), result.canvas_size, mirror_image=mirror_image)
 
     def _no_shift(places: Tensor) -> float:
         return 0.0
