@@ -18,7 +18,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from detmix import MixupDataset, object_keys
-from detmix.data import Augment, to_tv_tensors
+from detmix.data import Augment, pixel_points, to_tv_tensors
 from detmix.data.skeleton import Skeleton
 from detmix.data.transforms import Albumentations
 
@@ -90,6 +90,7 @@ exact = st.one_of(
     st.sampled_from([v2.RandomRotation((turn, turn), expand=True) for turn in (90, 180, 270)]),
     sides.map(lambda border: v2.Pad(list(border))),
     sides.map(lambda border: crop(*border)),
+    st.tuples(*[st.integers(44, 60)] * 2).map(v2.CenterCrop),
 )
 
 
@@ -99,8 +100,103 @@ def test_keypoints_move_as_the_pixels_that_they_lie_in(objects, seed, transforms
     image, target = make_dots(objects, seed)
     moved, result = Augment(transforms, mirrored=MIRRORED)(image, target)
     flips = sum(isinstance(transform, FLIPS) for transform in transforms)
-    assert len(result["keypoints"]) == objects
+    if len(result["keypoints"]) < objects:
+        assert not moved.any()  # no pixel is left of the image that was given, which is the box of every object
+        return
     assert_points_are_on_their_pixels(moved, result, target, mirror_image=flips % 2 == 1)
+
+
+BLURRED = F.InterpolationMode.BILINEAR
+CORNERS = [[0, 0], [WIDTH - 1, 0], [WIDTH - 1, HEIGHT - 1], [0, HEIGHT - 1]]
+WAVES = torch.linspace(0, 3, WIDTH).sin() / 30
+MOVES = {
+    "horizontal flip": (F.horizontal_flip, {}),
+    "vertical flip": (F.vertical_flip, {}),
+    "affine": (F.affine, {"angle": 40, "translate": [2, 1], "scale": 0.9, "shear": [10, 5], "interpolation": BLURRED}),
+    "affine off the middle": (
+        F.affine,
+        {"angle": 40, "translate": [0, 0], "scale": 1, "shear": [0, 0], "center": [20, 12], "interpolation": BLURRED},
+    ),
+    "perspective": (
+        F.perspective,
+        {
+            "startpoints": CORNERS,
+            "endpoints": [[-9, -7], [WIDTH + 7, -4], [WIDTH + 10, HEIGHT + 8], [-6, HEIGHT + 6]],
+            "interpolation": BLURRED,
+        },
+    ),
+    "resize": (F.resize, {"size": [49, 75]}),
+    "resized crop": (F.resized_crop, {"top": 1, "left": 2, "height": 27, "width": 39, "size": [49, 75]}),
+    "rotate": (F.rotate, {"angle": 40, "interpolation": BLURRED}),
+    "rotate off the middle": (F.rotate, {"angle": 40, "center": [20, 12], "interpolation": BLURRED}),
+    **{
+        f"rotate by {angle} and expand": (F.rotate, {"angle": angle, "expand": True, "interpolation": BLURRED})
+        for angle in (-77, 31.5, 45, 90, 122)
+    },
+    "elastic": (
+        F.elastic,
+        {
+            "displacement": torch.stack([WAVES + 0.1, 0.05 - WAVES], -1).expand(1, HEIGHT, WIDTH, 2),
+            "interpolation": BLURRED,
+        },
+    ),
+    "crop": (F.crop, {"top": 3, "left": 5, "height": 24, "width": 36}),
+    "pad": (F.pad, {"padding": [1, 2, 3, 4]}),
+    "center crop": (F.center_crop, {"output_size": [23, 37]}),
+    **{
+        f"center crop to {size}": (F.center_crop, {"output_size": size})
+        for size in (31, [33, 47], [23, 47], [33, 37], [37, 51])
+    },
+}
+
+
+def make_blob(x, y):
+    """An image that is black but for a square of three by three pixels around a point between them."""
+    rows, columns = (
+        (2 - (torch.arange(float(length)) - place).abs()).clamp(0, 1) for length, place in ((HEIGHT, y), (WIDTH, x))
+    )
+    return rows[:, None] * columns
+
+
+def middle_of(image):
+    """The mean place of what is bright: x and y."""
+    y, x = torch.meshgrid(*map(torch.arange, image.shape), indexing="ij")
+    return [float((image * axis).sum() / image.sum()) for axis in (x, y)]
+
+
+@pytest.mark.parametrize("as_pil", [False, True])
+@pytest.mark.parametrize(("move", "arguments"), MOVES.values(), ids=MOVES)
+def test_keypoints_are_in_the_middle_of_what_was_around_them(move, arguments, as_pil):
+    places = [(16.4, 11.55), (24.0, 13.0), (26.45, 17.6)]
+    image = torch.stack([make_blob(*place) for place in places])
+
+    def moved(image, target):
+        return move(image, **arguments), {**target, "keypoints": move(target["keypoints"], **arguments)}
+
+    keypoints = torch.tensor([[[x, y, 2] for x, y in places]])
+    given = F.to_pil_image(image) if as_pil else image
+    result, target = Augment([moved])(given, make_target(keypoints))
+    blobs = F.to_image(result) / 255 if as_pil else result
+    assert target["keypoints"][..., 2].all()
+    found = torch.tensor([middle_of(blob) for blob in blobs])
+    torch.testing.assert_close(target["keypoints"][0, :, :2], found, atol=0.15, rtol=0)
+
+
+def test_every_function_that_moves_keypoints_is_in_the_table():
+    assert {move for move, _ in MOVES.values()} == {move for moves in pixel_points._KERNELS.values() for move in moves}
+
+
+def test_an_image_that_was_turned_is_as_large_for_its_keypoints():
+    image, target = make_dots(1, seed=0)
+    for angle in range(-180, 180, 7):
+        sizes = []
+
+        def noted(image, target, sizes=sizes):
+            sizes.extend([image.shape[-2:], target["keypoints"].canvas_size])
+            return image, target
+
+        Augment([v2.RandomRotation((angle, angle), expand=True), noted])(image, target)
+        assert sizes[0] == sizes[1]
 
 
 REFLECTIONS = (A.HorizontalFlip, A.VerticalFlip, A.Transpose)

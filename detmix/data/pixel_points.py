@@ -115,6 +115,23 @@ if _SUPPORTED:
         now = torch.where(inside(flat, points.canvas_size)[:, None], now, torch.nan)
         return PixelPoints.of(now[:-PROBES].reshape(places.shape), result.canvas_size, mirror_image=mirror_image)
 
+    def _center_crop(points: Any, output_size: Any) -> Any:
+        """As images are cropped, which are padded first where they are smaller."""
+        size = F.center_crop(points, output_size).canvas_size
+        below, beside = (max(0, new - old) for new, old in zip(size, points.canvas_size, strict=True))
+        padded = F.pad(points, [beside // 2, below // 2, (beside + 1) // 2, (below + 1) // 2])
+        return F.center_crop(padded, output_size)
+
+    def _rotate(points: Any, angle: float, *, expand: bool = False, center: Any = None, **unused: Any) -> Any:
+        """As images are turned, whose middle is that of the larger image too."""
+        turned = F.rotate(points, angle, center=center)
+        if not expand:
+            return turned
+        image = torch.empty(1, *points.canvas_size, device="meta")  # which takes no time, and tells the size
+        size = F.rotate(image, angle, expand=True, center=center).shape[1:]
+        growth = turned.new_tensor(size) - turned.new_tensor(points.canvas_size)
+        return tv_tensors.KeyPoints(turned.as_subclass(Tensor) + growth.flip(0) / 2, canvas_size=tuple(size))
+
     def _no_shift(places: Tensor) -> float:
         return 0.0
 
@@ -124,6 +141,7 @@ if _SUPPORTED:
     def _to_whole_pixels(places: Tensor) -> Tensor:
         return places.round() - places
 
+    _OWN = {F.center_crop: _center_crop, F.rotate: _rotate}  # where torchvision does not move points as it does images
     _KERNELS: dict[_Shift, tuple[Any, ...]] = {
         _no_shift: (F.horizontal_flip, F.vertical_flip),
         _to_edges: (F.affine, F.center_crop, F.crop, F.pad, F.perspective, F.resize, F.resized_crop, F.rotate),
@@ -131,4 +149,4 @@ if _SUPPORTED:
     }
     for _shift, _functionals in _KERNELS.items():
         for _functional in _functionals:
-            F.register_kernel(_functional, PixelPoints)(partial(_moved, _functional, _shift))
+            F.register_kernel(_functional, PixelPoints)(partial(_moved, _OWN.get(_functional, _functional), _shift))
