@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from detmix.data.skeleton import Skeleton, check_mirrored, mirrored_by
 
@@ -17,10 +19,59 @@ from detmix.data.skeleton import Skeleton, check_mirrored, mirrored_by
         (("left_eye", "right_ear"), (0, 1)),  # no counterparts
         (("tail", "collar"), (0, 1)),  # an l or r within a word is no side
         (("EYE_LEFT", "EYE_RIGHT"), (1, 0)),
+        (("LShoulder", "RShoulder"), (1, 0)),
+        (("eyeL", "eyeR", "eyeL2", "eyeR2"), (1, 0, 3, 2)),
+        (("lEye", "rEye", "upperLLid", "upperRLid"), (1, 0, 3, 2)),
+        (("left_eye", "Right_eye"), (1, 0)),
+        (("lEye", "REye"), (1, 0)),
+        (("Eye_L", "eye_l", "eye_r", "Eye_R"), (3, 2, 1, 0)),  # of two that would do, the one in the same case
+        (("lEft", "Right", "Left"), (0, 2, 1)),
+        (("Eye_L", "EYE_L", "eye_r"), (0, 1, 2)),  # nothing tells which of the two
+        (("LEar", "Rear", "rear"), (0, 1, 2)),
+        (("lshoulder", "rshoulder"), (0, 1)),  # a word of its own, as far as anyone can tell
+        (("lower", "rower"), (0, 1)),
+        (("LOWER", "ROWER"), (0, 1)),
+        (("Lower", "Rower"), (0, 1)),
+        (("LEG", "REG", "Leg", "Reg"), (0, 1, 2, 3)),
+        (("tail", "tair", "Tail", "Tair", "TAIL", "TAIR"), (0, 1, 2, 3, 4, 5)),
+        (("collarBone", "corralBone"), (0, 1)),
+        (("color", "coror"), (0, 1)),
     ],
 )
 def test_keypoints_of_left_and_right_are_mirror_images(names, mirrored):
     assert Skeleton(names).mirrored == mirrored
+    assert check_mirrored(mirrored) == mirrored
+
+
+parts = st.sampled_from(
+    [
+        "l",
+        "r",
+        "L",
+        "R",
+        "left",
+        "right",
+        "Left",
+        "Right",
+        "LEFT",
+        "lEft",
+        "RIGHT",
+        "_",
+        "-",
+        "1",
+        "e",
+        "E",
+        "Eye",
+        "eye",
+    ]
+)
+names = st.lists(st.lists(parts, min_size=1, max_size=4).map("".join), min_size=1, max_size=12, unique=True)
+
+
+@settings(max_examples=500, deadline=None)
+@given(names)
+def test_keypoints_become_each_other_or_nothing_else_whatever_they_are_called(names):
+    mirrored = Skeleton(tuple(names)).mirrored
     assert check_mirrored(mirrored) == mirrored
 
 
@@ -34,6 +85,9 @@ def test_a_keypoint_needs_a_name_of_its_own():
 def test_an_edge_joins_two_keypoints_that_exist():
     with pytest.raises(ValueError, match="two of 2 keypoints"):
         Skeleton(("head", "tail"), ((0, 2),))
+    for edge in ((0, 1, 0), (0,), ()):
+        with pytest.raises(ValueError, match="two of 2 keypoints"):
+            Skeleton(("head", "tail"), (edge,))
 
 
 @pytest.mark.parametrize("places", [(0, 0), (1, 2), (1, 2, 0)])

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from .categories import KeypointCategory
 
 _OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
-_SIDE = re.compile("left|right|(?<![a-z])[lr](?![a-z])", re.IGNORECASE)
+_SIDE = re.compile(
+    "(?i:left|right|(?<![a-z])[lr](?![a-z]))"  # left_eye, EYE_R
+    "|(?<![A-Za-z])[lr](?=[A-Z])"  # lEye
+    "|(?<![A-Z])[LR](?=[A-Z][a-z])"  # LEye, but not LEG
+    "|(?<=[a-z])[LR](?![A-Za-z])"  # eyeL
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Skeleton:
         if not self.names or len(set(self.names)) < len(self.names):
             raise ValueError(f"keypoints must have one name or more, each once, got {list(self.names)}")
         for edge in self.edges:
-            if not all(0 <= end < len(self.names) for end in edge):
+            if len(edge) != 2 or not all(0 <= end < len(self.names) for end in edge):
                 raise ValueError(f"an edge must join two of {len(self.names)} keypoints, got {edge}")
 
     @property
@@ -44,11 +49,20 @@ class Skeleton:
     def mirrored(self) -> tuple[int, ...]:
         """Where the keypoint stands that each one becomes in a mirror image, P places.
 
-        ``left`` in a name becomes ``right``, an ``l`` by itself, as in ``l_eye``, ``r``, and the other way round,
-        if there is a keypoint of that name; one without such a counterpart stays what it is.
+        ``left`` in a name becomes ``right``, an ``l`` by itself ``r``, and the other way round, if there is a keypoint
+        of that name, upper and lower case aside. By itself is one as in ``l_eye``, ``lEye``, ``LEye`` and ``eyeL``,
+        but not in ``leye``. A keypoint stays what it is unless it and another are each other's counterpart.
         """
-        place = {name: number for number, name in enumerate(self.names)}
-        return tuple(place.get(_other_side(name), number) for number, name in enumerate(self.names))
+        exact = {name: [place] for place, name in enumerate(self.names)}
+        folded: dict[str, list[int]] = {}
+        for place, name in enumerate(self.names):
+            folded.setdefault(name.casefold(), []).append(place)
+        wanted = [_other_side(name) for name in self.names]
+        found = [exact.get(name) or folded.get(name.casefold(), []) for name in wanted]
+        return tuple(
+            others[0] if len(others) == 1 and found[others[0]] == [place] else place
+            for place, others in enumerate(found)
+        )
 
     def of_category(self) -> dict[str, Any]:
         """What COCO writes of them in a category: ``keypoints``, and ``skeleton`` with places from 1 on."""
