@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import albumentations as A
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -327,6 +328,28 @@ def test_where_nothing_tells_of_a_mirror_image_no_keypoint_is_visible():
     assert not result["keypoints"][..., 2].any()
 
 
+SHUFFLE = A.RandomGridShuffle((2, 2), p=1)
+
+
+@pytest.mark.parametrize("transforms", [SHUFFLE, [A.OneOf([A.NoOp(), A.Sequential([SHUFFLE])])]])
+def test_shuffled_tiles_tell_nothing_of_flips(transforms):
+    with pytest.raises(ValueError, match=r"leave A\.RandomGridShuffle out, or mirrored"):
+        Albumentations(transforms, mirrored=MIRRORED)
+    moved, result = Albumentations(transforms)(*make_dots(1, seed=0))
+    assert_points_are_on_their_pixels(moved, result, make_dots(1, seed=0)[1], mirror_image=False)
+
+
+@pytest.mark.parametrize("mirrored", [None, MIRRORED])
+@pytest.mark.parametrize(
+    "make", [lambda mode: A.Pad(20, border_mode=mode), lambda mode: A.Rotate(border_mode=mode, p=1)]
+)
+def test_keypoints_of_which_a_reflection_makes_copies_are_refused(make, mirrored):
+    image, target = make_dots(1, seed=0)
+    with pytest.raises(ValueError, match="made copies of keypoints.*another border_mode"):
+        Albumentations(make(cv2.BORDER_REFLECT_101), mirrored=mirrored)(image, target)
+    Albumentations(make(cv2.BORDER_REPLICATE), mirrored=mirrored)(image, target)
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("sanitize", [False, True])
 def test_keypoints_stay_with_their_objects_when_some_are_cut_away(seed, sanitize):
@@ -538,6 +561,8 @@ def test_errors_say_what_was_wanted(flipping):
     for wrong in (torch.zeros(2, POINTS, 2), torch.zeros(3, POINTS, 3), torch.zeros(2, 3)):
         with pytest.raises(ValueError, match=rf"shape \(2, P, 3\), one row for each box, got \({wrong.shape[0]}, "):
             flipping()(image, target | {"keypoints": wrong})
+    with pytest.raises(TypeError, match=r"keypoints must be a tensor of shape \(2, P, 3\), got list"):
+        flipping()(image, target | {"keypoints": target["keypoints"].tolist()})
     with pytest.raises(ValueError, match=r"mirrored has 3 places, and keypoints have the shape \(2, 5, 3\)"):
         flipping(mirrored=(0, 2, 1))(image, target)
     with pytest.raises(ValueError, match="mirrored must exchange pairs"):

@@ -50,7 +50,9 @@ def exchanged(keypoints: Tensor, mirrored: Sequence[int]) -> Tensor:
 
 
 def check_keypoints(keypoints: Tensor, objects: int, mirrored: Sequence[int] | None) -> None:
-    """Raise ValueError unless there are keypoints (N, P, 3) for so many objects, with P places in ``mirrored``."""
+    """Raise an error unless there are keypoints (N, P, 3) for so many objects, with P places in ``mirrored``."""
+    if not isinstance(keypoints, Tensor):
+        raise TypeError(f"keypoints must be a tensor of shape ({objects}, P, 3), got {type(keypoints).__name__}")
     if keypoints.ndim != 3 or keypoints.shape[0] != objects or keypoints.shape[2] != 3:
         raise ValueError(f"keypoints must have shape ({objects}, P, 3), one row for each box, got {_shape(keypoints)}")
     if mirrored is not None and len(mirrored) != keypoints.shape[1]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -49,7 +49,8 @@ class Albumentations:
     Boxes, masks and keypoints are transformed; all other per-object keys (labels, weights, sources, your
     own) follow their box, and leave with it when less than a thousandth of a pixel of its width or height
     is left. Boxes keep their fractions of a pixel. A keypoint that ends outside of the image, or that a transform
-    leaves out, gets visibility 0. One that is outside in between keeps it: so pad before you crop.
+    leaves out, gets visibility 0. One that is outside in between keeps it: so pad before you crop. Borders that are
+    filled by reflection are refused with keypoints, of which albumentations makes copies there.
 
     Args:
         transforms: albumentations transforms, in order, or one, such as an ``A.OneOf``.
@@ -58,7 +59,8 @@ class Albumentations:
         mirrored: P places, which keypoint each one becomes in a mirror image, such as the right eye for the left one:
             ``mirrored`` of a ``Skeleton``. Where the transforms make a mirror image, by an odd number of flips of
             either axis, keypoints are exchanged so; never unless given. A distortion may lose the three points that
-            tell, in the middle of the image: then all keypoints of the sample get visibility 0.
+            tell, in the middle of the image: then all keypoints of the sample get visibility 0. One that is so strong
+            that the image folds may count as a flip. ``A.RandomGridShuffle``, which scatters the three, is refused.
         seed: given, the draws depend on it, the epoch and the target's ``image_id`` alone, whatever the
             number of workers; call :meth:`set_epoch` before each epoch, or they repeat. Left out, they follow
             torch's global generator, as those of torchvision's v2 transforms do: every call draws anew, in every
@@ -66,7 +68,7 @@ class Albumentations:
 
     Raises:
         TypeError: one is no transform of albumentations.
-        ValueError: mirrored does not exchange pairs of 0 ... P-1.
+        ValueError: mirrored does not exchange pairs of 0 ... P-1; or it meets ``A.RandomGridShuffle``.
     """
 
     def __init__(
@@ -95,6 +97,12 @@ class Albumentations:
         chosen = [transforms] if isinstance(transforms, _Transform) or not np.iterable(transforms) else list(transforms)
         if not all(isinstance(one, _Transform) for one in chosen):
             raise TypeError(f"transforms must be albumentations', or one of them, got {transforms!r}")
+        if mirrored is not None and any(
+            isinstance(part, A.RandomGridShuffle) for one in chosen for part in _parts(one)
+        ):
+            raise ValueError(
+                "leave A.RandomGridShuffle out, or mirrored: where tiles are shuffled, nothing tells of flips"
+            )
         # NoOp takes every kind of target, so boxes are filtered after a list that has only colour changes too
         self._compose = A.Compose([*chosen, A.NoOp()], bbox_params=boxes, keypoint_params=points)
 
@@ -114,10 +122,10 @@ class Albumentations:
 
         Raises:
             TypeError: the image is neither a tensor nor an array nor a PIL image, of bfloat16, or of a mode that
-                ``mix_pair`` does not take; or a transform makes it another kind. Another key than boxes and masks is of
+                ``mix_pair`` does not take; or a transform makes it another kind. Keypoints are no tensor. Another key than boxes and masks is of
                 ``tv_tensors``, and so says that it lies in the image: it would be left where it is.
             ValueError: there is a seed, and the target has no ``image_id``; boxes are not in xyxy; keypoints are of
-                another shape, or not as many as ``mirrored`` has places.
+                another shape, or not as many as ``mirrored`` has places; or a transform makes copies of them.
         """
         require_xyxy(target["boxes"])
         _refuse_unmoved(target)
@@ -148,6 +156,13 @@ class Albumentations:
 
     def _draw_from(self, generator: np.random.Generator) -> None:
         self._compose.set_random_state(generator, random.Random(int(generator.integers(2**63))))
+
+
+def _parts(transform: _Transform) -> Iterator[_Transform]:
+    """A transform and those within it."""
+    yield transform
+    for part in getattr(transform, "transforms", ()):
+        yield from _parts(part)
 
 
 def _refuse_unmoved(target: Target) -> None:
@@ -224,8 +239,14 @@ def _gather(target: Target, result: dict[str, Any], mirrored: Sequence[int] | No
 def _keypoints(given: Tensor, rows: Tensor, result: dict[str, Any], mirrored: Sequence[int] | None) -> Tensor:
     """What the keypoints (N, P, 3) of some of the objects have become."""
     objects, points = given.shape[:2]
+    numbers = np.asarray(result["points"], np.int64)
+    if len(np.unique(numbers)) < len(numbers):
+        raise ValueError(
+            "a transform has made copies of keypoints, as those do that reflect the image at its border: give it "
+            "another border_mode, such as cv2.BORDER_CONSTANT"
+        )
     places = np.full((objects * points + PROBES, 2), np.nan)  # of those that a transform left out
-    places[np.asarray(result["points"], np.int64)] = result["keypoints"]
+    places[numbers] = result["keypoints"]
     moved, probes = torch.from_numpy(places).split([objects * points, PROBES])
     keypoints = joined(moved.reshape(objects, points, 2)[rows], given[rows, :, 2], result["image"].shape[:2])
     if mirrored is None:
