@@ -117,8 +117,8 @@ class Augment:
             ``v2.ToImage()``, makes a tensor of it. The target without ``covers``.
 
         Raises:
-            TypeError: the image is neither a tensor nor a PIL image; keypoints are no tensor; or a transform of your own
-                leaves them another kind than the ``tv_tensors.KeyPoints`` that it gets.
+            TypeError: the image is neither a tensor nor a PIL image; keypoints are no tensor; or a transform of your
+                own leaves them another kind than the ``tv_tensors.KeyPoints`` that it gets.
             ValueError: boxes are not in xyxy; keypoints are of another shape, or not as many as ``mirrored`` has
                 places; they meet ``ClampKeyPoints`` or ``SanitizeKeyPoints``; or a transform has left out boxes, and
                 not what belongs to them.

@@ -122,8 +122,9 @@ class Albumentations:
 
         Raises:
             TypeError: the image is neither a tensor nor an array nor a PIL image, of bfloat16, or of a mode that
-                ``mix_pair`` does not take; or a transform makes it another kind. Keypoints are no tensor. Another key than boxes and masks is of
-                ``tv_tensors``, and so says that it lies in the image: it would be left where it is.
+                ``mix_pair`` does not take; or a transform makes it another kind. Keypoints are no tensor. Another key
+                than boxes and masks is of ``tv_tensors``, and so says that it lies in the image: it would be left where
+                it is.
             ValueError: there is a seed, and the target has no ``image_id``; boxes are not in xyxy; keypoints are of
                 another shape, or not as many as ``mirrored`` has places; or a transform makes copies of them.
         """
