@@ -114,3 +114,9 @@ def test_pairs_may_be_named():
 def test_pairs_that_are_none_are_named(pairs, message):
     with pytest.raises(ValueError, match=message):
         mirrored_by(("nariz", "ojo_i", "ojo_d"), pairs)
+
+
+@pytest.mark.parametrize("places", ["ab", (0, 1.0), (None,)])
+def test_places_in_a_mirror_image_are_integers(places):
+    with pytest.raises(TypeError, match="mirrored must be the places of keypoints, integers, got"):
+        check_mirrored(places)

@@ -193,6 +193,7 @@ def test_all_training_splits_must_have_the_same_keypoints(coco):
         ({"oks_sigmas": [1, 1]}, r"data\.oks_sigmas: sigmas must be one for each of 3 keypoints, got 2"),
         ({"keypoint_pairs": [("left", "bottom")]}, r"data\.keypoint_pairs: a pair must be two of .* top, left, right"),
         ({"oks_sigmas": [1, 1, 1], "keypoints": False}, r"oks_sigmas are of keypoints, and data\.keypoints is false"),
+        ({"augment": [v2.Compose([v2.ClampKeyPoints()])]}, r"leave v2\.ClampKeyPoints out"),
         ({"keypoint_pairs": [], "keypoints": False}, r"data\.keypoint_pairs .* and data\.keypoints is false"),
     ],
 )

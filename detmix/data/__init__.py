@@ -14,5 +14,6 @@ from .huggingface import HuggingFaceStream as HuggingFaceStream
 from .images import read_image as read_image
 from .shapes import Shapes as Shapes
 from .shards import write_shards as write_shards
+from .skeleton import Skeleton as Skeleton
 from .voc import read_voc as read_voc
 from .webdataset import WebDatasetStream as WebDatasetStream

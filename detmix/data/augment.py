@@ -92,7 +92,8 @@ class Augment:
 
         Raises:
             TypeError: a transform is none.
-            ValueError: mirrored does not exchange pairs of 0 ... P-1.
+            ValueError: mirrored does not exchange pairs of 0 ... P-1, or is given and ``ClampKeyPoints`` or
+                ``SanitizeKeyPoints`` are among the transforms.
             RuntimeError: mirrored is given, and torchvision is older than 0.24.
         """
         if mirrored is not None:
@@ -104,6 +105,8 @@ class Augment:
             raise TypeError(f"transforms must be v2 transforms, or one, got {transforms!r}")
         self.compose = v2.Compose([*chosen, v2.ClampBoundingBoxes()])
         self.mirrored = None if mirrored is None else check_mirrored(mirrored)
+        if mirrored is not None:
+            _refuse_unfit(self.compose)
 
     def __call__(self, image: Tensor | PILImage.Image, target: Target) -> tuple[Tensor | PILImage.Image, Target]:
         """Transform one sample.
@@ -141,12 +144,7 @@ class Augment:
         """Keypoints as what v2 moves, with their visibility beside."""
         keypoints = target["keypoints"]
         check_keypoints(keypoints, len(target["boxes"]), self.mirrored)
-        for part in _parts(self.compose):
-            if type(part).__name__ in _UNFIT:
-                raise ValueError(
-                    f"leave v2.{type(part).__name__} out: Augment clears the visibility of keypoints that leave the "
-                    "image, and keeps those of an object together"
-                )
+        _refuse_unfit(self.compose)
         return {"keypoints": pixel_points(keypoints[..., :2], size), _VISIBILITY: keypoints[..., 2]}
 
     def _join(self, target: Target, size: tuple[int, int]) -> Target:
@@ -156,6 +154,16 @@ class Augment:
         if mirror_image and self.mirrored is not None:
             keypoints = exchanged(keypoints, self.mirrored)
         return {**rest, "keypoints": keypoints}
+
+
+def _refuse_unfit(transform: Any) -> None:
+    """Raise ValueError if keypoints would meet a transform that moves or drops single ones."""
+    for part in _parts(transform):
+        if type(part).__name__ in _UNFIT:
+            raise ValueError(
+                f"leave v2.{type(part).__name__} out: Augment clears the visibility of keypoints that leave the "
+                "image, and keeps those of an object together"
+            )
 
 
 def _parts(transform: Any) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -137,9 +138,12 @@ def check_mirrored(mirrored: Sequence[int]) -> tuple[int, ...]:
     """The places of ``Skeleton.mirrored`` as integers.
 
     Raises:
+        TypeError: they are no integers.
         ValueError: they are not 0 ... P-1, each once, such that mirroring twice changes nothing.
     """
-    places = tuple(map(int, mirrored))
+    if not all(hasattr(place, "__index__") for place in mirrored):
+        raise TypeError(f"mirrored must be the places of keypoints, integers, got {mirrored!r}")
+    places = tuple(map(operator.index, mirrored))
     if sorted(places) != list(range(len(places))) or any(places[places[n]] != n for n in range(len(places))):
         raise ValueError(f"mirrored must exchange pairs of the places 0 ... {len(places) - 1}, got {list(mirrored)}")
     return places

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..arguments import check_count
 from ..canvas import Image as AnyImage
 from ..captions import one_line
+from ..data.points import check_keypoints
 from ..evaluation import Fate
 from ..targets import Target
 from .marks import Font, Mark, Pixels, Place, draw_mark, faded, stroke_of
@@ -129,10 +130,7 @@ def _check_masks(masks: Tensor, boxes: int, size: tuple[int, int]) -> None:
 
 
 def _check_keypoints(keypoints: Tensor, boxes: int, edges: Sequence[tuple[int, int]]) -> None:
-    if keypoints.ndim != 3 or keypoints.shape[0] != boxes or keypoints.shape[2] != 3:
-        raise ValueError(
-            f"keypoints must have shape ({boxes}, P, 3), one row for each box, got {tuple(keypoints.shape)}"
-        )
+    check_keypoints(keypoints, boxes, None)
     for edge in edges:
         if len(edge) != 2 or not all(0 <= end < keypoints.shape[1] for end in edge):
             raise ValueError(f"an edge must join two of {keypoints.shape[1]} keypoints, got {edge}")
