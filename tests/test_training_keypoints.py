@@ -22,13 +22,12 @@ from detmix.training.trained import open_data, open_trained
 
 from .test_configs import write_coco
 from .test_training_report import Page
-from .trainings import TINY, losses_in
+from .trainings import ONE_EPOCH, TINY, fit_on_coco, losses_in
 
 if not hasattr(v2, "SanitizeKeyPoints"):
     pytest.skip("v2 transforms of this torchvision move no keypoints", allow_module_level=True)
 
 CONFIG = "configs/shapes_keypoints.yaml"
-ONE_EPOCH = ["--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0"]
 NAMES = ["nose", "left_ear", "right_ear", "tail"]
 
 
@@ -103,16 +102,7 @@ def coco(tmp_path, in_repository, no_report):
             row["keypoints"] = [8, 10, 2, 30, 12, 2, 20, 24, 1, 0, 0, 0]
         file.write_text(json.dumps(data))
 
-    def fit(*arguments):
-        data = ["--data.format=coco", f"--data.root={tmp_path}", "--data.train=train2017", "--data.val=val2017"]
-        options = ["--model.options={min_size: 64, max_size: 64}", "--trainer.enable_progress_bar=false"]
-        runs = ["--runs", str(tmp_path / "runs")]
-        cli_main(["fit", "--config", CONFIG, *runs, *data, *options, *ONE_EPOCH, *arguments])
-        return tmp_path / "runs" / "shapes_keypoints"
-
-    fit.root = tmp_path
-    fit.val = tmp_path / "annotations" / "instances_val2017.json"
-    return fit
+    return fit_on_coco(tmp_path, CONFIG)
 
 
 def annotated(shift):

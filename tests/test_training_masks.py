@@ -17,10 +17,9 @@ from detmix.training.trained import open_trained
 
 from .test_configs import write_coco
 from .test_training_report import Page
-from .trainings import TINY, losses_in
+from .trainings import ONE_EPOCH, TINY, fit_on_coco, losses_in
 
 CONFIG = "configs/shapes_masks.yaml"
-ONE_EPOCH = ["--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0"]
 
 
 @pytest.fixture(scope="module")
@@ -73,16 +72,7 @@ def coco(tmp_path, in_repository, no_report):
     """Calls ``fit`` on a COCO data set of four images in each split, each with a triangle; its folder is ``root``."""
     write_coco(tmp_path)
 
-    def fit(*arguments):
-        data = ["--data.format=coco", f"--data.root={tmp_path}", "--data.train=train2017", "--data.val=val2017"]
-        options = ["--model.options={min_size: 64, max_size: 64}", "--trainer.enable_progress_bar=false"]
-        runs = ["--runs", str(tmp_path / "runs")]
-        cli_main(["fit", "--config", CONFIG, *runs, *data, *options, *ONE_EPOCH, *arguments])
-        return tmp_path / "runs" / "shapes_masks"
-
-    fit.root = tmp_path
-    fit.val = tmp_path / "annotations" / "instances_val2017.json"
-    return fit
+    return fit_on_coco(tmp_path, CONFIG)
 
 
 def change(file, row, **content):

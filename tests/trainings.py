@@ -1,6 +1,7 @@
 """Trainings of seconds from the command line, and what they have left."""
 
 import json
+from pathlib import Path
 
 import torch
 
@@ -56,3 +57,19 @@ def runs_in(folder):
         return cli_main([subcommand, *common, *arguments])
 
     return call
+
+
+ONE_EPOCH = ["--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0"]
+
+
+def fit_on_coco(root, config):
+    """A call of ``fit`` on the COCO data set that lies in a folder; ``root`` is that, ``val`` its validation file."""
+
+    def fit(*arguments):
+        data = ["--data.format=coco", f"--data.root={root}", "--data.train=train2017", "--data.val=val2017"]
+        options = ["--model.options={min_size: 64, max_size: 64}", "--trainer.enable_progress_bar=false"]
+        cli_main(["fit", "--config", config, "--runs", str(root / "runs"), *data, *options, *ONE_EPOCH, *arguments])
+        return root / "runs" / Path(config).stem
+
+    fit.root, fit.val = root, root / "annotations" / "instances_val2017.json"
+    return fit
