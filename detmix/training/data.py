@@ -21,14 +21,13 @@ from ..batch import collate
 from ..data import DetectionDataset
 from ..data.augment import Augment
 from ..data.dataset import OnError
-from ..data.pixel_points import require_support
-from ..data.skeleton import Skeleton, mirrored_by
-from ..evaluation.keypoints import oks_sigmas
+from ..data.skeleton import Skeleton
 from ..evaluation.reading import read_ground_truth
 from ..evaluation.records import GroundTruth
 from ..lookups import read_landscape
 from ..seeding import SeededDataset
 from .contents import Part, all_classes, described, doubts, unmeasured, unposed, unused
+from .keypoints import check_wanted, mirrored_of, require_same, sigmas_of
 from .loader import TrainingLoader, TrainingOrder
 from .mixing import MixupOptions, mix_samples
 from .signals import leave_signals_to_the_parent
@@ -134,7 +133,7 @@ class DetectionData(L.LightningDataModule):
         for what, wanted in {"masks": masks, "keypoints": keypoints}.items():
             if wanted and format == "voc":
                 raise ValueError(f"data.{what}=true reads {what} from COCO files, and data.format is voc")
-        _check_keypoints(keypoints, keypoint_pairs, oks_sigmas)
+        check_wanted(keypoints, keypoint_pairs, oks_sigmas)
         batch_size = check_count("data.batch_size", batch_size, least=1)
         num_workers = None if num_workers is None else check_count("data.num_workers", num_workers)
         seed, run_seed = check_integer("data.seed", seed), check_integer("data.run_seed", run_seed)
@@ -184,11 +183,11 @@ class DetectionData(L.LightningDataModule):
         self.oks_sigmas: list[float] | None = None
         self.mirrored: tuple[int, ...] | None = None
         if self.skeleton is not None:
-            self.oks_sigmas = _sigmas(self.skeleton, oks_sigmas)
-            self.mirrored = _mirrored(self.skeleton, keypoint_pairs)
+            self.oks_sigmas = sigmas_of(self.skeleton, oks_sigmas)
+            self.mirrored = mirrored_of(self.skeleton, keypoint_pairs)
         self.augment = Augment(augment, mirrored=self.mirrored)
         for source in self._sources:
-            self._require_skeleton(source, "data.train")
+            require_same(self.skeleton, source.skeleton, "data.train")
             source.transform = self.augment
         self.category_ids: tuple[int, ...] = self._sources[0].category_ids
         self.train_set = mix_samples(self._sources, self._mixing, self.mixing_seed)
@@ -234,17 +233,9 @@ class DetectionData(L.LightningDataModule):
         """The data set behind a stage, ``val`` or ``test``."""
         if stage not in self._evaluated:
             found = self._splits.open(self._names[stage], stage, self.class_names, self.category_ids)
-            self._require_skeleton(found, f"data.{stage}")
+            require_same(self.skeleton, found.skeleton, f"data.{stage}")
             self._evaluated[stage] = found
         return self._evaluated[stage]
-
-    def _require_skeleton(self, source: Any, name: str) -> None:
-        """Refuse other keypoints than those of the first training split."""
-        if self.skeleton is not None and source.skeleton.names not in (self.skeleton.names, self.skeleton.numbers):
-            raise ValueError(
-                f"{name}: its keypoints are {', '.join(source.skeleton.names)}, and those of the first of data.train "
-                f"{', '.join(self.skeleton.names)}: all splits must have the same, in the same order"
-            )
 
     def ground_truth(self, stage: Evaluated) -> GroundTruth:
         """Ground truth of a stage, ``val`` or ``test``, with the masks and keypoints that the data has, read once."""
@@ -409,31 +400,6 @@ def _refuse_files(settings: dict[str, Any]) -> None:
     given = [f"data.{name}" for name, value in settings.items() if value != defaults[name].default]
     if given:
         raise ValueError(f"{', '.join(given)}: made-up shapes have no files. Pass data.format, coco or voc")
-
-
-def _check_keypoints(wanted: bool, *settings: Any) -> None:
-    """Refuse settings of keypoints where none are wanted, and keypoints where torchvision would not move them."""
-    if wanted:
-        try:
-            require_support()
-        except RuntimeError as error:
-            raise ValueError(f"data.keypoints=true: {error}") from None
-    elif any(setting is not None for setting in settings):
-        raise ValueError("data.keypoint_pairs and data.oks_sigmas are of keypoints, and data.keypoints is false")
-
-
-def _sigmas(skeleton: Skeleton, given: Sequence[float] | None) -> list[float]:
-    try:
-        return oks_sigmas(len(skeleton.names), given).tolist()
-    except ValueError as error:
-        raise ValueError(f"data.oks_sigmas: {error}") from None
-
-
-def _mirrored(skeleton: Skeleton, pairs: Sequence[tuple[str, str]] | None) -> tuple[int, ...]:
-    try:
-        return skeleton.mirrored if pairs is None else mirrored_by(skeleton.names, pairs)
-    except ValueError as error:
-        raise ValueError(f"data.keypoint_pairs: {error}") from None
 
 
 def _require_measurable(part: Part) -> None:
