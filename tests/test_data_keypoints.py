@@ -167,8 +167,15 @@ def _no_keypoints(data):
         row.pop("keypoints", None)
 
 
+def _half_alone(data):
+    for row in data["annotations"]:
+        row.pop("keypoints", None)
+    data["annotations"][1]["keypoints"] = [1, 2]
+
+
 REFUSED = {
     "not x, y and visibility": (_set(("annotations", 1), "keypoints", [1, 2, 2, 3]), r"annotations\[1\].*9 numbers.*4"),
+    "half a keypoint alone": (_half_alone, r"annotations\[1\]: keypoints must be x, y and visibility .* 3 points"),
     "other number": (_set(("annotations", 2), "keypoints", [1, 2, 2] * 4), r"annotations\[2\].*9 numbers, got 12"),
     "not finite": (_set(("annotations", 1), "keypoints", [float("nan")] * 9), r"annotations\[1\].*finite"),
     "a text": (_set(("annotations", 1), "keypoints", "nose"), r"annotations\[1\]"),
@@ -212,7 +219,7 @@ def test_keypoints_that_lie_outside_of_their_boxes_are_warned_of(tmp_path, caplo
     told = [record.getMessage() for record in caplog.records if "visible keypoints" in record.getMessage()]
     assert len(told) == shares
     if shares:
-        assert "annotations[1]: keypoint 0 lies at [0.3" in told[0]
+        assert "annotations[1]: keypoint 1 lies at [0.3" in told[0]
         assert "6 of the 6 visible keypoints" in told[0]
 
 

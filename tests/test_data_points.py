@@ -623,3 +623,41 @@ def test_an_older_torchvision_is_told_with_the_version_that_is_needed(version):
     assert len(told) == 2  # at the first sample, or at once where the keypoints are known
     for line in told:
         assert line.startswith(f"v2 transforms move keypoints from torchvision 0.24 on, got {version}: ")
+
+
+@pytest.mark.parametrize("distortion", [A.GridDistortion(p=1), A.ElasticTransform(p=1)], ids=["grid", "elastic"])
+def test_a_keypoint_where_a_probe_would_be_is_not_lost(distortion):
+    image = torch.zeros(3, 61, 81, dtype=torch.uint8)
+    points = [[40.0, 30, 2], [60, 30, 2], [40, 45, 2], [41, 31, 2]]  # the right angle in the middle, and a neighbour
+    target = {"boxes": torch.tensor([[5.0, 5, 75, 55]] * 2), "labels": torch.tensor([1, 1]), "image_id": 1}
+    target["keypoints"] = torch.tensor([points[:2], points[2:3] * 2])
+    augment = Albumentations([distortion], mirrored=(0, 1), seed=0)
+    for epoch in range(5):
+        augment.set_epoch(epoch)
+        found = augment(image, target)[1]["keypoints"][..., 2]
+        assert found[0].tolist() == [2, 2]
+        assert found[1].max() == 2  # of two in one place albumentations keeps one
+
+
+@moved_by_v2
+def test_subclasses_of_what_does_not_fit_keypoints_are_refused_too():
+    class Own(v2.ClampKeyPoints):
+        pass
+
+    with pytest.raises(ValueError, match="leave v2.Own out"):
+        Augment([v2.RandomCrop(20), Own()], mirrored=(0,))
+
+
+@moved_by_v2
+def test_a_transform_may_keep_another_as_transforms():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.transforms = v2.Compose([v2.RandomHorizontalFlip(1.0)])
+
+        def forward(self, image, target):
+            return self.transforms(image, target)
+
+    image, target = make_dots(2, seed=0)
+    once = Augment([Own()])(image, target)[1]["keypoints"]
+    assert torch.equal(once, Augment([v2.RandomHorizontalFlip(1.0)])(image, target)[1]["keypoints"])

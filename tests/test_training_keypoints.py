@@ -209,11 +209,19 @@ def test_an_older_torchvision_is_told_of_before_the_training(monkeypatch):
         DetectionData(keypoints=True)
 
 
-def test_a_detector_for_other_keypoints_is_refused():
-    module = DetectionModule("keypointrcnn_resnet18_small", weights=None)
+@pytest.mark.parametrize("options", [{}, {"num_keypoints": 3}], ids=["of the data", "of the options"])
+def test_a_detector_for_other_keypoints_is_refused(options):
+    module = DetectionModule("keypointrcnn_resnet18_small", weights=None, options=options)
+    module.build("fit", ["cat"], None if options else 3)
     module.build("fit", ["cat"], 3)
     with pytest.raises(ValueError, match="built for 3 keypoints, and this data has 4"):
         module.build("fit", ["cat"], 4)
+
+
+def test_a_detector_of_boxes_does_not_mind_how_many_keypoints_there_are():
+    module = DetectionModule("fasterrcnn_resnet18_small", weights=None)
+    for count in (None, 3, 4):
+        module.build("fit", ["cat"], count)
 
 
 def test_detections_of_whole_pixels_are_floats_too():

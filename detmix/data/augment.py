@@ -27,7 +27,7 @@ from .points import check_keypoints, exchanged, joined
 from .skeleton import check_mirrored
 
 _VISIBILITY = "visibility of keypoints"  # the third column while the others are moved
-_UNFIT = ("ClampKeyPoints", "SanitizeKeyPoints")
+_UNFIT = tuple(getattr(v2, name) for name in ("ClampKeyPoints", "SanitizeKeyPoints") if hasattr(v2, name))
 
 
 def to_tv_tensors(image: Tensor | PILImage.Image, target: Target) -> tuple[tv_tensors.Image | PILImage.Image, Target]:
@@ -159,7 +159,7 @@ class Augment:
 def _refuse_unfit(transform: Any) -> None:
     """Raise ValueError if keypoints would meet a transform that moves or drops single ones."""
     for part in _parts(transform):
-        if type(part).__name__ in _UNFIT:
+        if isinstance(part, _UNFIT):
             raise ValueError(
                 f"leave v2.{type(part).__name__} out: Augment clears the visibility of keypoints that leave the "
                 "image, and keeps those of an object together"
@@ -169,10 +169,9 @@ def _refuse_unfit(transform: Any) -> None:
 def _parts(transform: Any) -> Iterator[Any]:
     """A transform and those within it: v2's containers keep theirs in a list, torch's as modules."""
     yield transform
-    within = getattr(transform, "transforms", None)
-    if within is None and isinstance(transform, nn.Module):
-        within = transform.children()
-    for part in within or ():
+    listed = getattr(transform, "transforms", ())
+    children = transform.children() if isinstance(transform, nn.Module) else ()
+    for part in (*(listed if isinstance(listed, (list, tuple)) else ()), *children):
         yield from _parts(part)
 
 

@@ -114,7 +114,7 @@ def read_coco(
 
 def _skeleton(path: Path, categories: list[Category], lengths: NDArray[np.int64]) -> Skeleton:
     """What the classes' keypoints are, of which objects have so many numbers, 0 for none."""
-    known = lengths[lengths > 0]
+    known = lengths[lengths > 2]  # fewer numbers are no keypoint, and refused with their row
     named = [category for category in categories if isinstance(category, KeypointCategory)]
     try:
         return skeleton_of(named, int(known[0]) // 3 if len(known) else None)
@@ -177,9 +177,9 @@ def _warn_of_strays(keypoints: NDArray[np.float32], boxes: NDArray[np.float64], 
     if visible.sum() >= _FEWEST and outside.sum() > _MOST_STRAYS * visible.sum():
         row, point = np.argwhere(outside)[0].tolist()
         _LOGGER.warning(
-            "%s: keypoint %d lies at %s, and the box goes from %s to %s; so do %d of the %d visible keypoints lie "
-            "outside of their object's box: are x and y pixels of the image?",
-            *(where(row), point, places[row, point].tolist(), boxes[row, :2].tolist(), boxes[row, 2:].tolist()),
+            "%s: keypoint %d lies at %s, and the box goes from %s to %s; %d of the %d visible keypoints lie outside of "
+            "their object's box: are x and y pixels of the image?",
+            *(where(row), point + 1, places[row, point].tolist(), boxes[row, :2].tolist(), boxes[row, 2:].tolist()),
             *(outside.sum(), visible.sum()),
         )
 

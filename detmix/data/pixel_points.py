@@ -58,7 +58,7 @@ def moved_points(points: Any) -> tuple[Tensor, bool]:
     Raises:
         TypeError: a transform has put something else in their place, which does not tell of flips before it.
     """
-    if not isinstance(points, PixelPoints):
+    if not hasattr(points, "mirror_image"):
         raise TypeError(
             f"the transforms must leave keypoints what they are, got {type(points).__name__}: "
             "wrap the tensor that you make of them by keypoints.wrap(tensor, like=keypoints)"

@@ -49,7 +49,7 @@ def exchanged(keypoints: Tensor, mirrored: Sequence[int]) -> Tensor:
     return keypoints[:, list(mirrored)]
 
 
-def check_keypoints(keypoints: Tensor, objects: int, mirrored: Sequence[int] | None) -> None:
+def check_keypoints(keypoints: Tensor, objects: int, mirrored: Sequence[int] | None = None) -> None:
     """Raise an error unless there are keypoints (N, P, 3) for so many objects, with P places in ``mirrored``."""
     if not isinstance(keypoints, Tensor):
         raise TypeError(f"keypoints must be a tensor of shape ({objects}, P, 3), got {type(keypoints).__name__}")

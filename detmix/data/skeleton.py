@@ -22,6 +22,13 @@ _SIDE = re.compile(
 )
 
 
+def check_edges(edges: Iterable[Sequence[int]], count: int) -> None:
+    """Raise ValueError unless each edge joins two of so many keypoints, counted from 0."""
+    for edge in edges:
+        if len(edge) != 2 or not all(0 <= end < count for end in edge):
+            raise ValueError(f"an edge must join two of {count} keypoints, got {edge}")
+
+
 @dataclass(frozen=True)
 class Skeleton:
     """The P keypoints that each object has.
@@ -37,9 +44,7 @@ class Skeleton:
     def __post_init__(self) -> None:
         if not self.names or len(set(self.names)) < len(self.names):
             raise ValueError(f"keypoints must have one name or more, each once, got {list(self.names)}")
-        for edge in self.edges:
-            if len(edge) != 2 or not all(0 <= end < len(self.names) for end in edge):
-                raise ValueError(f"an edge must join two of {len(self.names)} keypoints, got {edge}")
+        check_edges(self.edges, len(self.names))
 
     @property
     def numbers(self) -> tuple[str, ...]:

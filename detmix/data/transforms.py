@@ -40,6 +40,8 @@ from .skeleton import check_mirrored
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # a look-up on the network at every import
 import albumentations as A  # noqa: E402  it reads that variable when imported
 
+_APART = 3  # pixels between two points, each of which albumentations draws three wide to follow it
+
 _Transform: TypeAlias = A.BasicTransform | A.BaseCompose
 
 
@@ -49,8 +51,8 @@ class Albumentations:
     Boxes, masks and keypoints are transformed; all other per-object keys (labels, weights, sources, your
     own) follow their box, and leave with it when less than a thousandth of a pixel of its width or height
     is left. Boxes keep their fractions of a pixel. A keypoint that ends outside of the image, or that a transform
-    leaves out, gets visibility 0. One that is outside in between keeps it: so pad before you crop. Borders that are
-    filled by reflection are refused with keypoints, of which albumentations makes copies there.
+    leaves out, gets visibility 0. One that is outside in between keeps it: so pad before you crop. Where a border is
+    filled by reflection, albumentations may make copies of keypoints, which is an error at such a sample.
 
     Args:
         transforms: albumentations transforms, in order, or one, such as an ``A.OneOf``.
@@ -142,8 +144,7 @@ class Albumentations:
             "points": np.arange(0),
         }
         if len(boxes):
-            probes = right_angle((height, width)).numpy()
-            data.update(_masks_and_points(target, probes[: 0 if self.mirrored is None else PROBES]))
+            data.update(_masks_and_points(target, (height, width), with_probes=self.mirrored is not None))
         self._draw_from(self._generator(target))
         result = self._compose(**data)
         return _from_array(result["image"], image), _gather(target, result, self.mirrored)
@@ -208,16 +209,27 @@ def _from_array(pixels: Any, like: Any) -> Any:
     return wrap_like(torch.from_numpy(pixels.transpose(2, 0, 1).copy()), like)
 
 
-def _masks_and_points(target: Target, probes: NDArray[Any]) -> dict[str, NDArray[Any]]:
+def _masks_and_points(target: Target, size: tuple[int, int], *, with_probes: bool) -> dict[str, NDArray[Any]]:
     data = {}
     if "masks" in target:
         masks = target["masks"].as_subclass(Tensor)
         data["masks"] = (masks if masks.is_floating_point() else masks.to(torch.uint8)).numpy()
     if "keypoints" in target:
         places = target["keypoints"].as_subclass(Tensor)[..., :2].reshape(-1, 2).numpy()
-        data["keypoints"] = np.concatenate([places, probes]) if len(probes) else places
+        data["keypoints"] = np.concatenate([places, _probes(places, size)]) if with_probes else places
         data["points"] = np.arange(len(data["keypoints"]))
     return data
+
+
+def _probes(places: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float64]:
+    """The right angle, moved aside where it would lie on a keypoint: distortions keep one point of those in a pixel."""
+    probes = right_angle(size).numpy()
+    for step in range(size[1] // 8):
+        for shift in (step, -step):
+            moved = probes + [shift, 0]
+            if not (np.abs(moved[:, None] - places) < _APART).all(axis=2).any():
+                return moved
+    return probes
 
 
 def _gather(target: Target, result: dict[str, Any], mirrored: Sequence[int] | None) -> Target:

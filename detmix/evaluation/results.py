@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from ..data.masks import encode_planes
+from ..data.points import check_keypoints
 
 
 def coco_results(
@@ -47,11 +48,10 @@ def coco_results(
 
 def _keypoint_rows(keypoints: Tensor, objects: int, image_id: int) -> list[list[float]]:
     """Keypoints (N, P, 3) as COCO's lists of 3P numbers."""
-    if keypoints.ndim != 3 or keypoints.shape[0] != objects or keypoints.shape[2] != 3:
-        raise ValueError(
-            f"image {image_id}: keypoints must have shape ({objects}, P, 3), one row for each box, got "
-            f"{tuple(keypoints.shape)}"
-        )
+    try:
+        check_keypoints(keypoints, objects)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"image {image_id}: {error}") from None
     return keypoints.detach().to("cpu", torch.float64).flatten(1).tolist()
 
 

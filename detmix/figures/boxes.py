@@ -19,6 +19,7 @@ from ..arguments import check_count
 from ..canvas import Image as AnyImage
 from ..captions import one_line
 from ..data.points import check_keypoints
+from ..data.skeleton import check_edges
 from ..evaluation import Fate
 from ..targets import Target
 from .marks import Font, Mark, Pixels, Place, draw_mark, faded, stroke_of
@@ -86,7 +87,8 @@ def draw_boxes(
         for n in faint_first:
             _tint(canvas, target["masks"][n], colors[n], opacities[n])
     if "keypoints" in target:
-        _check_keypoints(target["keypoints"], len(boxes), edges)
+        check_keypoints(target["keypoints"], len(boxes))
+        check_edges(edges, target["keypoints"].shape[1])
         joints = _joints(target["keypoints"], scale)
         for n in faint_first:
             draw_skeleton(canvas, joints[n], edges, colors[n], opacities[n], font)
@@ -127,13 +129,6 @@ def _check_masks(masks: Tensor, boxes: int, size: tuple[int, int]) -> None:
             f"masks must be one for each of {boxes} boxes, of the image's {size[0]}x{size[1]} pixels, got the shape "
             f"{tuple(masks.shape)}"
         )
-
-
-def _check_keypoints(keypoints: Tensor, boxes: int, edges: Sequence[tuple[int, int]]) -> None:
-    check_keypoints(keypoints, boxes, None)
-    for edge in edges:
-        if len(edge) != 2 or not all(0 <= end < keypoints.shape[1] for end in edge):
-            raise ValueError(f"an edge must join two of {keypoints.shape[1]} keypoints, got {edge}")
 
 
 def _joints(keypoints: Tensor, scale: float) -> list[Joints]:

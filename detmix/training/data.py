@@ -91,8 +91,8 @@ class DetectionData(L.LightningDataModule):
                 validation and test objects must have one each.
             keypoints: read the keypoints of objects too, which Keypoint R-CNN learns from; COCO files state them, and
                 made-up scenes have some. All objects have as many. It needs torchvision 0.24 or newer.
-            keypoint_pairs: names of keypoints that become each other where an image is mirrored, two by two; unless
-                given, ``left`` and ``right`` in their names tell, as in ``left_eye`` and ``right_eye``.
+            keypoint_pairs: names of keypoints that become each other where an image is mirrored, two by two, all that
+                do; unless given, ``left`` and ``right`` in their names tell, as in ``left_eye`` and ``right_eye``.
             oks_sigmas: how far off each keypoint may lie, for COCO's measure of keypoints, a number above 0 for each;
                 unless given, COCO's for 17 keypoints, otherwise 0.05 for each.
             empty_images: train on images without objects too, which teach what background is. False leaves them out, as

@@ -68,9 +68,9 @@ def build_detector(name: str, num_classes: int, weights: Weights | None, **optio
             ``"keypointrcnn_resnet18_small"``.
         num_classes: K, background included.
         weights: ``"backbone"`` starts from torchvision's ImageNet backbone; ``"coco"`` from its detector
-            trained on COCO, all of it but the last layers whose outputs are by class (in Faster and Mask R-CNN
-            those of the boxes and of the masks too), since labels are the data's own, and in Keypoint R-CNN that of
-            the keypoints if they are not as many as COCO's; None from nothing.
+            trained on COCO, all of it but the last layers whose outputs are by class (in Faster, Mask and Keypoint
+            R-CNN those of the boxes, and of the masks, too), since labels are the data's own, and that of the keypoints
+            if they are not as many as COCO's; None from nothing.
         options: passed on to the builder, such as min_size, max_size, trainable_backbone_layers, and num_keypoints of
             Keypoint R-CNN, 17 unless given.
 

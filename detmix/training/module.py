@@ -25,7 +25,7 @@ from .evaluation import Evaluation, evaluate
 from .loadable import require_loadable, require_resumable
 from .logged_values import feature_numbers, mixing_numbers, total_and_terms
 from .mixing import ManifoldOptions, mix_features
-from .models import Weights, build_detector, learns_keypoints, learns_masks, weights_shape_the_model
+from .models import COCO_KEYPOINTS, Weights, build_detector, learns_keypoints, learns_masks, weights_shape_the_model
 from .optimization import OptimizerName, Schedule, change_settings, check_warm_up, lr_factor, make_optimizer
 from .visits import Visit, gather, mean_losses, visit_images
 
@@ -70,9 +70,9 @@ class DetectionModule(L.LightningModule):
                 can train: ``fasterrcnn_resnet18_small`` and, with ``data.masks``, ``maskrcnn_resnet18_small``, with
                 ``data.keypoints``, ``keypointrcnn_resnet18_small``.
             weights: where to start: ``backbone`` (torchvision's ImageNet backbone), ``coco`` (its detector
-                trained on COCO, but for the last layers whose outputs are by class: in Faster and Mask R-CNN those of
-                the boxes and of the masks too; and in Keypoint R-CNN that of the keypoints, unless there are 17), or
-                null, from nothing.
+                trained on COCO, but for the last layers whose outputs are by class: in Faster, Mask and Keypoint R-CNN
+                those of the boxes, and of the masks, too; and that of the keypoints unless there are 17), or null, from
+                nothing.
             num_classes: background included. It comes from the data; a number here is checked against it.
             objective: what an object of a blended image counts: ``weighted`` multiplies its losses by its
                 visible share; ``pair`` matches each of the two images on its own, and lets every row learn
@@ -130,7 +130,7 @@ class DetectionModule(L.LightningModule):
         self._restored = False  # from a checkpoint, and not yet trained
         self.detector: nn.Module | None = None
         self.class_names: tuple[str, ...] | None = None  # that it was built for, without background
-        self._num_keypoints: int | None = None  # of each object, for which it was built
+        self._num_keypoints: int | None = None  # of each object, for which it was built, if it learns them
         self.evaluation: Evaluation | None = None
         self.predictions: list[dict[str, Any]] = []  # COCO results of a pass, until its end
         self._visits: dict[int, Visit] = {}
@@ -221,7 +221,7 @@ class DetectionModule(L.LightningModule):
                 f"the detector was built for the classes {', '.join(self.class_names or ())}, and this data has "
                 f"{', '.join(names)}. Make another DetectionModule for it"
             )
-        if self.detector is not None and num_keypoints not in (None, self._num_keypoints):
+        if self._num_keypoints is not None and num_keypoints not in (None, self._num_keypoints):
             raise ValueError(
                 f"the detector was built for {self._num_keypoints} keypoints, and this data has {num_keypoints}. Make "
                 "another DetectionModule for it"
@@ -230,11 +230,11 @@ class DetectionModule(L.LightningModule):
             started_from = weights_shape_the_model(self.detector_name, self.weights)
             weights = self.weights if stage == "fit" or started_from else None
             options = self.options | self._keypoint_options(num_keypoints)
+            self._num_keypoints = options.get("num_keypoints", COCO_KEYPOINTS) if self.measures_keypoints else None
             model = build_detector(self.detector_name, len(names) + 1, weights, **options)
             model = weight_losses(model, self.objective, self.normalizer)
             self.mixer = None if self.manifold is None else mix_features(model, self.manifold)
             self.detector, self.class_names = model, tuple(names)
-            self._num_keypoints = num_keypoints
 
     def _keypoint_options(self, count: int | None) -> dict[str, int]:
         stated = self.options.get("num_keypoints", count)
