@@ -249,7 +249,5 @@ def test_weights_are_not_averaged_of_a_detector_that_is_not_there(callback):
     module = DetectionModule("fasterrcnn_resnet18_small", weights=None)
     options = {"max_epochs": 1, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = L.Trainer(accelerator="cpu", callbacks=[callback], **options)
-    with pytest.raises(
-        RuntimeError, match=r"call module\.build\('fit', data\.class_names, .*\) before Trainer\.fit"
-    ):
+    with pytest.raises(RuntimeError, match=r"call module\.build\('fit', data\.class_names, .*\) before Trainer\.fit"):
         trainer.fit(module, make_data())
