@@ -22,7 +22,8 @@ from detmix.training.trained import open_data, open_trained
 
 from .test_configs import write_coco
 from .test_training_report import Page
-from .trainings import ONE_EPOCH, TINY, fit_on_coco, losses_in
+from .trainings import ONE_EPOCH, TINY, fit_on_coco, fit_once, losses_in
+from .trainings import read_json as read
 
 if not hasattr(v2, "SanitizeKeyPoints"):
     pytest.skip("v2 transforms of this torchvision move no keypoints", allow_module_level=True)
@@ -34,13 +35,7 @@ NAMES = ["nose", "left_ear", "right_ear", "tail"]
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of a finished fit of one epoch."""
-    folder = tmp_path_factory.mktemp("runs")
-    cli_main(["fit", "--config", CONFIG, "--runs", str(folder), *TINY, *ONE_EPOCH])
-    return folder / "shapes_keypoints"
-
-
-def read(file):
-    return json.loads(file.read_text())
+    return fit_once(tmp_path_factory.mktemp("runs"), CONFIG)
 
 
 def test_the_numbers_are_those_of_the_results_that_are_written(finished):

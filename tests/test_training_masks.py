@@ -10,14 +10,15 @@ from pycocotools import mask as rle
 from detmix.data import Shapes
 from detmix.detectors import losses_and_detections
 from detmix.evaluation import evaluate_coco
-from detmix.training import DetectionData, cli_main
+from detmix.training import DetectionData
 from detmix.training.predict import predict_images
 from detmix.training.run_report import report_run
 from detmix.training.trained import open_trained
 
 from .test_configs import write_coco
 from .test_training_report import Page
-from .trainings import ONE_EPOCH, TINY, fit_on_coco, losses_in
+from .trainings import fit_on_coco, fit_once, losses_in
+from .trainings import read_json as read
 
 CONFIG = "configs/shapes_masks.yaml"
 
@@ -25,13 +26,7 @@ CONFIG = "configs/shapes_masks.yaml"
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of a finished fit of one epoch."""
-    folder = tmp_path_factory.mktemp("runs")
-    cli_main(["fit", "--config", CONFIG, "--runs", str(folder), *TINY, *ONE_EPOCH])
-    return folder / "shapes_masks"
-
-
-def read(file):
-    return json.loads(file.read_text())
+    return fit_once(tmp_path_factory.mktemp("runs"), CONFIG)
 
 
 def test_the_numbers_are_those_of_the_results_that_are_written(finished):

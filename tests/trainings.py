@@ -62,6 +62,16 @@ def runs_in(folder):
 ONE_EPOCH = ["--trainer.max_epochs=1", "--data.mixup.no_mixup_epochs=0"]
 
 
+def fit_once(folder, config):
+    """Fit a tiny version of a config for one epoch, in a folder; that of the run."""
+    cli_main(["fit", "--config", config, "--runs", str(folder), *TINY, *ONE_EPOCH])
+    return folder / Path(config).stem
+
+
+def read_json(file):
+    return json.loads(file.read_text())
+
+
 def fit_on_coco(root, config):
     """A call of ``fit`` on the COCO data set that lies in a folder; ``root`` is that, ``val`` its validation file."""
 

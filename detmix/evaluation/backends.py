@@ -258,10 +258,9 @@ def _collector_paused() -> Iterator[None]:
 
 def _as_dicts(rows: Objects | Detections, iou_type: IouType) -> list[dict[str, Any]]:
     columns = {"image_id": rows.images, "category_id": rows.labels, "bbox": rows.xywh, "area": rows.areas}
-    if isinstance(rows, Objects):  # of num_keypoints it counts whether there are any, and no more
-        columns |= {"iscrowd": rows.crowd.astype(int), "num_keypoints": rows.posed.astype(int)}
-    else:
-        columns |= {"score": rows.scores}
+    columns |= {"iscrowd": rows.crowd.astype(int)} if isinstance(rows, Objects) else {"score": rows.scores}
+    if iou_type == "keypoints" and isinstance(rows, Objects):
+        columns |= {"num_keypoints": rows.posed.astype(int)}  # whether there are any is what counts, and no more
     if iou_type == "keypoints" and rows.keypoints is not None:
         columns |= {"keypoints": rows.keypoints.reshape(len(rows), 3 * rows.keypoints.shape[1])}
     keys, values = ("id", *columns), [column.tolist() for column in columns.values()]

@@ -12,7 +12,7 @@ from .evaluation import evaluate
 # AP, AR100, segm/AP50, voc/AP50_11point; of one class AP/<class>, and a class may be called anything
 _NAME = re.compile(r"(?P<whole>(?:[a-z]+/)?A[PR]\w*)(?:/(?P<of_class>.+))?", re.DOTALL)
 
-
+# what a ground truth needs to be read with masks and keypoints; no number depends on it
 _IMAGE = {"id": 1, "height": 1, "width": 1}
 _OBJECT = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}
 _OBJECT |= {"keypoints": [0, 0, 0], "segmentation": {"size": [1, 1], "counts": [0, 1]}}

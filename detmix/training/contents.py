@@ -35,6 +35,12 @@ class Part(NamedTuple):
         return int((~self.source.annotations.iscrowd).sum())
 
     @property
+    def visible_keypoints(self) -> bool | None:
+        """Whether its objects have any; None where keypoints are not read, and of made-up scenes, which do."""
+        keypoints = None if self.file is None else self.source.annotations.keypoints
+        return None if keypoints is None else bool((keypoints[..., 2] > 0).any())
+
+    @property
     def labels(self) -> list[int]:
         """The labels that its objects have, each once. Not for made-up scenes."""
         annotations = self.source.annotations
@@ -120,9 +126,8 @@ def unposed(parts: Sequence[Part]) -> Iterator[str]:
         parts: as for ``doubts``.
     """
     trained = parts[:-1]
-    keypoints = [None if part.file is None else part.source.annotations.keypoints for part in trained]
-    given = [points for points in keypoints if points is not None]
-    if given and not any((points[..., 2] > 0).any() for points in given):
+    seen = {part.visible_keypoints for part in trained}
+    if False in seen and True not in seen:
         yield f"{_files(trained)}: no keypoint of an object is visible in data.train: none will be learned"
 
 

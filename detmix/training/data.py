@@ -408,8 +408,7 @@ def _require_measurable(part: Part) -> None:
     Raises:
         ValueError: a mask is malformed, or no object has a keypoint that is visible.
     """
-    keypoints = part.source.annotations.keypoints
-    if keypoints is not None and not (keypoints[..., 2] > 0).any():
+    if part.visible_keypoints is False:
         raise ValueError(f"{part.name}: none of its objects has a visible keypoint, so keypoints cannot be measured")
     try:
         part.source.annotations.require_masks()
