@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 from weakref import WeakSet
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -29,6 +28,7 @@ from .detectors.retinanet import WeightedRetinaNet
 from .detectors.rows import RowTargets, mix_rows
 from .detectors.ssd import WeightedSSD
 from .draws import MANIFOLD, generator_at
+from .indices import indices_on
 from .layers import INPUT, ROI, check_keys, check_module, map_tensors, split_layer, stages_before
 from .mixing import mix_targets, sample_lambda
 from .readers import this_process
@@ -272,14 +272,15 @@ class ManifoldMixup:
         if step.layer == ROI:  # weights, so that the weighted losses run
             return images, [{**target, "weights": visible_shares(target)} for target in targets]
         partners = self._partners(step, len(targets))
-        sizes = [_larger(size, images.image_sizes[row]) for size, row in zip(images.image_sizes, partners, strict=True)]
+        rows = partners.tolist()
+        sizes = [_larger(size, images.image_sizes[row]) for size, row in zip(images.image_sizes, rows, strict=True)]
         joined = [
             mix_targets(target, targets[row], step.lam, size)
-            for target, row, size in zip(targets, partners.tolist(), sizes, strict=True)
+            for target, row, size in zip(targets, rows, sizes, strict=True)
         ]
         pixels = images.tensors
         if step.layer == INPUT:
-            pixels = _mix(pixels, _on(pixels.device, partners), step.lam)
+            pixels = _mix(pixels, indices_on(pixels.device, partners), step.lam)
             self._count(step)
         return ImageList(pixels, sizes), joined
 
@@ -307,7 +308,7 @@ class ManifoldMixup:
             raise RuntimeError(
                 f"layer {step.layer!r} cannot be mixed: it returns {len(feature)} rows for {step.images} images"
             )
-        return _mix(feature, _on(feature.device, self._partners(step, len(feature))), step.lam)
+        return _mix(feature, indices_on(feature.device, self._partners(step, len(feature))), step.lam)
 
     @torch.compiler.disable
     def _after_backbone(self, module: nn.Module, arguments: Any, output: Any) -> None:
@@ -321,7 +322,7 @@ class ManifoldMixup:
             return features, rows, own
         self._count(step)
         order = generator_at(*step.key, _PARTNERS).permutation(len(features))
-        partners = _on(features.device, order)
+        partners = indices_on(features.device, torch.from_numpy(order))
         proposals = torch.stack([own, own[partners]]).repeat_interleave(len(rows.objects), dim=0)  # (2 S, R, 4)
         return _mix(features, partners, step.lam), mix_rows(rows, partners, step.lam), proposals
 
@@ -329,17 +330,9 @@ class ManifoldMixup:
         step.mixed += 1
         self.mixed = True
 
-    def _partners(self, step: _Step, count: int) -> np.ndarray:
+    def _partners(self, step: _Step, count: int) -> Tensor:
         """Row of the partner of each of B images, (B,) int64: the same each time that one step asks."""
-        return draw_partners(count, self.pairing, generator_at(*step.key, _PARTNERS))
-
-
-def _on(device: torch.device, rows: np.ndarray) -> Tensor:
-    """Row numbers, (R,) int64, on a device."""
-    numbers = torch.from_numpy(rows)
-    if device.type != "cuda":
-        return numbers.to(device)
-    return numbers.pin_memory().to(device, non_blocking=True)  # the one kind of memory that is not waited for
+        return torch.from_numpy(draw_partners(count, self.pairing, generator_at(*step.key, _PARTNERS)))
 
 
 def _mix(values: Tensor, partners: Tensor, lam: float) -> Tensor:

@@ -81,6 +81,15 @@ def ascii_locale():
     locale.setlocale(locale.LC_CTYPE, before)
 
 
+@pytest.fixture
+def gpu():
+    """The GPU that a test marked ``gpu`` needs; it is skipped where there is none."""
+    from .gpu import open_gpu  # with torch, which reads what is set above
+
+    with open_gpu() as opened:
+        yield opened
+
+
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
     """A headless Chromium, where one is installed; the run of CI installs it."""

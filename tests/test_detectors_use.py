@@ -8,7 +8,6 @@ import onnx
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from detmix import unweight_losses, weight_losses
@@ -126,31 +125,3 @@ def test_models_can_be_exported_to_onnx_once_unweighted(family):
         torch.onnx.export(model, (images,), file, dynamo=False)
     names = {output.name for output in onnx.load_from_string(file.getvalue()).graph.output}
     assert len(names) >= 3
-
-
-class CountWaits(TorchDispatchMode):
-    """Counts the operations for which the host waits on a GPU, since it needs their values or how many there are."""
-
-    def __init__(self):
-        super().__init__()
-        self.waits = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        by_mask = "index" in str(function) and any(
-            isinstance(index, torch.Tensor) and index.dtype == torch.bool
-            for index in (args[1] if isinstance(args[1], (list, tuple)) else ())
-        )
-        self.waits += by_mask or any(
-            word in str(function) for word in ("nonzero", "local_scalar", "unique", "masked_sel")
-        )
-        return function(*args, **(kwargs or {}))
-
-
-@every_family
-def test_weighted_losses_wait_for_values_no_more_often_than_torchvision(family, monkeypatch):
-    monkeypatch.setattr("detmix.detectors.checks._check_values", lambda *_: None)  # done on the CPU only
-    with CountWaits() as plain:
-        losses_of(make_assembled(family), make_batch(COUNTS))
-    with CountWaits() as weighted:
-        losses_of(weight_losses(make_assembled(family)), make_batch(COUNTS, **WEIGHTED_BATCH))
-    assert 0 < weighted.waits <= plain.waits

@@ -1,30 +1,24 @@
-"""What makes the trainer fast changes nothing that it computes, and adds no waiting for a GPU."""
+"""What makes the trainer fast changes nothing that it computes."""
 
 import json
-import warnings
 from types import SimpleNamespace
 
-import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.loggers import CSVLogger
 
 from detmix.benchmark.photographs import write_coco
 from detmix.training import (
     DetectionData,
-    DetectionModule,
     MixupOptions,
     ProgressBar,
     ShapesOptions,
-    Throughput,
     cli_main,
 )
 from detmix.training import data as training_data
 
 from .conftest import ROOT, undrawn_report
 from .test_detectors_precision import is_exact
-from .test_detectors_use import CountWaits
 from .trainings import TINY
 
 
@@ -80,92 +74,6 @@ def test_an_unknown_backend_of_compile_is_named(tmp_path, capsys):
     assert "model.compile" in message
     assert "'fastest'" in message
     assert "inductor" in message
-
-
-class OneCycle(L.Callback):
-    """Counts what the host waits for from the start of the third batch to that of the fourth."""
-
-    def __init__(self, count):
-        self.count = count
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if batch_idx == 2:
-            self.batch = [image.clone() for image in batch[0]], [dict(target) for target in batch[1]]
-            self.count.__enter__()
-        elif batch_idx == 3:
-            self.count.__exit__(None, None, None)
-
-
-class CountSynchronisations(warnings.catch_warnings):
-    """Counts what torch itself reports as waiting for the GPU."""
-
-    def __init__(self):
-        super().__init__(record=True)
-
-    def __enter__(self):
-        self.caught = super().__enter__()
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        return self
-
-    def __exit__(self, *error):
-        torch.cuda.set_sync_debug_mode("default")
-        super().__exit__(*error)
-
-    @property
-    def waits(self):
-        return sum("synchroniz" in str(warning.message) for warning in self.caught)
-
-
-def count_one_cycle(folder, count, accelerator):
-    """Train a little; the callback that counted one cycle of it, and the detector."""
-    scenes = ShapesOptions(train=8, val=2, size=64, max_extent=32)
-    data = DetectionData(shapes=scenes, mixup=MixupOptions(), batch_size=2, num_workers=1)  # its work is not counted
-    module = DetectionModule("fasterrcnn_resnet18_small", weights=None, options={"min_size": 64})
-    cycle = OneCycle(count)
-    trainer = L.Trainer(
-        max_epochs=1,
-        accelerator=accelerator,
-        devices=1,
-        default_root_dir=folder,
-        logger=CSVLogger(folder),
-        log_every_n_steps=1000,
-        limit_val_batches=0,
-        enable_checkpointing=False,
-        callbacks=[cycle, ProgressBar(), Throughput()],
-    )
-    trainer.fit(module, data)
-    return cycle, module.detector
-
-
-def bare_step(detector, batch, count):
-    """What the losses alone wait for; the weighted ones wait no more often than torchvision's."""
-    with count:
-        torch.stack(list(detector.train()(*batch).values())).sum().backward()
-    return count.waits
-
-
-from_lightning = pytest.mark.filterwarnings(
-    "ignore:.*LeafSpec:FutureWarning", "ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"
-)
-
-
-@from_lightning
-def test_the_trainer_waits_for_no_value_beside_those_that_the_losses_wait_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("detmix.detectors.checks._check_values", lambda *_: None)  # done on the CPU only
-    monkeypatch.setattr(ProgressBar, "_INTERVAL", 1e9)
-    cycle, detector = count_one_cycle(tmp_path, CountWaits(), "cpu")
-    switch = 1  # whether mixing is on: a tensor of the host
-    assert 0 < cycle.count.waits <= switch + bare_step(detector, cycle.batch, CountWaits())
-
-
-@from_lightning
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_on_a_gpu_the_trainer_waits_no_more_often_than_the_losses(tmp_path, monkeypatch):
-    monkeypatch.setattr(ProgressBar, "_INTERVAL", 1e9)
-    cycle, detector = count_one_cycle(tmp_path, CountSynchronisations(), "gpu")
-    assert 0 < cycle.count.waits <= bare_step(detector, cycle.batch, CountSynchronisations())
 
 
 class Logged:

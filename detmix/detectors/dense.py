@@ -27,7 +27,7 @@ class Groups(list[Target]):
     def __init__(self, targets: Sequence[Target], objective: Objective) -> None:
         self.targets = targets
         self.objective = objective
-        self.by_image = [groups_of(target, objective) for target in targets]
+        self.by_image = groups_of(targets, objective)
         super().__init__(group for groups in self.by_image for group in groups)
 
     def repeat(self, images: Sequence[Tensor]) -> list[Tensor]:

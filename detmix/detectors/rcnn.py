@@ -58,10 +58,10 @@ class WeightedRegionProposalNetwork(RegionProposalNetwork):
         """
         if not are_weighted(anchors, targets, self.objective):
             return super().assign_targets_to_anchors(anchors, targets)
-        return [AnchorTargets(self._match(*image), *image) for image in zip(anchors, targets, strict=True)], anchors
+        images = zip(anchors, targets, groups_of(targets, self.objective), strict=True)
+        return [AnchorTargets(self._match(boxes, groups), boxes, target) for boxes, target, groups in images], anchors
 
-    def _match(self, anchors: Tensor, target: Target) -> RowTargets:
-        groups = groups_of(target, self.objective)
+    def _match(self, anchors: Tensor, groups: list[Target]) -> RowTargets:
         matched = [match_boxes(self.proposal_matcher, group["boxes"], anchors, self.box_similarity) for group in groups]
         return row_targets(matched, groups, self.objective)
 
@@ -139,15 +139,15 @@ class WeightedRoIHeads(RoIHeads):
         self.check_targets(targets)
         boxes = [target["boxes"].to(proposals[0].dtype) for target in targets]
         proposals = self.add_gt_proposals(proposals, boxes)
-        images = [self._match(*image) for image in zip(proposals, targets, strict=True)]
+        groups = groups_of(targets, self.objective)
+        images = [self._match(*image) for image in zip(proposals, groups, strict=True)]
         sampled = self.subsample([rows.sampler_labels() for rows in images])
         return (
             [boxes[rows] for boxes, rows in zip(proposals, sampled, strict=True)],
             [targets.at(rows) for targets, rows in zip(images, sampled, strict=True)],
         )
 
-    def _match(self, proposals: Tensor, target: Target) -> RowTargets:
-        groups = groups_of(target, self.objective)
+    def _match(self, proposals: Tensor, groups: list[Target]) -> RowTargets:
         boxes, labels = ([group[key] for group in groups] for key in ("boxes", "labels"))
         matched, found = self.assign_targets_to_proposals([proposals] * len(groups), boxes, labels)
         # torchvision's labels are 0 for background and -1 for ignored: one less is what its matcher says

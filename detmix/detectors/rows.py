@@ -19,6 +19,7 @@ from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
+from ..indices import indices_on
 from ..targets import Target, visible_shares
 
 Objective = Literal["weighted", "pair", "unweighted"]
@@ -59,25 +60,19 @@ class RowTargets(NamedTuple):
         return self.labels.amax(0) - self.ignored.to(torch.int64)
 
 
-def groups_of(target: Target, objective: Objective) -> list[Target]:
-    """The objects of one image in the groups that are matched on their own: one per layer.
+def groups_of(targets: Sequence[Target], objective: Objective) -> list[list[Target]]:
+    """The objects of each image in the groups that are matched on their own: one per layer.
 
     Args:
-        target: boxes (N, 4), labels (N,) and, where given, weights and sources.
-        objective: ``"pair"`` makes a group of each source; that reads ``sources``, and so waits for a GPU.
+        targets: of B images, each with boxes (N, 4), labels (N,) and, where given, weights and sources.
+        objective: ``"pair"`` makes a group of each source; to read which there are the host waits for a GPU, once.
 
     Returns:
-        S dicts of boxes, labels, weights and objects, the rows of the group in the target.
+        For each image S dicts of boxes, labels, weights and objects, the rows of the group in the target.
     """
-    everything = torch.arange(len(target["boxes"]), device=target["boxes"].device)
-    rows = [everything]
-    if objective == "pair" and len(everything) and "sources" in target:
-        sources = target["sources"]
-        rows = [torch.where(sources == source)[0] for source in sources.unique().tolist()]
-    columns = {**target, "weights": visible_shares(target), "objects": everything}
-    if len(rows) > 1:
-        return [{key: columns[key][row] for key in ("boxes", "labels", "weights", "objects")} for row in rows]
-    return [{key: columns[key] for key in ("boxes", "labels", "weights", "objects")}]
+    if objective == "pair" and any("sources" in target for target in targets):
+        return [_groups(target, rows) for target, rows in zip(targets, _rows_by_source(targets), strict=True)]
+    return [_groups(target, []) for target in targets]
 
 
 def match_boxes(
@@ -170,6 +165,24 @@ def matched_boxes(boxes: Tensor, objects: Tensor, own: Tensor) -> Tensor:
     if not len(boxes):
         return own
     return boxes.to(own.dtype)[objects.clamp(min=0)].where((objects >= 0)[..., None], own)
+
+
+def _groups(target: Target, rows: Sequence[Tensor]) -> list[Target]:
+    everything = torch.arange(len(target["boxes"]), device=target["boxes"].device)
+    columns = {**target, "weights": visible_shares(target), "objects": everything}
+    if len(rows) > 1:
+        return [{key: columns[key][row] for key in ("boxes", "labels", "weights", "objects")} for row in rows]
+    return [{key: columns[key] for key in ("boxes", "labels", "weights", "objects")}]
+
+
+def _rows_by_source(targets: Sequence[Target]) -> list[Sequence[Tensor]]:
+    """Of each image the rows of the objects of each source, S tensors; on their device, in their order."""
+    columns = [target.get("sources", torch.zeros_like(target["labels"])) for target in targets]
+    images = torch.cat(columns).cpu().split([len(column) for column in columns])
+    order = torch.cat([sources.argsort(stable=True) for sources in images])
+    counts = [sources.unique(return_counts=True)[1].tolist() for sources in images]
+    groups = iter(indices_on(columns[0].device, order).split([count for image in counts for count in image]))
+    return [[next(groups) for _ in image] for image in counts]
 
 
 def _pad(rows: RowTargets, layers: int) -> RowTargets:

@@ -29,7 +29,7 @@ def objective_losses(weight: float, objective: Objective, *, overlap: bool) -> f
     target |= {"weights": torch.tensor([weight, 1 - weight])[:count], "sources": torch.arange(2)[:count]}
     if objective == "unweighted":
         target["weights"] = torch.ones(count)
-    groups = groups_of(target, objective)
+    (groups,) = groups_of([target], objective)
     matched = [torch.zeros(1, dtype=torch.int64) for _ in groups]  # the first object of each group
     rows = row_targets(matched, groups, "pair" if objective == "pair" else "weighted")
     logits = torch.tensor([list(_PREDICTED.values())]).log()
