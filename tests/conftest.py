@@ -82,11 +82,11 @@ def ascii_locale():
 
 
 @pytest.fixture
-def gpu():
+def gpu(monkeypatch):
     """The GPU that a test marked ``gpu`` needs; it is skipped where there is none."""
     from .gpu import open_gpu  # with torch, which reads what is set above
 
-    with open_gpu() as opened:
+    with open_gpu(monkeypatch) as opened:
         yield opened
 
 

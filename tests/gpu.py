@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from .simulated_gpu import is_possible, simulated_gpu, waited_for
+from .simulated_gpu import NAME, is_possible, simulated_gpu, waited_for
 
 
 class Gpu:
@@ -36,11 +36,12 @@ class Gpu:
 
 
 @contextmanager
-def open_gpu():
+def open_gpu(patch):
     """A ``Gpu``; where there is none the test is skipped."""
     if torch.cuda.is_available():
         yield Gpu(torch.device("cuda"), _waits_on_cuda)
     elif os.environ.get("SIMULATED_GPU") == "1" and is_possible():
+        patch.setattr("detmix.indices._PINNED", {NAME})
         with simulated_gpu() as device:
             yield Gpu(device, _waits_simulated)
     else:

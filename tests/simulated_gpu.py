@@ -73,6 +73,8 @@ class _MadeOfValues(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if function is torch.Tensor.tolist and isinstance(args[0], There):
             return args[0].cpu().tolist()
+        if function is torch.Tensor.pin_memory:
+            return args[0]
         if function in (torch.tensor, torch.as_tensor) and not isinstance(args[0], torch.Tensor):
             device = kwargs.pop("device", None)
             made = function(*args, **kwargs)

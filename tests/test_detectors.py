@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from detmix import weight_losses
-from detmix.detectors.rows import groups_of, row_targets
+from detmix.detectors.matching import Matched, Objects
 
 from .factories import BUILDERS, FAMILIES, make_assembled, make_batch, make_detector
 
@@ -34,7 +34,7 @@ def test_shares_that_add_up_to_one_but_for_rounding_leave_no_background():
     weights = torch.stack([first * second, first * (1 - second), 1 - first])  # as of what was mixed twice
     assert 0 < 1 - weights.sum() < 1e-6
     target = {"boxes": torch.rand(3, 4), "labels": torch.arange(1, 4), "weights": weights, "sources": torch.arange(3)}
-    rows = row_targets([torch.tensor([0])] * 3, groups_of([target], "pair")[0], "pair")
+    rows = Matched(Objects([target], "pair"), [torch.tensor([0])] * 3).targets()
     assert (rows.shares[:, 0].tolist(), rows.background.tolist()) == (weights.tolist(), [0])
 
 

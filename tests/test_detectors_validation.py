@@ -6,7 +6,7 @@ from torch import nn
 
 from detmix import weight_losses
 from detmix.detectors import losses_and_detections
-from detmix.detectors.rows import match_boxes
+from detmix.detectors.matching import match_boxes
 
 from .factories import FAMILIES, make_assembled, make_batch, make_detector
 from .test_detectors import losses_of

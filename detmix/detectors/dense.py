@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..targets import Target
 from .checks import are_weighted, require_labels
+from .matching import Matched, Objects
 from .names import full_name
-from .rows import Objective, RowTargets, groups_of, join, row_targets
+from .rows import Objective, RowTargets
 
 
 class Groups(list[Target]):
@@ -26,24 +27,17 @@ class Groups(list[Target]):
 
     def __init__(self, targets: Sequence[Target], objective: Objective) -> None:
         self.targets = targets
-        self.objective = objective
-        self.by_image = groups_of(targets, objective)
-        super().__init__(group for groups in self.by_image for group in groups)
-
-    def repeat(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """What belongs to an image, once for each of its groups."""
-        return [image for image, groups in zip(images, self.by_image, strict=True) for _ in groups]
+        self.objects = Objects(targets, objective)
+        super().__init__(self.objects.groups)
 
     def of_rows(self, anchors: Sequence[Tensor]) -> Tensor:
         """The anchors of all rows, (R, 4), from those of each group."""
         parts = iter(anchors)
-        return torch.cat([[next(parts) for _ in groups][0] for groups in self.by_image])
+        return torch.cat([[next(parts) for _ in counts][0] for counts in self.objects.counts])
 
     def rows(self, matched: Sequence[Tensor]) -> RowTargets:
         """What the rows of all images are to learn, from the matches of each group."""
-        parts = iter(matched)
-        images = [row_targets([next(parts) for _ in groups], groups, self.objective) for groups in self.by_image]
-        return join(images, self.targets)
+        return Matched(self.objects, matched).targets()
 
 
 def grouped(
@@ -64,7 +58,7 @@ def grouped(
         )
     require_labels(targets, head_outputs["cls_logits"].shape[-1])
     groups = Groups(targets, model.objective)
-    return groups, groups.repeat(anchors)
+    return groups, groups.objects.repeat(anchors)
 
 
 class Matches(NamedTuple):

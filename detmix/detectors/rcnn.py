@@ -10,6 +10,7 @@ weighted and the plain loss of one seed are over the same rows.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +29,8 @@ from ..losses import (
 )
 from ..targets import Target
 from .checks import are_weighted, require_keypoints, require_labels
-from .rows import Objective, RowTargets, align, groups_of, join, match_boxes, matched_boxes, row_targets
+from .matching import Matched, Objects, match_boxes
+from .rows import Objective, RowTargets, joined_rows, matched_boxes
 
 _BETA = 1 / 9  # torchvision's
 
@@ -37,11 +39,11 @@ RowMixer = Callable[[Tensor, RowTargets, Tensor], tuple[Tensor, RowTargets, Tens
 
 
 class AnchorTargets(NamedTuple):
-    """What the anchors of one image are to learn; takes the place of torchvision's tensor of labels."""
+    """What the anchors of a batch match; takes the place of torchvision's list of labels."""
 
-    rows: RowTargets
-    anchors: Tensor  # (A, 4)
-    target: Target
+    matched: Matched
+    anchors: list[Tensor]  # of each image, (A, 4)
+    targets: list[Target]
 
 
 class WeightedRegionProposalNetwork(RegionProposalNetwork):
@@ -50,33 +52,30 @@ class WeightedRegionProposalNetwork(RegionProposalNetwork):
     objective: Objective
     normalizer: Normalizer
 
-    def assign_targets_to_anchors(self, anchors: list[Tensor], targets: list[Target]) -> tuple[list[Any], list[Tensor]]:
-        """Match anchors to objects; with weighted targets, labels come as ``AnchorTargets``.
+    def assign_targets_to_anchors(self, anchors: list[Tensor], targets: list[Target]) -> tuple[Any, list[Tensor]]:
+        """Match anchors to objects; with weighted targets, ``AnchorTargets`` come in the place of labels.
 
         torchvision passes both results on to ``compute_loss``, the boxes encoded against the anchors. The
         weighted loss encodes for itself, and only the sampled rows, so it gets the anchors back as boxes.
         """
         if not are_weighted(anchors, targets, self.objective):
             return super().assign_targets_to_anchors(anchors, targets)
-        images = zip(anchors, targets, groups_of(targets, self.objective), strict=True)
-        return [AnchorTargets(self._match(boxes, groups), boxes, target) for boxes, target, groups in images], anchors
-
-    def _match(self, anchors: Tensor, groups: list[Target]) -> RowTargets:
-        matched = [match_boxes(self.proposal_matcher, group["boxes"], anchors, self.box_similarity) for group in groups]
-        return row_targets(matched, groups, self.objective)
+        objects = Objects(targets, self.objective)
+        pairs = zip(objects.groups, objects.repeat(anchors), strict=True)
+        found = [match_boxes(self.proposal_matcher, group["boxes"], own, self.box_similarity) for group, own in pairs]
+        return AnchorTargets(Matched(objects, found), anchors, targets), anchors
 
     def compute_loss(
-        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Any], regression_targets: list[Tensor]
+        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: Any, regression_targets: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Objectness and box loss over the sampled anchors of all images."""
-        if isinstance(labels[0], Tensor):
+        if not isinstance(labels, AnchorTargets):
             return super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
-        positives, negatives = self.fg_bg_sampler([image.rows.matches() for image in labels])
+        positives, negatives = self.fg_bg_sampler(labels.matched.matches())
         sampled = torch.where(torch.cat(positives) | torch.cat(negatives))[0]  # (R,)
-        targets = [image.target for image in labels]
-        rows = join([image.rows for image in labels], targets).at(sampled)
-        boxes = torch.cat([target["boxes"] for target in targets])
-        anchors = torch.cat([image.anchors for image in labels])[sampled]
+        rows = labels.matched.targets(sampled)
+        boxes = torch.cat([target["boxes"] for target in labels.targets])
+        anchors = torch.cat(labels.anchors)[sampled]
         box_loss = _box_rows(self, pred_bbox_deltas[sampled].expand(len(rows.objects), -1, 4), rows, boxes, anchors)
         objectness_loss = objectness_rows(objectness.flatten()[sampled], rows.shares, rows.background)
         return (
@@ -112,47 +111,46 @@ class WeightedRoIHeads(RoIHeads):
             require_keypoints(targets, getattr(last_layer, "out_channels", None))
         if not self.training or targets is None or not are_weighted(proposals, targets, self.objective):
             return super().forward(features, proposals, image_shapes, targets)
-        proposals, images = self._sample(proposals, targets)
+        proposals, sampled = self._sample(proposals, targets)
         pooled = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
-        rows, own = join(images, targets), torch.cat(proposals)
+        rows, own = sampled, torch.cat(proposals)
         if self.row_mixer is not None:
             pooled, rows, own = self.row_mixer(pooled, rows, own)
         logits, box_regression = self.box_predictor(pooled)
         require_labels(targets, logits.shape[1])
         losses = self._box_losses(logits, box_regression, rows, own, targets)
         if self.has_mask() or self.has_keypoint():
-            positives = [torch.where(rows.foreground)[0] for rows in images]
+            counts = [len(boxes) for boxes in proposals]
+            positives = [torch.where(foreground)[0] for foreground in sampled.foreground.split(counts)]
             proposals = [boxes[rows] for boxes, rows in zip(proposals, positives, strict=True)]
-            images = align([targets.at(rows) for targets, rows in zip(images, positives, strict=True)])
+            sampled = sampled.at(joined_rows(positives, counts))
         if self.has_mask():
             pooled = self.mask_roi_pool(features, proposals, image_shapes)
             losses["loss_mask"] = self._mask_loss(
-                self.mask_predictor(self.mask_head(pooled)), images, proposals, targets
+                self.mask_predictor(self.mask_head(pooled)), sampled, proposals, targets
             )
         if self.has_keypoint():
             pooled = self.keypoint_roi_pool(features, proposals, image_shapes)
             logits = self.keypoint_predictor(self.keypoint_head(pooled))
-            losses["loss_keypoint"] = self._keypoint_loss(logits, images, proposals, targets)
+            losses["loss_keypoint"] = self._keypoint_loss(logits, sampled, proposals, targets)
         return [], losses
 
-    def _sample(self, proposals: list[Tensor], targets: list[Target]) -> tuple[list[Tensor], list[RowTargets]]:
+    def _sample(self, proposals: list[Tensor], targets: list[Target]) -> tuple[list[Tensor], RowTargets]:
         self.check_targets(targets)
         boxes = [target["boxes"].to(proposals[0].dtype) for target in targets]
         proposals = self.add_gt_proposals(proposals, boxes)
-        groups = groups_of(targets, self.objective)
-        images = [self._match(*image) for image in zip(proposals, groups, strict=True)]
-        sampled = self.subsample([rows.sampler_labels() for rows in images])
-        return (
-            [boxes[rows] for boxes, rows in zip(proposals, sampled, strict=True)],
-            [targets.at(rows) for targets, rows in zip(images, sampled, strict=True)],
-        )
+        matched = self._match(proposals, Objects(targets, self.objective))
+        rows = matched.targets()
+        sampled = self.subsample(rows.sampler_labels().split(matched.rows))
+        proposals = [boxes[own] for boxes, own in zip(proposals, sampled, strict=True)]
+        return proposals, rows.at(joined_rows(sampled, matched.rows))
 
-    def _match(self, proposals: Tensor, groups: list[Target]) -> RowTargets:
+    def _match(self, proposals: list[Tensor], objects: Objects) -> Matched:
+        repeated, groups = objects.repeat(proposals), objects.groups
         boxes, labels = ([group[key] for group in groups] for key in ("boxes", "labels"))
-        matched, found = self.assign_targets_to_proposals([proposals] * len(groups), boxes, labels)
+        found, classes = (torch.cat(parts) for parts in self.assign_targets_to_proposals(repeated, boxes, labels))
         # torchvision's labels are 0 for background and -1 for ignored: one less is what its matcher says
-        rows = [match.where(label > 0, label - 1) for match, label in zip(matched, found, strict=True)]
-        return row_targets(rows, groups, self.objective)
+        return Matched(objects, found.where(classes > 0, classes - 1).split([len(own) for own in repeated]))
 
     def _box_losses(
         self, logits: Tensor, box_regression: Tensor, rows: RowTargets, own: Tensor, targets: list[Target]
@@ -166,30 +164,22 @@ class WeightedRoIHeads(RoIHeads):
         }
         return {name: reduce_rows(values, rows.masses, self.normalizer) for name, values in losses.items()}
 
-    def _mask_loss(
-        self, logits: Tensor, images: list[RowTargets], proposals: list[Tensor], targets: list[Target]
-    ) -> Tensor:
+    def _mask_loss(self, logits: Tensor, rows: RowTargets, proposals: list[Tensor], targets: list[Target]) -> Tensor:
+        images = zip(targets, proposals, _by_image(rows.objects, proposals, targets), strict=True)
         truth = torch.cat(
-            [
-                _project(target["masks"], boxes, rows.objects, logits.shape[-1])
-                for target, boxes, rows in zip(targets, proposals, images, strict=True)
-            ],
-            dim=1,
+            [_project(target["masks"], boxes, objects, logits.shape[-1]) for target, boxes, objects in images], dim=1
         )  # (S, P, M, M)
-        rows = join(images, targets)
         chosen = logits[torch.arange(len(logits), device=logits.device), rows.labels]
         values = mask_rows(chosen, truth, rows.shares).sum(0)
         return reduce_rows(values, rows.shares.sum(0), self.normalizer)
 
     def _keypoint_loss(
-        self, logits: Tensor, images: list[RowTargets], proposals: list[Tensor], targets: list[Target]
+        self, logits: Tensor, rows: RowTargets, proposals: list[Tensor], targets: list[Target]
     ) -> Tensor:
-        found = [
-            _cells(target["keypoints"], boxes, rows.objects, logits.shape[-1])
-            for target, boxes, rows in zip(targets, proposals, images, strict=True)
-        ]
+        images = zip(targets, proposals, _by_image(rows.objects, proposals, targets), strict=True)
+        found = [_cells(target["keypoints"], boxes, objects, logits.shape[-1]) for target, boxes, objects in images]
         cells, visible = (torch.cat(columns, dim=1) for columns in zip(*found, strict=True))  # (S, P, keypoints)
-        shares = join(images, targets).shares[..., None] * visible
+        shares = rows.shares[..., None] * visible
         layer, row, keypoint = torch.where(visible)
         values = torch.zeros_like(shares, dtype=torch.promote_types(logits.dtype, shares.dtype))
         values[layer, row, keypoint] = keypoint_rows(
@@ -197,6 +187,13 @@ class WeightedRoIHeads(RoIHeads):
         )
         counted = visible.any(0).flatten()
         return reduce_rows(values.sum(0).flatten(), shares.sum(0).flatten(), self.normalizer, counted=counted)
+
+
+def _by_image(objects: Tensor, proposals: list[Tensor], targets: list[Target]) -> list[Tensor]:
+    """Of each image (S, P): the rows of the objects in its own target; those of none stay below 0."""
+    first = accumulate((len(target["boxes"]) for target in targets), initial=0)
+    parts = objects.split([len(boxes) for boxes in proposals], dim=1)
+    return [part - offset for part, offset in zip(parts, first, strict=False)]
 
 
 def _box_rows(

@@ -10,7 +10,8 @@ from ..losses import Normalizer, classification_rows, reduce_rows, smooth_l1_row
 from ..targets import Target
 from .checks import are_weighted, require_labels
 from .dense import Groups, Matches
-from .rows import Objective, RowTargets, match_boxes
+from .matching import match_boxes
+from .rows import Objective, RowTargets
 
 _BETA = 1.0  # torchvision's
 
@@ -31,7 +32,7 @@ class WeightedSSD(SSD):
         require_labels(targets, head_outputs["cls_logits"].shape[-1])
         groups = Groups(targets, self.objective)
         if len(groups) > len(targets):
-            pairs = zip(groups, groups.repeat(anchors), strict=True)
+            pairs = zip(groups, groups.objects.repeat(anchors), strict=True)
             matched_idxs = [match_boxes(self.proposal_matcher, group["boxes"], boxes) for group, boxes in pairs]
         rows = groups.rows(matched_idxs)
         classes = classification_rows(

@@ -17,9 +17,9 @@ from torchvision.models.detection.ssd import SSD
 
 from ..targets import Target, require_target_each
 from .checks import require_keys
+from .matching import match_boxes
 from .modes import evaluating
 from .names import full_name
-from .rows import match_boxes
 
 _NEEDED = ("boxes", "labels")
 

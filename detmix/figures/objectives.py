@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from ..detectors.rows import Objective, groups_of, row_targets
+from ..detectors.matching import Matched, Objects
+from ..detectors.rows import Objective
 from ..losses import classification_rows
 from .plots import legend, line_style, small_plots
 
@@ -29,9 +30,8 @@ def objective_losses(weight: float, objective: Objective, *, overlap: bool) -> f
     target |= {"weights": torch.tensor([weight, 1 - weight])[:count], "sources": torch.arange(2)[:count]}
     if objective == "unweighted":
         target["weights"] = torch.ones(count)
-    (groups,) = groups_of([target], objective)
-    matched = [torch.zeros(1, dtype=torch.int64) for _ in groups]  # the first object of each group
-    rows = row_targets(matched, groups, "pair" if objective == "pair" else "weighted")
+    objects = Objects([target], objective)
+    rows = Matched(objects, [torch.zeros(1, dtype=torch.int64) for _ in objects.groups]).targets()  # the first of each
     logits = torch.tensor([list(_PREDICTED.values())]).log()
     return float(classification_rows(logits, rows.labels, rows.shares, rows.background))
 
