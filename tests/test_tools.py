@@ -134,9 +134,11 @@ def test_benchmark_prints_ratios_and_writes_them(call, tmp_path):
     assert "torchvision" in result.stdout
     written = json.loads((tmp_path / "step.json").read_text())
     assert {"processor", "torch"} <= set(written["machine"])
-    weighted, memory = written["rows"][:2]
+    weighted, memory, operations = written["rows"][:3]
     assert (weighted["what"], weighted["against"], weighted["unit"]) == ("weighted", "torchvision", "ms")
     assert memory["unit"] == "MiB"
+    assert (operations["what"], operations["unit"]) == ("weighted, operations", "ops")
+    assert 1 < operations["ratio"][1] < 1.5
 
 
 QUICKSTART = "--config=configs/quickstart.yaml"

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import detection
 
 from ..batch import MixupBatch
@@ -52,8 +53,9 @@ def measure_step(
 ) -> BenchmarkReport:
     """Train a step on mixed targets, against plain torchvision.
 
-    Peak memory is what torch allocates for a step. The step "MixupBatch" mixes its batch first and then has twice
-    the objects.
+    Peak memory is what torch allocates for a step. Operations are those of torch, views included: a GPU that is
+    quicker than the host can start them waits for it. The step "MixupBatch" mixes its batch first and then has
+    twice the objects.
 
     Args:
         detector: torchvision builder.
@@ -67,11 +69,14 @@ def measure_step(
     wait = torch.cuda.synchronize if options.on_gpu else lambda: None
     report = BenchmarkReport(f"Training step of {detector}, {batch_size} images of {size} pixels, {device}")
     peaks = {side: _peak(options, side) / 2**20 for side in get_args(Side)}
+    operations = {side: _operations(options, side) for side in get_args(Side)}
     plain = _step(options, "plain")
     for side in SIDES:
         report.rows.append(compare(side, _step(options, side), "torchvision", plain, repeats=repeats, wait=wait))
         row = comparison(f"{side}, peak memory", peaks[side], "torchvision", peaks["plain"], unit="MiB")
         report.rows.append(row)
+        counts = operations[side], operations["plain"]
+        report.rows.append(comparison(f"{side}, operations", counts[0], "torchvision", counts[1], unit="ops"))
     return report
 
 
@@ -88,6 +93,25 @@ def _peak(options: StepOptions, side: Side) -> int:
         step()
     events = sorted(profiled.profiler.kineto_results.events(), key=lambda event: event.start_ns())
     return max(accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
+
+
+class _Operations(TorchDispatchMode):
+    """Counts what torch is asked for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def _operations(options: StepOptions, side: Side) -> int:
+    """Operations of torch in a training step but the first."""
+    step = _step(options, side)
+    step()
+    with _Operations() as operations:
+        step()
+    return operations.count
 
 
 def _step(options: StepOptions, side: Side) -> Action:
