@@ -19,9 +19,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import generalized_box_iou_loss
 
-from .arguments import check_choice
+from .arguments import check_choice, check_share
 from .targets import widened
 
 Normalizer = Literal["count", "weight"]
@@ -81,7 +81,7 @@ def focal_rows(
         labels: (S, R) int64 in 0 ... K-1; any where the share is 0.
         shares: (S, R) float.
         background: (R,) float.
-        alpha: weight of yes; no has 1 - alpha.
+        alpha: weight of yes in [0, 1]; no has 1 - alpha. -1 gives both the weight 1.
         gamma: exponent that plays down what is already right.
 
     Returns:
@@ -92,10 +92,10 @@ def focal_rows(
     """
     _check_layers(logits, shares, background, labels)
     logits = widened(logits)
+    yes, no = (1.0, 1.0) if alpha == -1 else (check_share("alpha", alpha), 1.0 - alpha)
     chosen = logits.gather(1, labels.T)  # (R, S)
-    no, yes = logits.new_zeros(()), logits.new_ones(())
-    against = _focal(logits, no, alpha, gamma).sum(1) * (shares.sum(0) + background)
-    turned = _focal(chosen, yes, alpha, gamma) - _focal(chosen, no, alpha, gamma)
+    against = no * _focal(logits, gamma).sum(1) * (shares.sum(0) + background)
+    turned = yes * _focal(-chosen, gamma) - no * _focal(chosen, gamma)
     return against + (turned * shares.T).sum(1)
 
 
@@ -217,8 +217,12 @@ def reduce_rows(rows: Tensor, weights: Tensor, normalizer: Normalizer, *, counte
     return rows.sum(-1) / total.sum(-1).clamp(min=1)
 
 
-def _focal(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:
-    return sigmoid_focal_loss(logits, target.expand_as(logits), alpha=alpha, gamma=gamma, reduction="none")
+def _focal(wrong: Tensor, gamma: float) -> Tensor:
+    """``-p**gamma log(1 - p)`` with p the probability of the wrong answer, from its logit.
+
+    torchvision's ``sigmoid_focal_loss`` takes any target, and three times as many passes over memory for it.
+    """
+    return torch.sigmoid(wrong) ** gamma * F.softplus(wrong)
 
 
 def _check_layers(logits: Tensor, shares: Tensor, background: Tensor, labels: Tensor | None = None) -> None:
