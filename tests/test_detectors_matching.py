@@ -90,3 +90,11 @@ def test_rows_learn_what_they_match_in_each_group_of_their_image(batch, objectiv
     some = torch.randperm(row)[: row // 2]
     for column, picked in zip(learned.at(some), matched.targets(some), strict=True):
         assert torch.equal(column, picked)
+
+
+def test_the_default_device_of_torch_does_not_matter():
+    target = {"boxes": torch.rand(2, 4), "labels": torch.tensor([1, 2]), "sources": torch.tensor([0, 1])}
+    found = [torch.tensor([0, -1]), torch.tensor([-1, 0])]
+    with torch.device("meta"):
+        rows = Matched(Objects([target], "pair"), found).targets()
+    assert rows.labels.tolist() == [[1, 0], [0, 2]]

@@ -143,7 +143,8 @@ class Matched:
             [groups[layer] if layer < len(groups) else 0 for layer in layers for groups in starts],
             [layer * len(counts) + i for i, groups in enumerate(counts) for layer in _each(groups)],
         )
-        there = indices_on(self.found.device, torch.tensor(list(chain(*columns)))).split([*map(len, columns)])
+        here = torch.tensor(list(chain(*columns)), device="cpu")  # whatever torch's default device is
+        there = indices_on(self.found.device, here).split([*map(len, columns)])
         return _Places(there[0], there[1].view(len(layers), -1), there[2])
 
 
