@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from detmix.detectors.matching import Matched, Objects
 
-MATCHES = st.integers(-2, 10**6)  # of an object by its number, modulo how many there are
+MATCHES = st.integers(-2, 4)  # ignored, background, or an object by its number, modulo how many there are
+MOSTLY = st.sampled_from([True, True, True, False])
 
 
 @st.composite
@@ -16,9 +17,9 @@ def batches(draw):
         sources = draw(st.lists(st.sampled_from([0, 1, 5]), max_size=5))
         count = len(sources)
         target = {"boxes": torch.rand(count, 4), "labels": torch.tensor(draw(st.permutations(range(1, 6)))[:count])}
-        if draw(st.booleans()):
+        if draw(MOSTLY):
             target["sources"] = torch.tensor(sources, dtype=torch.int64)
-        if draw(st.booleans()):
+        if draw(MOSTLY):
             weights = draw(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=count, max_size=count))
             target["weights"] = torch.tensor(weights)
         targets.append(target)
@@ -51,7 +52,7 @@ def learned_by_hand(target, groups, match, objective):
     return {n: share / max(taken, 1.0) for n, share in shares.items()}, max(0.0, 1.0 - taken), ignored
 
 
-@given(batches(), st.sampled_from(["weighted", "pair"]))
+@given(batches(), st.sampled_from(["pair", "pair", "weighted"]))
 def test_rows_learn_what_they_match_in_each_group_of_their_image(batch, objective):
     targets, rows = batch
     groups = [groups_by_hand(target, objective) for target in targets]
