@@ -1,9 +1,9 @@
 """A GPU that is simulated: its tensors lie in the memory of the host, and meet the host's as those of a GPU do.
 
-An operation on tensors of both is an error. What torch makes there, by ``device=``, ``.to``, ``zeros_like`` and the
-like, lies there; every operation gives the numbers that it gives on the CPU, the random ones too. Noted are the
-operations for which the host would wait for a GPU: it needs their values, or how many there are, or copies to or from
-memory that is not pinned.
+An operation on tensors of both is an error, but for numbers of the host's. What torch makes there, by ``device=``,
+``.to``, ``zeros_like`` and the like, lies there; every operation gives the numbers that it gives on the CPU, the random
+ones too. Noted are operations for which the host would wait for a GPU: it needs their values, or how many there are, or
+copies without ``non_blocking``. Whether memory is pinned is not looked at.
 
 torch registers a device for the whole process and for good: what uses this runs in a process of its own.
 """
@@ -22,7 +22,17 @@ waited_for = []  # the operations, as text
 
 _aten = torch.ops.aten
 _COPIES = (_aten._to_copy.default, _aten.copy_.default)
-_READ = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "equal.", "bincount")
+_READ = (
+    "_local_scalar_dense",
+    "nonzero",
+    "unique",
+    "masked_select",
+    "equal.",
+    "bincount",
+    "repeat_interleave.Tensor",
+    "nms",
+)
+_ALIKE = (_aten.cat, _aten.stack, _aten.gather, _aten.scatter, _aten.index_select)  # a number must lie there too
 _INDEXED = (_aten.index, _aten.index_put, _aten.index_put_, _aten._index_put_impl_)
 
 
@@ -103,7 +113,7 @@ def _compute(function, args, kwargs):
 
 def _require_all_there(function, tensors):
     for value in tensors:
-        if value.dim() and not isinstance(value, There):  # numbers may come from the host
+        if (value.dim() or function.overloadpacket in _ALIKE) and not isinstance(value, There):
             raise RuntimeError(f"{function} of the device's tensors and one of the host's, {tuple(value.shape)}")
 
 

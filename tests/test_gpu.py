@@ -126,6 +126,8 @@ def test_a_simulated_gpu_refuses_what_a_real_one_would_and_notes_what_is_waited_
         there + here
     with pytest.raises((TypeError, RuntimeError), match="numpy"):
         there.numpy()
+    with pytest.raises(RuntimeError, match="host|same device"):
+        torch.stack([there[0], here[0]])
     assert (there + torch.tensor(2.0)).tolist() == [2, 3, 4]
     mask = there > 0
     for expected, action in {

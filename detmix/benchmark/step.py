@@ -95,8 +95,8 @@ def _peak(options: StepOptions, side: Side) -> int:
     return max(accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
 
 
-class _Operations(TorchDispatchMode):
-    """Counts what torch is asked for."""
+class Operations(TorchDispatchMode):
+    """Counts the operations that torch is asked for while it is entered, views included."""
 
     count = 0
 
@@ -109,7 +109,7 @@ def _operations(options: StepOptions, side: Side) -> int:
     """Operations of torch in a training step but the first."""
     step = _step(options, side)
     step()
-    with _Operations() as operations:
+    with Operations() as operations:
         step()
     return operations.count
 

@@ -106,10 +106,10 @@ class Matched:
         self.rows = [len(groups[0]) for groups in images]
         self.found = torch.cat(found).view(max(map(len, images)), -1)
 
-    def matches(self) -> tuple[Tensor, ...]:
+    def matches(self) -> list[Tensor]:
         """For the sampler of anchors, of each image (R_i,) int64: 1 on an object, 0 for background, -1 for ignored."""
         foreground, ignored = (self.found >= 0).any(0), (self.found == _IGNORED).all(0)
-        return (foreground.to(torch.int64) - ignored.to(torch.int64)).split(self.rows)
+        return list((foreground.to(torch.int64) - ignored.to(torch.int64)).split(self.rows))
 
     def targets(self, rows: Tensor | None = None) -> RowTargets:
         """What the rows are to learn, all or, by number, some."""
@@ -127,8 +127,8 @@ class Matched:
     def _pair_targets(
         self, numbers: Tensor, labels: Tensor, shares: Tensor, ignored: Tensor, image: Tensor
     ) -> RowTargets:
-        none = torch.zeros_like(self._places.starts, dtype=shares.dtype)
-        opacity = none.flatten().scatter_reduce(0, self._places.groups, self.objects.weights, "amax").view_as(none)
+        zeros = torch.zeros_like(self._places.starts, dtype=shares.dtype)  # (S, B)
+        opacity = zeros.flatten().scatter_reduce(0, self._places.groups, self.objects.weights, "amax").view_as(zeros)
         taken = shares.sum(0) + (ignored * opacity[:, image]).sum(0)  # (R,)
         left = (1.0 - taken).where(taken < 1.0 - _ROUNDING, 0.0)
         return RowTargets(numbers, labels, shares / taken.clamp(min=1.0), left, ignored.all(0))

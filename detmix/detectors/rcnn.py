@@ -122,7 +122,7 @@ class WeightedRoIHeads(RoIHeads):
         if self.has_mask() or self.has_keypoint():
             counts = [len(boxes) for boxes in proposals]
             positives = [torch.where(foreground)[0] for foreground in sampled.foreground.split(counts)]
-            proposals = [boxes[rows] for boxes, rows in zip(proposals, positives, strict=True)]
+            proposals = [boxes[own] for boxes, own in zip(proposals, positives, strict=True)]
             sampled = sampled.at(joined_rows(positives, counts))
         if self.has_mask():
             pooled = self.mask_roi_pool(features, proposals, image_shapes)
@@ -141,7 +141,7 @@ class WeightedRoIHeads(RoIHeads):
         proposals = self.add_gt_proposals(proposals, boxes)
         matched = self._match(proposals, Objects(targets, self.objective))
         rows = matched.targets()
-        sampled = self.subsample(rows.sampler_labels().split(matched.rows))
+        sampled = self.subsample(list(rows.sampler_labels().split(matched.rows)))
         proposals = [boxes[own] for boxes, own in zip(proposals, sampled, strict=True)]
         return proposals, rows.at(joined_rows(sampled, matched.rows))
 
