@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .arguments import check_alpha, check_share, require_generator
 from .canvas import Image, blend, canvas_size, image_size, require_same_kind
+from .pipelines import apply
 from .targets import (
     OBJECT_KEYS,
     Target,
@@ -93,13 +94,13 @@ def transformed(transform: Callable[[Any, Target], Sample] | None, image: Any, t
     """A mixed sample after the transform of its data set.
 
     Raises:
-        TypeError: the transform gave nothing, or no target.
+        TypeError: the transform gave nothing, or no target, or would move pixels and not boxes.
         ValueError: per-object keys fell out of step with the boxes.
     """
     if transform is None:
         return image, target
     keys = (*OBJECT_KEYS, *per_object_keys(target))  # a key of one's own is known by its rows, and only until then
-    sample = transform(image, target)
+    sample = apply(transform, image, target)
     if sample is None or (_is_pair(sample) and sample[1] is None):
         raise TypeError(f"transform must return (image, target), and it returned {'(image, None)' if sample else None}")
     result = sample[-1] if isinstance(sample, (tuple, list)) else None  # what comes last may be of another format

@@ -20,12 +20,9 @@ from detmix.training import (
     Throughput,
 )
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.filterwarnings(
-        "ignore:.*LeafSpec:FutureWarning", "ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"
-    ),
-]
+from .trainings import from_lightning
+
+pytestmark = [pytest.mark.gpu, from_lightning]
 
 
 class Simulated(Accelerator):

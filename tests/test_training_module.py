@@ -20,7 +20,7 @@ from detmix.training.mixing import ManifoldOptions
 
 from .factories import make_assembled, make_batch
 from .test_training_mixing import make_data
-from .test_training_speed import from_lightning
+from .trainings import from_lightning
 
 # half a period of the cosine in eighths, 0.5 * (1 + cos(pi * n / 8))
 COSINE = [1.0, 0.96193977, 0.85355339, 0.69134172, 0.5, 0.30865828, 0.14644661, 0.03806023]

@@ -3,11 +3,16 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from detmix.data import Shapes
 from detmix.detectors import losses_and_detections
 from detmix.training import build_detector, cli_main
+
+from_lightning = pytest.mark.filterwarnings(  # of a Trainer that is made by hand
+    "ignore:.*LeafSpec:FutureWarning", "ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"
+)
 
 TINY = [
     "--data.shapes.train=8",

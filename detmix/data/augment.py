@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from PIL import Image as PILImage
@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 
 from ..batch import BatchMix, MixupBatch, Pairing
 from ..canvas import image_size
+from ..pipelines import parts_of
 from ..targets import (
     SLIVER,
     Target,
@@ -158,21 +159,12 @@ class Augment:
 
 def _refuse_unfit(transform: Any) -> None:
     """Raise ValueError if keypoints would meet a transform that moves or drops single ones."""
-    for part in _parts(transform):
+    for part in parts_of(transform):
         if isinstance(part, _UNFIT):
             raise ValueError(
                 f"leave v2.{type(part).__name__} out: Augment clears the visibility of keypoints that leave the "
                 "image, and keeps those of an object together"
             )
-
-
-def _parts(transform: Any) -> Iterator[Any]:
-    """A transform and those within it: v2's containers keep theirs in a list, torch's as modules."""
-    yield transform
-    listed = getattr(transform, "transforms", ())
-    children = transform.children() if isinstance(transform, nn.Module) else ()
-    for part in (*(listed if isinstance(listed, (list, tuple)) else ()), *children):
-        yield from _parts(part)
 
 
 def _as(value: Any, like: Any) -> Any:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from ..arguments import check_choice, check_index
 from ..canvas import image_size
+from ..pipelines import apply
 from ..shared import Shared
 from ..targets import Target
 from .annotations import Annotations
@@ -88,7 +89,7 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
         """
         index = check_index(index, len(self))
         image, target = self._read(index) if self.on_error == "raise" else self._read_from(index)
-        return (image, target) if self.transform is None else self.transform(image, target)
+        return apply(self.transform, image, target)
 
     @property
     def skipped(self) -> list[int]:

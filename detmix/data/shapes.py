@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from ..arguments import check_count, check_index
 from ..draws import SCENES, generator_at
+from ..pipelines import apply
 from ..targets import Target
 from .masks import encode_planes
 from .skeleton import Skeleton, coco_keypoints
@@ -122,7 +123,7 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
         if self.keypoints:
             target["keypoints"] = torch.from_numpy(self._keypoints(boxes, labels))
         image = torch.from_numpy(self._draw(rng, boxes, labels))
-        return (image, target) if self.transform is None else self.transform(image, target)
+        return apply(self.transform, image, target)
 
     def labels_of(self, index: int) -> torch.Tensor:
         """The labels of a scene, (N,) int64, without drawing it or calling the transform."""

@@ -18,6 +18,7 @@ from torch.utils.data import IterableDataset
 from ..arguments import check_count
 from ..canvas import image_size
 from ..mixing import Sample
+from ..pipelines import apply
 from ..readers import this_process
 from ..shared import Shared
 from ..switch import tell_transform
@@ -82,7 +83,7 @@ class SampleStream(IterableDataset[Sample]):
             raise ValueError(f"{name}: the image must be {wanted}, got {type(picture).__name__}")
         size = size or image_size(image)
         target = reduce_target(read_target(row, self.layout, size, name), size, image_size(image))
-        return (image, target) if self.transform is None else self.transform(image, target)
+        return apply(self.transform, image, target)
 
     def __getstate__(self) -> dict[str, Any]:
         # a worker started by spawn has no process group of its own to ask

@@ -1,0 +1,65 @@
+"""Transforms of samples, called with image and target as data sets call theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from .targets import Target
+
+_MOVING = (
+    v2.CenterCrop,
+    v2.ElasticTransform,
+    v2.Pad,
+    v2.RandomAffine,
+    v2.RandomCrop,
+    v2.RandomHorizontalFlip,
+    v2.RandomIoUCrop,
+    v2.RandomPerspective,
+    v2.RandomResize,
+    v2.RandomResizedCrop,
+    v2.RandomRotation,
+    v2.RandomShortestSize,
+    v2.RandomVerticalFlip,
+    v2.RandomZoomOut,
+    v2.Resize,
+    v2.ScaleJitter,
+)
+
+
+def apply(transform: Callable[[Any, Target], Any] | None, image: Any, target: Target) -> Any:
+    """What a transform makes of a sample, and the sample without one.
+
+    Raises:
+        TypeError: a transform of torchvision's v2 would move the pixels and, since the boxes are a plain tensor, leave
+            the boxes where they are.
+    """
+    if transform is None:
+        return image, target
+    if isinstance(transform, v2.Transform) and isinstance(target, dict) and "boxes" in target:
+        _require_boxes_that_move(transform, target["boxes"])
+    return transform(image, target)
+
+
+def parts_of(transform: Any) -> Iterator[Any]:
+    """A transform and those within it: v2's containers keep theirs in a list, torch's as modules."""
+    yield transform
+    listed = getattr(transform, "transforms", ())
+    children = transform.children() if isinstance(transform, nn.Module) else ()
+    for part in (*(listed if isinstance(listed, (list, tuple)) else ()), *children):
+        yield from parts_of(part)
+
+
+def _require_boxes_that_move(transform: v2.Transform, boxes: Any) -> None:
+    if isinstance(boxes, tv_tensors.BoundingBoxes):
+        return
+    for part in parts_of(transform):
+        if isinstance(part, _MOVING):
+            raise TypeError(
+                f"v2.{type(part).__name__} would move the pixels and leave the boxes, which are a plain tensor and no "
+                "tv_tensors.BoundingBoxes: pass detmix.data.Augment([...]) of the same transforms"
+            )

@@ -1,0 +1,68 @@
+import pytest
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from detmix import MixupDataset, MixupIterable
+from detmix.benchmark.photographs import write_coco
+from detmix.data import Augment, DetectionDataset, Shapes, read_coco, to_tv_tensors
+from detmix.pipelines import _MOVING, apply
+
+from .factories import ListDataset, make_sample
+
+FLIP = v2.RandomHorizontalFlip(1.0)
+PLAIN_BOXES = "RandomHorizontalFlip would move the pixels and leave the boxes.* pass detmix.data.Augment"
+
+
+def test_without_a_transform_a_sample_stays_what_it_is():
+    image, target = make_sample(2, seed=0)
+    found = apply(None, image, target)
+    assert found[0] is image
+    assert found[1] is target
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        FLIP,
+        v2.Compose([v2.ToDtype(torch.float32, scale=True), FLIP]),
+        v2.Compose([v2.RandomApply([v2.RandomChoice([FLIP])])]),
+        v2.RandomApply(torch.nn.ModuleList([FLIP])),
+    ],
+)
+def test_a_transform_that_would_move_pixels_and_not_boxes_is_refused(transform):
+    image, target = make_sample(2, seed=0)
+    for picture in (image, tv_tensors.Image(image)):
+        with pytest.raises(TypeError, match=PLAIN_BOXES):
+            apply(transform, picture, target)
+    moved, boxes = apply(transform, *to_tv_tensors(image, target))
+    assert moved.shape == image.shape
+    assert len(boxes["boxes"]) == 2
+
+
+def test_each_of_torchvisions_that_moves_pixels_is_known():
+    here = [kind for kind in vars(v2).values() if getattr(kind, "__module__", "").endswith("v2._geometry")]
+    several = {v2.FiveCrop, v2.TenCrop}  # images out of one: torchvision refuses boxes itself
+    assert set(here) - several == set(_MOVING)
+
+
+@pytest.mark.parametrize("transform", [v2.ToDtype(torch.float32, scale=True), v2.Compose([v2.ColorJitter(0.5)])])
+def test_one_that_moves_nothing_is_welcome(transform):
+    image, target = make_sample(2, seed=0)
+    assert apply(transform, image, target)[1]["boxes"] is target["boxes"]
+
+
+def test_all_data_sets_look(tmp_path):
+    samples = ListDataset([make_sample(2, seed=seed) for seed in range(3)])
+    with pytest.raises(TypeError, match=PLAIN_BOXES):
+        MixupDataset(samples, transform=FLIP)[0]
+    with pytest.raises(TypeError, match=PLAIN_BOXES):
+        next(iter(MixupIterable(samples.samples, transform=FLIP)))
+    write_coco(tmp_path / "coco", 1, (32, 48))
+    annotations = read_coco(tmp_path / "coco" / "annotations.json", tmp_path / "coco" / "images")
+    with pytest.raises(TypeError, match=PLAIN_BOXES):
+        DetectionDataset(annotations, transform=FLIP)[0]
+    with pytest.raises(TypeError, match=PLAIN_BOXES):
+        Shapes(2, transform=FLIP)[0]
+    image, target = Shapes(2, transform=Augment([FLIP]))[0]
+    assert torch.equal(image.flip(-1), Shapes(2)[0][0])
