@@ -37,7 +37,7 @@ _INDEXED = (_aten.index, _aten.index_put, _aten.index_put_, _aten._index_put_imp
 
 
 def is_possible():
-    """Whether torch takes a device that is written in Python; the oldest that is supported does not."""
+    """Whether this version of torch takes a device that is written in Python."""
     return hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
 
 
