@@ -40,6 +40,13 @@ def test_a_transform_that_would_move_pixels_and_not_boxes_is_refused(transform):
     assert len(boxes["boxes"]) == 2
 
 
+def test_what_the_caller_puts_first_may_wrap_the_boxes():
+    image, target = make_sample(2, seed=0)
+    pipeline = v2.Compose([v2.ToDtype(torch.uint8), to_tv_tensors, FLIP])
+    _, found = apply(pipeline, image, target)
+    assert torch.equal(found["boxes"][:, [0, 2]], image.shape[2] - target["boxes"][:, [2, 0]])
+
+
 def test_each_of_torchvisions_that_moves_pixels_is_known():
     here = [kind for kind in vars(v2).values() if getattr(kind, "__module__", "").endswith("v2._geometry")]
     several = {v2.FiveCrop, v2.TenCrop}  # images out of one: torchvision refuses boxes itself

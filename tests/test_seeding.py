@@ -205,7 +205,7 @@ HOLDERS = {
     "list of a class": lambda it: class_with(stages=[it]),
     "class method": lambda it: class_with(aug=classmethod(partial(unchanged, it))),
     "static method": lambda it: class_with(aug=staticmethod(partial(unchanged, it))),
-    "torchvision": lambda it: v2.Compose([v2.RandomHorizontalFlip(), Holder(aug=it)]),
+    "torchvision": lambda it: v2.Compose([v2.RandomGrayscale(), Holder(aug=it)]),
     "partial": lambda it: partial(unchanged, it),
     "partial by name": lambda it: partial(unchanged, aug=it),
     "method": lambda it: Holder(aug=it).__call__,
