@@ -65,11 +65,9 @@ def on_gpu(gpu):
 
 
 def fit(folder, place, *, mixup, callbacks=(), data=None, validated=1.0, **settings):
-    """Train two steps or four, and validate; gives the trainer."""
+    """Train four steps, and validate; gives the trainer. A worker loads the batches: its work is not counted."""
     scenes = ShapesOptions(train=8, val=2, size=64, max_extent=32)
-    data = DetectionData(
-        shapes=scenes, mixup=mixup, batch_size=2, num_workers=1, **(data or {})
-    )  # its work is not counted
+    data = DetectionData(shapes=scenes, mixup=mixup, batch_size=2, num_workers=1, **(data or {}))
     torch.manual_seed(0)
     settings = {"detector": "fasterrcnn_resnet18_small", **settings}
     module = DetectionModule(weights=None, options={"min_size": 64}, warmup_steps=1, lr=0.01, **settings)
