@@ -50,6 +50,14 @@ def check_count(name: str, value: Any, least: int = 0) -> int:
     return number
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """A value as Python's bool; TypeError unless it is a bool, 0 or 1, of whatever kind."""
+    number = value.item() if isinstance(value, np.bool_) else check_integer(name, value)
+    if number not in (0, 1):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(number)
+
+
 def check_index(index: Any, length: int) -> int:
     """An index of a sample, which may count from the end, as one from 0 on; IndexError if there is none there."""
     index = operator.index(index)

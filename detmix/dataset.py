@@ -50,9 +50,10 @@ class MixupDataset(Switched, Dataset[Sample]):
     held as the wrapped data set gave them, its random transforms included.
 
     Data sets of this class can be nested: what is mixed is mixed again, and shares multiply. Each level draws
-    for itself, and ``set_epoch`` and ``enable`` reach all levels, through wrappers that keep what they wrap as
-    ``dataset`` or in a list ``datasets``, such as torch's ``Subset`` and ``ConcatDataset``. Within a wrapper that
-    hides it, an inner one needs a ``seed`` of its own, and to be told the epoch and the switch itself.
+    for itself, and ``set_epoch`` and ``enable`` reach all levels, through wrappers that keep what they wrap in an
+    attribute, or in a list, tuple or dict of data sets, such as torch's ``Subset`` and ``ConcatDataset``. Within a
+    wrapper that hides it elsewhere, as in a closure or a slot, an inner one needs a ``seed`` of its own, and to be told
+    the epoch and the switch itself.
 
     Split data first, and mix the training part: a ``Subset`` of this would take partners from all of the data. Parts
     that are joined afterwards need a ``seed`` each, or they draw alike.

@@ -46,11 +46,16 @@ def apply(transform: Callable[[Any, Target], Any] | None, image: Any, target: Ta
 
 
 def parts_of(transform: Any) -> Iterator[Any]:
-    """A transform and those within it: v2's containers keep theirs in a list, torch's as modules."""
+    """A transform and those within it.
+
+    Containers of v2 and of albumentations keep theirs in a list, torch's as modules, and the bridges of detmix as
+    ``compose``.
+    """
     yield transform
     listed = getattr(transform, "transforms", ())
+    composed = [transform.compose] if hasattr(transform, "compose") else []
     children = transform.children() if isinstance(transform, nn.Module) else ()
-    for part in (*(listed if isinstance(listed, (list, tuple)) else ()), *children):
+    for part in (*(listed if isinstance(listed, (list, tuple)) else ()), *composed, *children):
         yield from parts_of(part)
 
 

@@ -46,9 +46,9 @@ class MixupIterable(Switched, IterableDataset[Sample]):
     the next sample that is mixed.
 
     Streams of this class can be nested. Each level draws for itself, and ``set_epoch`` and ``enable`` reach all
-    levels, through wrappers that keep what they wrap as ``dataset`` or in a list ``datasets``, such as torch's
-    ``ChainDataset``. Around a wrapper that hides an inner stream, pass ``shard=False`` and another ``seed``, and
-    tell the inner stream the epoch and the switch itself.
+    levels, through wrappers that keep what they wrap in an attribute, or in a list, tuple or dict of data sets, such as
+    torch's ``ChainDataset``. Around a wrapper that hides an inner stream elsewhere, as in a closure or a slot, pass
+    ``shard=False`` and another ``seed``, and tell the inner stream the epoch and the switch itself.
     """
 
     shares_itself_out = True

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
-from .arguments import check_count
+from .arguments import check_count, check_flag
+from .pipelines import parts_of
 from .shared import Shared
+
+_CONTAINERS = (list, tuple, dict)
+_NO_DATASETS = (torch.Tensor, np.ndarray, np.generic, str, bytes, bytearray, set, frozenset, range, nn.Module)
 
 
 class Switched:
     """The epoch that draws belong to, and an on-off switch: worker processes that already run see both change.
 
-    The switch is handed on to the mixers within (see ``mixers_within``); the epoch to all that is wrapped and has
-    ``set_epoch``, transforms too.
+    The switch is handed on to the mixers within (see ``mixers_within``); the epoch to all that is held and has
+    ``set_epoch``, transforms too (see ``tell_epoch``).
     """
 
     def __init__(self) -> None:
@@ -23,13 +30,11 @@ class Switched:
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that the draws belong to, an integer of 0 or more, here and in running workers."""
         self._set(0, check_count("epoch", epoch))
-        tell_transform(self, epoch)
-        for inner in _wrapped(self):
-            tell_epoch(inner, epoch)
+        tell_epoch(self, epoch)
 
     def enable(self, flag: bool = True) -> None:
         """Switch mixing on or off, here and in running workers."""
-        self._set(1, int(flag))
+        self._set(1, check_flag("flag", flag))
         for mixer in mixers_within(self):
             mixer.enable(flag)
 
@@ -59,50 +64,87 @@ class Switched:
 
 
 def mixers_within(outer: Any) -> list[Switched]:
-    """The nearest mixers that something wraps.
+    """The nearest mixers that something holds.
 
     Args:
-        outer: anything. What it wraps is its attribute ``dataset``, as in torch's ``Subset``, and its list or tuple
-            ``datasets``, as in ``ConcatDataset``, any number of wrappers deep.
+        outer: anything. Mixers are looked for in its attributes and, any number of wrappers deep, in those of the data
+            sets among them: whatever gives samples by index or one after another. Lists, tuples and dicts of data sets
+            are looked through too, as ``ConcatDataset`` has one.
     """
-    found = []
-    for inner in _wrapped(outer):
-        found += [inner] if isinstance(inner, Switched) else mixers_within(inner)
-    return found
+    return list(_nearest(outer, lambda held: isinstance(held, Switched)))
 
 
-def tell_epoch(dataset: Any, epoch: int) -> None:
-    """Tell a data set which epoch it is: by its ``set_epoch`` or, without one, its transform and what it wraps.
+def tell_epoch(outer: Any, epoch: int) -> None:
+    """Tell what something holds which epoch it is: data sets, their transforms, and whatever else has ``set_epoch``.
 
     Args:
-        dataset: anything; wrappers as for ``mixers_within``.
+        outer: anything; what it holds is looked for as by ``mixers_within``, and not within what has ``set_epoch``.
+            Of transforms, those that are attributes of it or of data sets within, and the parts of what is called
+            ``transform`` or ``transforms`` there.
         epoch: 0 or more.
     """
-    if hasattr(dataset, "set_epoch"):
-        dataset.set_epoch(epoch)
-        return
-    tell_transform(dataset, epoch)
-    for inner in _wrapped(dataset):
-        tell_epoch(inner, epoch)
+    for held in _nearest(outer, _takes_epoch):
+        held.set_epoch(epoch)
 
 
 def tell_transform(dataset: Any, epoch: int) -> None:
-    """Tell the ``transform`` of a data set which epoch it is, if it has one that has ``set_epoch``."""
-    transform: Any = getattr(dataset, "transform", None)
-    if hasattr(transform, "set_epoch"):
-        transform.set_epoch(epoch)
+    """Tell the ``transform`` of a data set and its parts which epoch it is, where they have ``set_epoch``."""
+    for part in parts_of(getattr(dataset, "transform", None)):
+        if _takes_epoch(part):
+            part.set_epoch(epoch)
 
 
 def shares_itself_out(dataset: Any) -> bool:
     """Whether each reader gets another part of a stream, so that it must not be shared out again.
 
     Args:
-        dataset: anything. A stream says so by an attribute ``shares_itself_out``; wrappers as for ``mixers_within``.
+        dataset: anything. A stream says so by an attribute ``shares_itself_out``, and what holds one as for
+            ``mixers_within`` is such a stream too.
     """
-    return bool(getattr(dataset, "shares_itself_out", False)) or any(map(shares_itself_out, _wrapped(dataset)))
+
+    def shares(held: Any) -> bool:
+        return getattr(held, "shares_itself_out", False) is True
+
+    return shares(dataset) or any(_nearest(dataset, shares))
 
 
-def _wrapped(outer: Any) -> list[Any]:
-    several = getattr(outer, "datasets", None)
-    wrapped = [getattr(outer, "dataset", None), *(several if isinstance(several, (list, tuple)) else ())]
-    return [inner for inner in wrapped if inner is not None]
+def _nearest(outer: Any, wanted: Callable[[Any], bool], seen: dict[int, Any] | None = None) -> Iterator[Any]:
+    """What is held and wanted, each once, and nothing of what that holds."""
+    seen = {} if seen is None else seen
+    seen[id(outer)] = outer  # while it lives, nothing else has its id
+    for held in _held_by(outer):
+        if id(held) in seen:
+            continue
+        if wanted(held):
+            seen[id(held)] = held
+            yield held
+        else:
+            yield from _nearest(held, wanted, seen)
+
+
+def _held_by(holder: Any) -> list[Any]:
+    """Data sets that are attributes of something, and other attributes that ask for the epoch."""
+    named = (getattr(holder, name, None) for name in ("dataset", "datasets"))  # also where they are properties
+    parts = (part for name in ("transform", "transforms") for part in parts_of(getattr(holder, name, None)))
+    values = (*named, *parts, *getattr(holder, "__dict__", {}).values())
+    members = (member for value in values for member in _members(value))
+    return [member for member in members if _is_dataset(member) or _takes_epoch(member)]
+
+
+def _members(value: Any) -> Iterable[Any]:
+    """The data sets in a container, which may have many other things; anything else by itself."""
+    if not isinstance(value, _CONTAINERS):
+        return (value,)
+    members = value.values() if isinstance(value, dict) else value
+    first = next(iter(members), None)
+    return members if _is_dataset(first) or _takes_epoch(first) else ()
+
+
+def _is_dataset(value: Any) -> bool:
+    if isinstance(value, (*_CONTAINERS, *_NO_DATASETS)):
+        return False
+    return any(hasattr(type(value), name) for name in ("__getitem__", "__iter__"))
+
+
+def _takes_epoch(value: Any) -> bool:
+    return callable(getattr(type(value), "set_epoch", None))

@@ -1,14 +1,16 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import multiprocessing
 from torch.utils.data import ChainDataset, ConcatDataset, IterableDataset, Subset
+from torchvision.transforms import v2
 
 from detmix import MixupBatch, MixupDataset, MixupIterable, SeededDataset
-from detmix.data import Shapes
-from detmix.switch import Switched, mixers_within
+from detmix.data import Augment, Shapes
+from detmix.switch import Switched, mixers_within, shares_itself_out
 
 from .factories import ListDataset, make_sample
 
@@ -102,6 +104,86 @@ def test_the_nearest_mixers_are_found_and_nothing_else():
     assert mixers_within(second) == mixers_within([outer]) == mixers_within(None) == []
 
 
+class Holding:
+    """A data set, or a stream, that keeps others under any names."""
+
+    def __init__(self, **held):
+        vars(self).update(held)
+        self.itself, self.rows = self, [torch.zeros(2)]
+
+    def __iter__(self):
+        return iter(())
+
+
+class Deriving(Holding):
+    """One that makes what it wraps a property."""
+
+    @property
+    def dataset(self):
+        return self.of[0]
+
+
+HOLDERS = {
+    "another name": lambda held: Holding(inner=held),
+    "deep": lambda held: Holding(a=Holding(b=Subset(Holding(c=held), [0]))),
+    "list": lambda held: Holding(parts=[ListDataset([]), held]),
+    "dict": lambda held: Holding(by_name={"a": ListDataset([]), "b": Holding(data=held)}),
+    "property": lambda held: Deriving(of=(held,)),
+}
+
+
+@pytest.mark.parametrize("how", HOLDERS)
+def test_mixers_are_found_under_any_name(how):
+    mixer = MAKERS["dataset"]()
+    outer = SeededDataset(HOLDERS[how](mixer))
+    assert mixers_within(outer) == [mixer]
+    outer.set_epoch(4)
+    outer.enable(False)
+    assert (mixer.epoch, mixer.enabled) == (4, False)
+
+
+@pytest.mark.parametrize("how", HOLDERS)
+def test_a_stream_that_shares_itself_out_is_found_under_any_name(how):
+    assert shares_itself_out(HOLDERS[how](MAKERS["stream"]()))
+    assert not shares_itself_out(HOLDERS[how](Holding()))
+    assert not MixupIterable(HOLDERS[how](MAKERS["stream"]())).shard
+
+
+def test_data_sets_that_hold_each_other_are_looked_through_once():
+    mixer = MAKERS["dataset"]()
+    mixer.dataset.mixed, mixer.dataset.other = mixer, Holding(mixed=mixer, data=mixer.dataset)
+    mixer.set_epoch(3)
+    mixer.enable(False)
+    assert (mixer.epoch, mixer.enabled, mixers_within(mixer)) == (3, False, [])
+
+
+def test_large_lists_of_data_are_not_looked_through():
+    class Rows(list):
+        def __getitem__(self, place):
+            raise AssertionError("looked through")
+
+        def __iter__(self):
+            yield "a row"
+            raise AssertionError("looked through")
+
+    data = ListDataset([make_sample(1, seed=seed) for seed in range(3)])
+    data.rows, data.by_name = Rows(range(9)), {number: torch.zeros(1) for number in range(9)}
+    MixupDataset(data).set_epoch(1)
+
+
+@pytest.mark.parametrize("flag", ["False", 2, None, 0.0])
+def test_a_switch_that_is_neither_on_nor_off_is_refused(switched, flag):
+    with pytest.raises(TypeError, match=r"flag must be (an integer|True or False), got"):
+        switched.enable(flag)
+    assert switched.enabled
+
+
+@pytest.mark.parametrize("flag", [np.bool_(False), torch.tensor(False), 0])
+def test_a_switch_may_be_another_kind_of_bool(switched, flag):
+    switched.enable(flag)
+    assert not switched.enabled
+
+
 @pytest.mark.parametrize("kind", [MixupDataset, MixupIterable])
 def test_the_epoch_reaches_a_transform_that_asks_for_it(kind):
     samples = ListDataset([make_sample(1, seed=seed) for seed in range(3)])
@@ -122,6 +204,30 @@ class Dated:
 
     def __call__(self, image, target):
         return image, {**target, "epoch": self.epoch}
+
+
+PIPELINES = {
+    "itself": lambda it: it,
+    "v2": lambda it: v2.Compose([v2.Identity(), v2.Compose([it])]),
+    "Augment": lambda it: Augment([v2.Identity(), it]),
+}
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize("kind", [MixupDataset, MixupIterable])
+def test_the_epoch_reaches_the_parts_of_a_transform(kind, pipeline):
+    samples, dated = [make_sample(1, seed=seed) for seed in range(3)], Dated()
+    dataset = kind(ListDataset(samples) if kind is MixupDataset else samples, transform=PIPELINES[pipeline](dated))
+    dataset.set_epoch(4)
+    assert dated.epoch == 4
+
+
+def test_the_epoch_reaches_other_attributes_that_ask_for_it_and_is_theirs_to_hand_on():
+    data, inner = ListDataset([make_sample(1, seed=seed) for seed in range(3)]), Dated()
+    data.augment, data.later = Dated(), Dated()
+    data.later.inner = inner
+    MixupDataset(data).set_epoch(5)
+    assert (data.augment.epoch, data.later.epoch, inner.epoch) == (5, 5, 0)
 
 
 @pytest.mark.parametrize("wrap", [MixupDataset, SeededDataset])
