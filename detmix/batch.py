@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from .arguments import check_alpha, check_choice, check_count, check_share
+from .arguments import check_alpha, check_choice, check_count, check_integer, check_share
 from .canvas import blend, canvas_size, compiled_blend, image_size, require_same_kind
 from .cutmix import cutmix_pair, region_around
 from .draws import BATCHES, generator_at
@@ -137,7 +137,7 @@ class MixupBatch(Switched):
         self.pairing = pairing
         self.per_sample = per_sample
         self.min_weight = min_weight
-        self.seed = operator.index(seed)
+        self.seed = check_integer("seed", seed)
         self.step = 0
         if alpha > 0 and p > 0 and mix == "mixup":
             compiled_blend()  # for workers that collate

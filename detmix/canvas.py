@@ -215,12 +215,28 @@ def require_supported(image: Image) -> None:
         raise ValueError(f"an image must have shape {wanted}, got {tuple(image.shape)}")
     if 0 in image.shape:
         raise ValueError(f"an image must have at least one pixel and one channel, got shape {tuple(image.shape)}")
+    _require_order(image)
     if isinstance(image, Tensor):
         supported, wanted = image.dtype in _DTYPES, "uint8, float16, bfloat16, float32 or float64"
     else:
         supported, wanted = image.dtype in (np.uint8, np.float32, np.float64), "uint8, float32 or float64"
     if not supported:
         raise TypeError(f"an image must be of dtype {wanted}, got {image.dtype}")
+
+
+def _require_order(image: Any) -> None:
+    """Raise ValueError where the channels of a tensor or an array, which are few, stand at the other end."""
+    first, last = image.shape[0], image.shape[-1]
+    if isinstance(image, Tensor) and last <= 4 < first:
+        raise ValueError(
+            f"an image that is a tensor must have shape (C, H, W), got {tuple(image.shape)}: "
+            "image.permute(2, 0, 1) turns (H, W, C) into it"
+        )
+    if isinstance(image, np.ndarray) and image.ndim == 3 and first <= 4 < last:
+        raise ValueError(
+            f"an image that is an array must have shape (H, W, C), got {tuple(image.shape)}: "
+            "image.transpose(1, 2, 0) turns (C, H, W) into it"
+        )
 
 
 def _kind(image: Image) -> tuple[Any, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Callable, Sized
 from functools import partial
 from typing import Any, Literal, Protocol
@@ -11,13 +10,14 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset
 
-from .arguments import check_alpha, check_choice, check_count, check_index, check_share
+from .arguments import check_alpha, check_choice, check_count, check_index, check_integer, check_share
 from .cache import Loaded, PartnerCache
 from .canvas import canvas_size, compiled_blend, image_size, require_same_kind
 from .cutmix import cutmix_pair, cutout, region_around
 from .draws import MIXING, generator_at
 from .mixing import Draw, Sample, mix_pair, raise_named, require_sample, sample_lambda, transformed
 from .partners import PartnerPolicy, Partners, index_partners
+from .pipelines import check_transform
 from .switch import Switched
 from .targets import Target, check_target
 
@@ -62,6 +62,7 @@ class MixupDataset(Switched, Dataset[Sample]):
     partners. ``set_epoch`` and ``enable`` live in shared memory: worker processes that are already
     running see them with the next sample they load (samples they have loaded ahead stay as they are). The
     epoch is handed on to whatever within has ``set_epoch``: wrapped data sets, their transforms, and ``transform``.
+    What keeps it in memory of its own, as such a transform may, shows it in workers that start later only.
     """
 
     def __init__(
@@ -110,8 +111,8 @@ class MixupDataset(Switched, Dataset[Sample]):
 
         Raises:
             TypeError: the data set is a stream; alpha, p or min_weight is no number; the seed or cache is not an
-                integer; or the choice of partners needs labels or sizes that the data set cannot tell; one that mixes
-                cannot, since its own depend on the epoch.
+                integer; the transform cannot be called with image and target; or the choice of partners needs labels or
+                sizes that the data set cannot tell; one that mixes cannot, since its own depend on the epoch.
             ValueError: alpha is negative or not finite, p or min_weight outside [0, 1], mix or partner unknown, a
                 choice of partners or a cache given for cutout, cache negative, the data set is empty, or no sample of
                 it has a partner.
@@ -136,8 +137,8 @@ class MixupDataset(Switched, Dataset[Sample]):
         self.partner: PartnerPolicy = partner
         self.cache = cache
         self.min_weight = min_weight
-        self.transform = transform
-        self.seed = operator.index(seed)
+        self.transform = check_transform(transform)
+        self.seed = check_integer("seed", seed)
         self._stream = MIXING + self._depth
         self._held = PartnerCache(min(self.cache, len(dataset)) if pairing else 0)
         if pairing and mix == "mixup":

@@ -8,7 +8,6 @@ has ``1 - lam``.
 from __future__ import annotations
 
 import logging
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torchvision.models.detection.image_list import ImageList
 
-from .arguments import check_alpha, check_choice, check_count, check_share
+from .arguments import check_alpha, check_choice, check_count, check_integer, check_share
 from .batch import Pairing, draw_partners
 from .detectors.fcos import WeightedFCOS
 from .detectors.rcnn import WeightedRoIHeads
@@ -157,7 +156,7 @@ class ManifoldMixup:
         self.alpha = alpha
         self.p = p
         self.pairing = pairing
-        self.seed = operator.index(seed)
+        self.seed = check_integer("seed", seed)
         self.step = 0
         self.layer: str | None = None
         self.lam = 1.0

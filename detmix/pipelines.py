@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,6 +30,36 @@ _MOVING = (
     v2.Resize,
     v2.ScaleJitter,
 )
+
+
+def check_transform(transform: Any) -> Any:
+    """A transform of samples as it is, or None.
+
+    Raises:
+        TypeError: it cannot be called with image and target, or is one of albumentations' own, which take neither.
+    """
+    if transform is None:
+        return None
+    if not callable(transform):
+        raise TypeError(f"transform must be called with image and target, and {transform!r} cannot be called")
+    if type(transform).__module__.startswith("albumentations."):
+        raise TypeError(
+            "transform must be called with image and target, and albumentations takes images and boxes by name: pass "
+            "detmix.data.transforms.Albumentations([...]) of the same transforms"
+        )
+    if not _takes_two(transform):
+        raise TypeError(f"transform must be called with image and target, and {transform!r} takes other arguments")
+    return transform
+
+
+def _takes_two(transform: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(transform).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # what is written in C may not tell
+        return True
+    return True
 
 
 def apply(transform: Callable[[Any, Target], Any] | None, image: Any, target: Target) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import operator
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .arguments import check_index
+from .arguments import check_index, check_integer
 from .dataset import MapDataset
 from .draws import AUGMENTATION, generator_at
 from .mixing import Sample
@@ -58,7 +57,7 @@ class SeededDataset(Switched, Dataset[Sample]):
         """
         super().__init__()
         self.dataset = dataset
-        self.seed = operator.index(seed)
+        self.seed = check_integer("seed", seed)
         self._composes = _composes_within(dataset)
         self._numpy_bits = np.random.MT19937()
 

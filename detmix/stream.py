@@ -6,7 +6,6 @@ A reader is one data-loader worker of one process that trains, or that process i
 from __future__ import annotations
 
 import copy
-import operator
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -17,11 +16,12 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .arguments import check_alpha, check_count, check_share
+from .arguments import check_alpha, check_count, check_integer, check_share
 from .canvas import compiled_blend, image_size
 from .draws import STREAMS, generator_at
 from .memory import Held, part_of_memory
 from .mixing import Sample, mix_pair, raise_named, require_sample, sample_lambda, transformed
+from .pipelines import check_transform
 from .readers import Reader, this_process, this_reader
 from .shared import Shared
 from .switch import Switched, mixers_within, shares_itself_out, tell_epoch, tell_transform
@@ -42,8 +42,8 @@ class MixupIterable(Switched, IterableDataset[Sample]):
 
     Call ``set_epoch`` before each epoch, or every epoch draws the same. It takes effect, in running workers
     too, when the stream is next read from the start, and is then handed on to what is wrapped and has ``set_epoch``,
-    transforms within included; a ``transform`` of its own that has it is told at once. ``enable`` takes effect with
-    the next sample that is mixed.
+    transforms within included; a ``transform`` of its own that has it is told at once as well. ``enable`` takes effect
+    with the next sample that is mixed.
 
     Streams of this class can be nested. Each level draws for itself, and ``set_epoch`` and ``enable`` reach all
     levels, through wrappers that keep what they wrap in an attribute, or in a list, tuple or dict of data sets, such as
@@ -87,7 +87,7 @@ class MixupIterable(Switched, IterableDataset[Sample]):
 
         Raises:
             TypeError: the data set is no iterable, or one that can be read once only; alpha, p or min_weight is no
-                number; the seed or buffer_size is not an integer.
+                number; the seed or buffer_size is not an integer; the transform cannot be called with image and target.
             ValueError: alpha is negative or not finite, p or min_weight outside [0, 1], or buffer_size below 1.
 
         Reading raises ValueError at the third sample where the buffers of all workers of this loader, full of samples
@@ -104,9 +104,9 @@ class MixupIterable(Switched, IterableDataset[Sample]):
         self.p = p
         self.buffer_size = buffer_size
         self.min_weight = min_weight
-        self.transform = transform
+        self.transform = check_transform(transform)
         self.shard = shard and not shares_itself_out(dataset)
-        self.seed = operator.index(seed)
+        self.seed = check_integer("seed", seed)
         self._stream = STREAMS + self._depth
         self._process = this_process()
         self._read_by_workers = Shared(torch.tensor([False]))
@@ -226,7 +226,7 @@ class MixupIterable(Switched, IterableDataset[Sample]):
             yield require_sample(given, partial("sample {} of this reader".format, position))
 
     def _part(self, epoch: int, reader: Reader) -> Iterator[Any]:
-        tell_epoch(self.dataset, epoch)
+        tell_epoch(self, epoch)
         return islice(self.dataset, reader.number, None, reader.total) if self.shard else iter(self.dataset)
 
     def _give(self, window: deque[Sample], own: int, position: int, reader: Reader, reading: dict[str, int]) -> Sample:

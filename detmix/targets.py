@@ -92,7 +92,7 @@ def check_target(
         raise ValueError(f"{_name(target)}: boxes must have shape (N, 4), got {tuple(boxes.shape)}")
     if not boxes.is_floating_point():
         raise TypeError(f"{_name(target)}: boxes must be of a floating dtype, got {boxes.dtype}: {_to_float(boxes)}")
-    require_xyxy(boxes)
+    require_xyxy(target)
     if labels.dtype != torch.int64:
         raise TypeError(f"{_name(target)}: labels must be int64, got {labels.dtype}")
     _check_lengths(target, boxes.shape[0])
@@ -106,9 +106,10 @@ def check_target(
     if "weights" in target:
         _check_weights(target, values)
     if "sources" in target and target["sources"].dtype != torch.int64:
-        raise TypeError(f"{_name(target)}: sources must be int64, got {target['sources'].dtype}")
+        raise TypeError(f"{_name(target)}: sources must be int64, got {target['sources'].dtype}{_taken('sources')}")
     if "covers" in target and (target["covers"].shape[1] < 1 or target["covers"].shape[2] != 4):
-        raise ValueError(f"{_name(target)}: covers must have shape (N, 1 + M, 4), got {tuple(target['covers'].shape)}")
+        shapes = f"shape (N, 1 + M, 4), got {tuple(target['covers'].shape)}"
+        raise ValueError(f"{_name(target)}: covers must have {shapes}{_taken('covers')}")
 
 
 def require_target_each(images: int, targets: Any) -> None:
@@ -124,10 +125,12 @@ def require_target_each(images: int, targets: Any) -> None:
         raise ValueError(f"a batch must have as many images as targets, got {images} and {len(targets)}")
 
 
-def require_xyxy(boxes: Tensor) -> None:
-    """Raise ValueError if boxes are ``tv_tensors.BoundingBoxes`` of another format than xyxy."""
+def require_xyxy(target: Target) -> None:
+    """Raise ValueError if the boxes of a target are ``tv_tensors.BoundingBoxes`` of another format than xyxy."""
+    boxes = target["boxes"]
     if isinstance(boxes, tv_tensors.BoundingBoxes) and boxes.format != tv_tensors.BoundingBoxFormat.XYXY:
-        raise ValueError(f"boxes must be in the format XYXY, got {boxes.format.value}: convert them first")
+        way = "v2.ConvertBoundingBoxFormat('XYXY') converts them"
+        raise ValueError(f"{_name(target)}: boxes must be in the format XYXY, got {boxes.format.value}: {way}")
 
 
 def object_keys(sample: Any) -> tuple[Tensor, ...]:
@@ -322,8 +325,13 @@ def _tensor(target: Target, key: str) -> Tensor:
     value = target[key]
     if not isinstance(value, Tensor):
         way = ": torch.as_tensor makes one" if isinstance(value, (list, np.ndarray)) else ""
-        raise TypeError(f"{_name(target)}: {key} must be a torch.Tensor, got {type(value).__name__}{way}")
+        raise TypeError(f"{_name(target)}: {key} must be a torch.Tensor, got {type(value).__name__}{way}{_taken(key)}")
     return value
+
+
+def _taken(key: str) -> str:
+    """That a key has a meaning, which a target from elsewhere may not know of."""
+    return f" ({key!r} is a key of detmix: what else you keep needs another name)" if key in _OPTIONAL else ""
 
 
 def _way_to_keys(target: Target) -> str:
@@ -347,9 +355,10 @@ def _check_lengths(target: Target, count: int) -> None:
         if key in target:
             shape, ranks = _tensor(target, key).shape, _RANKS.get(key, 1)
             if len(shape) != ranks:
-                raise ValueError(f"{_name(target)}: {key} must have {ranks} dimensions, got the shape {tuple(shape)}")
+                shapes = f"{ranks} dimensions, got the shape {tuple(shape)}"
+                raise ValueError(f"{_name(target)}: {key} must have {shapes}{_taken(key)}")
             if shape[0] != count:
-                raise ValueError(f"{_name(target)}: {key} has {shape[0]} rows and boxes has {count}")
+                raise ValueError(f"{_name(target)}: {key} has {shape[0]} rows and boxes has {count}{_taken(key)}")
 
 
 def _check_masks(target: Target, size: tuple[int, int] | None) -> None:
@@ -373,7 +382,7 @@ def _fault(x1: float, y1: float, x2: float, y2: float, size: tuple[int, int] | N
     if not all(map(math.isfinite, (x1, y1, x2, y2))):
         return "must be finite"
     if x2 <= x1 or y2 <= y1 or size is None:
-        return "must have x2 > x1 and y2 > y1"
+        return "are x1, y1, x2, y2, and must have x2 > x1 and y2 > y1"
     return f"must lie in the image of {size[1]}x{size[0]} pixels"
 
 
@@ -415,11 +424,12 @@ def _check_keypoints(target: Target, values: bool) -> None:
 def _check_weights(target: Target, values: bool) -> None:
     weights: Tensor = target["weights"]
     if not weights.is_floating_point():
-        raise TypeError(f"{_name(target)}: weights must be of a floating dtype, got {weights.dtype}")
+        dtypes = f"a floating dtype, got {weights.dtype}"
+        raise TypeError(f"{_name(target)}: weights must be of {dtypes}{_taken('weights')}")
     for row, weight in enumerate(weights.tolist() if values else ()):
         if not 0 <= weight <= 1:
             _refuse(target, "weights", "must lie in [0, 1]", weight, row)
 
 
 def _refuse(target: Target, key: str, wanted: str, value: Any, row: int) -> NoReturn:
-    raise ValueError(f"{_name(target)}: {key} {wanted}, got {value} in row {row}")
+    raise ValueError(f"{_name(target)}: {key} {wanted}, got {value} in row {row}{_taken(key)}")

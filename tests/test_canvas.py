@@ -1,3 +1,4 @@
+import re
 import tracemalloc
 
 import numpy as np
@@ -135,6 +136,17 @@ def test_an_image_without_pixels_or_channels_is_refused(kind, shape):
     _, target = make_sample(0, seed=0)
     with pytest.raises(ValueError, match="at least one pixel and one channel"):
         mix_pair(image, target, image, target, lam=0.3)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("make", [lambda image: image.permute(1, 2, 0), lambda image: image.numpy()])
+def test_channels_at_the_other_end_are_refused_with_the_way(channels, make):
+    image, target = torch.zeros(channels, 48, 64, dtype=torch.uint8), make_sample(2, seed=0)[1]
+    with pytest.raises(ValueError, match=r"must have shape \(\w, \w, \w\), got .*: image\.\w+\(.*\) turns") as error:
+        mix_pair(make(image), target, make(image), target, lam=0.3)
+    [way] = re.findall(r"image\.(?:permute|transpose)\([\d, ]*\)", str(error.value))
+    turned = eval(way, {"image": make(image)})
+    assert len(mix_pair(turned, target, turned, target, lam=0.3)[1]["boxes"]) == 4
 
 
 def test_gaps_are_rounded_to_nearest_too():

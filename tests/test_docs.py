@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 from torchvision import tv_tensors
 
+import detmix
 from detmix.data import read_voc
 from detmix.training import DetectionData
 from detmix.training.models import build_detector
@@ -144,6 +145,20 @@ def test_mixing(run_page):
     assert list(names["rates"]) == ["mixup"]
     assert names["layers"].layers[0] == "backbone.body.layer2"
     assert Path("rates.png").stat().st_size > 0
+
+
+def test_reference_script(run_page, tmp_path):
+    write_coco(tmp_path / "data" / "coco")
+    names = run_page("reference_script.md")
+    assert names["loss"].isfinite()
+    assert (names["mixed"].epoch, names["mixed"].enabled) == (1, False)
+    assert not any("lam" in target for target in names["targets"])
+    names["mixed"].enable()
+    mixed = [target for _, targets in names["loader"] for target in targets]
+    assert len(mixed) == 2 * (len(names["dataset"]) // 2)
+    assert all("lam" in target and len(target["weights"]) == len(target["labels"]) for target in mixed)
+    plain = detmix.unweight_losses(names["average"].module)
+    assert type(plain.roi_heads) is torchvision.models.detection.roi_heads.RoIHeads
 
 
 def test_resume(run_page):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from pycocotools import mask as rle
 from torchvision.datasets import CocoDetection
 
@@ -281,13 +282,9 @@ def test_shares_in_the_place_of_pixels_are_recognised():
         found([{**ROW, "bbox": [0.1, 0.1, 0.5, 0.5]}] * 2)
 
 
-def test_numbers_of_numpy_are_numbers():
-    row = {
-        "image_id": np.int64(4),
-        "category_id": np.int32(3),
-        "bbox": np.float32([0, 0, 10, 10.5]),
-        "score": np.float32(0.5),
-    }
+@pytest.mark.parametrize("make", [lambda value: np.array(value)[()], np.array, torch.tensor])
+def test_numbers_of_numpy_and_torch_are_numbers(make):
+    row = {"image_id": make(4), "category_id": make(3), "bbox": make([0, 0, 10, 10.5]), "score": make(0.5)}
     assert found([row]).corners.tolist() == found([ROW]).corners.tolist()
     result = evaluate_coco(TRUTH, [row], max_detections=(1.0, np.float64(10)))
     assert result.metrics == evaluate_coco(TRUTH, [ROW], max_detections=(1, 10)).metrics

@@ -1,12 +1,13 @@
+import albumentations as A
 import pytest
 import torch
 from torchvision import tv_tensors
-from torchvision.transforms import v2
+from torchvision.transforms import ToTensor, v2
 
 from detmix import MixupDataset, MixupIterable
 from detmix.benchmark.photographs import write_coco
-from detmix.data import Augment, DetectionDataset, Shapes, read_coco, to_tv_tensors
-from detmix.pipelines import _MOVING, apply
+from detmix.data import Augment, DetectionDataset, Shapes, WebDatasetStream, read_coco, to_tv_tensors
+from detmix.pipelines import _MOVING, apply, check_transform
 
 from .factories import ListDataset, make_sample
 
@@ -57,6 +58,48 @@ def test_each_of_torchvisions_that_moves_pixels_is_known():
 def test_one_that_moves_nothing_is_welcome(transform):
     image, target = make_sample(2, seed=0)
     assert apply(transform, image, target)[1]["boxes"] is target["boxes"]
+
+
+class Called:
+    """A transform of samples, in a class of its own."""
+
+    def __call__(self, image, target):
+        return image, target
+
+
+@pytest.mark.parametrize("transform", [None, Called(), Called().__call__, FLIP, max, lambda image, target=None: image])
+def test_what_takes_image_and_target_is_a_transform(transform):
+    assert check_transform(transform) == transform
+
+
+NO_TRANSFORMS = [
+    (lambda image: image, "takes other arguments"),
+    (ToTensor(), r"ToTensor\(\) takes other arguments"),
+    (lambda image, target, depth: image, "takes other arguments"),
+    (A.Compose([A.HorizontalFlip()]), r"pass detmix\.data\.transforms\.Albumentations"),
+    (A.HorizontalFlip(), r"pass detmix\.data\.transforms\.Albumentations"),
+    ("flip", "'flip' cannot be called"),
+    ([FLIP], "cannot be called"),
+]
+
+
+@pytest.mark.parametrize(("transform", "told"), NO_TRANSFORMS)
+def test_what_does_not_is_refused_by_all_data_sets_as_they_are_made(tmp_path, transform, told):
+    samples = ListDataset([make_sample(2, seed=seed) for seed in range(3)])
+    write_coco(tmp_path / "coco", 1, (32, 48))
+    annotations = read_coco(tmp_path / "coco" / "annotations.json", tmp_path / "coco" / "images")
+    shard = tmp_path / "a.tar"
+    shard.touch()
+    makers = [
+        lambda: MixupDataset(samples, transform=transform),
+        lambda: MixupIterable(samples.samples, transform=transform),
+        lambda: DetectionDataset(annotations, transform=transform),
+        lambda: Shapes(2, transform=transform),
+        lambda: WebDatasetStream(shard, classes=["a"], box_format="xywh", transform=transform),
+    ]
+    for make in makers:
+        with pytest.raises(TypeError, match=f"transform must be called with image and target, .*{told}"):
+            make()
 
 
 def test_all_data_sets_look(tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from torch import multiprocessing
-from torch.utils.data import ChainDataset, ConcatDataset, IterableDataset, Subset
+from torch.utils.data import ChainDataset, ConcatDataset, DataLoader, IterableDataset, Subset
 from torchvision.transforms import v2
 
 from detmix import MixupBatch, MixupDataset, MixupIterable, SeededDataset
@@ -220,6 +220,14 @@ def test_the_epoch_reaches_the_parts_of_a_transform(kind, pipeline):
     dataset = kind(ListDataset(samples) if kind is MixupDataset else samples, transform=PIPELINES[pipeline](dated))
     dataset.set_epoch(4)
     assert dated.epoch == 4
+
+
+def test_the_transform_of_a_stream_hears_of_the_epoch_in_running_workers():
+    dataset = MixupIterable([make_sample(1, seed=seed) for seed in range(3)], transform=Dated())
+    loader = DataLoader(dataset, batch_size=None, num_workers=1, persistent_workers=True)
+    for epoch in (0, 4):
+        dataset.set_epoch(epoch)
+        assert [target["epoch"] for _, target in loader] == [epoch] * 3
 
 
 def test_the_epoch_reaches_other_attributes_that_ask_for_it_and_is_theirs_to_hand_on():

@@ -32,7 +32,11 @@ def test_good_targets_pass():
             ValueError,
             r"y2 > y1, got \[1.0, 1.0, 1.0, 9.0\] in row 1",
         ),
-        ({"boxes": torch.tensor([[0, 0, 5, 5], [4, 1, 2, 9.0]])}, ValueError, "boxes must have x2 > x1 .* row 1"),
+        (
+            {"boxes": torch.tensor([[0, 0, 5, 5], [4, 1, 2, 9.0]])},
+            ValueError,
+            "boxes are x1, y1, .* row 1",
+        ),
         ({"boxes": torch.tensor([[0, 0, 5, torch.nan], [1, 1, 2, 9.0]])}, ValueError, "boxes must be finite, .* row 0"),
         (
             {"boxes": torch.tensor([[0, 0, 5, 5], [1, 1, 70, 9.0]])},
@@ -168,8 +172,29 @@ def test_lists_and_missing_objects_of_a_wrapped_data_set_of_coco_are_refused_wit
 def test_boxes_of_another_format_are_refused():
     target = make_target(2, seed=0)
     target["boxes"] = tv_tensors.BoundingBoxes(target["boxes"], format="XYWH", canvas_size=(48, 64))
-    with pytest.raises(ValueError, match="must be in the format XYXY, got XYWH"):
+    with pytest.raises(ValueError, match=r"target of image 0: .* the format XYXY, got XYWH: v2\.Convert.*'XYXY'\)"):
         check_target(target)
+    check_target(v2.ConvertBoundingBoxFormat("XYXY")(target))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("weights", 0.5),
+        ("weights", torch.tensor([3.5, 1.0])),
+        ("weights", torch.tensor([1, 1])),
+        ("weights", torch.ones(3)),
+        ("sources", "a file"),
+        ("sources", torch.ones(2)),
+        ("covers", torch.ones(2)),
+        ("covers", torch.ones(2, 1, 3)),
+    ],
+)
+def test_a_key_of_detmix_that_holds_something_else_is_told_to_be_one(key, value):
+    with pytest.raises((TypeError, ValueError), match=rf"{key} .*\('{key}' is a key of detmix: .* another name\)"):
+        check_target({**make_target(2, seed=0), key: value})
+    with pytest.raises(ValueError, match=r"labels must be 1 or more \(0 is background\), got 0 in row 0$"):
+        check_target({**make_target(2, seed=0), "labels": torch.tensor([0, 1])})
 
 
 def test_a_key_that_follows_the_boxes_in_one_target_only_is_refused():

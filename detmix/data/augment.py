@@ -57,7 +57,7 @@ def to_tv_tensors(image: Tensor | PILImage.Image, target: Target) -> tuple[tv_te
 
 def _wrapped(image: Tensor | PILImage.Image, target: Target) -> tuple[tv_tensors.Image | PILImage.Image, Target]:
     """Image, boxes and masks of a sample as ``tv_tensors``."""
-    require_xyxy(target["boxes"])
+    require_xyxy(target)
     if not isinstance(image, (Tensor, PILImage.Image)):
         raise TypeError(
             f"v2 transforms take (C, H, W) tensors and PIL images, got {type(image).__name__}: convert it first, say "
@@ -133,7 +133,7 @@ class Augment:
         if "keypoints" in given:
             wrapped |= self._split(given, image_size(image))
         moved, result = self.compose(picture, wrapped)
-        require_xyxy(result["boxes"])
+        require_xyxy(result)
         require_aligned(result, per_object_keys(wrapped))
         if "keypoints" in given:
             result = self._join(result, image_size(moved))

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from ..arguments import check_choice, check_index
 from ..canvas import image_size
-from ..pipelines import apply
+from ..pipelines import apply, check_transform
 from ..shared import Shared
 from ..targets import Target
 from .annotations import Annotations
@@ -54,7 +54,7 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
 
     Raises:
         ValueError: on_error is neither, or reduce_to below 1.
-        TypeError: reduce_to is not an integer.
+        TypeError: reduce_to is not an integer, or the transform cannot be called with image and target.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
         check_choice("on_error", on_error, OnError)
         check_reduce_to(reduce_to)
         self.annotations = annotations
-        self.transform = transform
+        self.transform = check_transform(transform)
         self.on_error: OnError = on_error
         self.reduce_to = reduce_to
         self._skipped = Shared(torch.zeros(len(annotations), dtype=torch.bool))  # workers write to it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..arguments import check_count, check_index
+from ..arguments import check_count, check_index, check_integer
 from ..draws import SCENES, generator_at
-from ..pipelines import apply
+from ..pipelines import apply, check_transform
 from ..targets import Target
 from .masks import encode_planes
 from .skeleton import Skeleton, coco_keypoints
@@ -64,7 +63,8 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
 
         Raises:
             ValueError: num_scenes or max_objects is below 1, or the extents do not fit each other or the scene.
-            TypeError: num_scenes, max_objects, a size or the seed is not an integer.
+            TypeError: num_scenes, max_objects, a size or the seed is not an integer, or the transform cannot be called
+                with image and target.
         """
         num_scenes = check_count("num_scenes", num_scenes, least=1)
         max_objects = check_count("max_objects", max_objects, least=1)
@@ -79,10 +79,10 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
         self.size = size
         self.max_objects = max_objects
         self.extents = min_extent, max_extent
-        self.seed = operator.index(seed)
+        self.seed = check_integer("seed", seed)
         self.masks = masks
         self.keypoints = keypoints
-        self.transform = transform
+        self.transform = check_transform(transform)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset
 from ..arguments import check_count
 from ..canvas import image_size
 from ..mixing import Sample
-from ..pipelines import apply
+from ..pipelines import apply, check_transform
 from ..readers import this_process
 from ..shared import Shared
 from ..switch import tell_transform
@@ -45,7 +45,7 @@ class SampleStream(IterableDataset[Sample]):
         check_reduce_to(reduce_to)
         self.layout = layout
         self.reduce_to = reduce_to
-        self.transform = transform
+        self.transform = check_transform(transform)
         self._epoch = Shared(torch.tensor([0]))
         self._process = this_process()
 

@@ -130,7 +130,7 @@ class Albumentations:
             ValueError: there is a seed, and the target has no ``image_id``; boxes are not in xyxy; keypoints are of
                 another shape, or not as many as ``mirrored`` has places; or a transform makes copies of them.
         """
-        require_xyxy(target["boxes"])
+        require_xyxy(target)
         _refuse_unmoved(target)
         if "keypoints" in target:
             check_keypoints(target["keypoints"], len(target["boxes"]), self.mirrored)

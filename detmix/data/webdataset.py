@@ -5,7 +5,6 @@ Format: https://github.com/webdataset/webdataset
 
 from __future__ import annotations
 
-import operator
 import os
 import random
 import re
@@ -17,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from ..arguments import check_choice, check_count
+from ..arguments import check_choice, check_count, check_integer
 from ..draws import SHARDS, generator_at
 from ..mixing import Sample
 from ..readers import Reader, this_process, this_reader
@@ -100,7 +99,7 @@ class WebDatasetStream(SampleStream):
         self.shards = _expand(shards)
         self.share: Share = share
         self.shuffle = check_count("shuffle", shuffle)
-        self.seed = operator.index(seed)
+        self.seed = check_integer("seed", seed)
 
     def __iter__(self) -> Iterator[Sample]:
         """The samples of this reader.

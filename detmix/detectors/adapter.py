@@ -147,7 +147,8 @@ def _two_stage_modules(model: Any) -> list[Any]:
 def _own(name: str, module: Any, kind: type[nn.Module]) -> Any:
     """A module whose class may change: torchvision's own, with torchvision's version of all that ours replaces."""
     if type(module) not in (kind, _WEIGHTED[kind]):
-        raise TypeError(f"{name} must be torchvision's own {kind.__name__}, got {full_name(module)}")
+        lost = ": of a subclass, what it adds to the losses would be passed over" if isinstance(module, kind) else ""
+        raise TypeError(f"{name} must be torchvision's own {kind.__name__}, got {full_name(module)}{lost}")
     for method in sorted({*vars(_WEIGHTED[kind]), _UNCALLED}):
         theirs = getattr(kind, method, None)
         if callable(theirs) and method in vars(module):

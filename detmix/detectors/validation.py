@@ -45,9 +45,9 @@ def losses_and_detections(
             anchors in the padding that a larger one brings.
 
     Returns:
-        The losses that the model has in training, by name, each (B,) with ``per_image`` and a scalar without;
-        and what it returns in evaluation. Gradients are recorded as the caller's mode says: wrap the call in
-        ``torch.no_grad()`` for plain validation.
+        The losses that torchvision's code has in training, by name, each (B,) with ``per_image`` and a scalar without,
+        and none that the ``forward`` of a subclass adds to them; and what the model returns in evaluation. Gradients
+        are recorded as the caller's mode says: wrap the call in ``torch.no_grad()`` for plain validation.
 
     Raises:
         TypeError: the model is not a torchvision detector, or boxes or labels are no tensors.

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from torch import Tensor
 
 from ..data.json_rows import parse_number, whole_or_float
 from ..data.paths import read_file
@@ -58,12 +59,12 @@ def _converted(source: Any, form: Any, mend: Callable[[Any], Any]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """The same with numbers and arrays of numpy as Python's, and whole floats as integers."""
+    """The same with numbers and arrays of numpy and torch as Python's, and whole floats as integers."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(value, (np.generic, np.ndarray)):
+    if isinstance(value, (np.generic, np.ndarray, Tensor)):
         return _plain(value.tolist())
     return whole_or_float(value) if isinstance(value, float) else value
 
