@@ -15,7 +15,7 @@ from .memory import MB, Held, part_of_memory
 _TRIES = 32  # places that are looked at before all are
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Loaded:
     """A sample: its index, and what the data set gave for it."""
 

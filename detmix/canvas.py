@@ -21,15 +21,16 @@ Image: TypeAlias = Tensor | np.ndarray | PILImage.Image
 Region: TypeAlias = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, x2 and y2 exclusive
 
 _DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_DTYPES_OF_NUMPY = (np.uint8, np.float32, np.float64)
+_MOST_CHANNELS = 4  # of an image whose shape is taken to be in the wrong order: colours and transparency
 _PIL_MODES = ("L", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
 
 
 def image_size(image: Image) -> tuple[int, int]:
     """(H, W) of an image, in pixels."""
-    if isinstance(image, PILImage.Image):
-        return image.height, image.width
-    height, width = image.shape[-2:] if isinstance(image, Tensor) else image.shape[:2]
-    return int(height), int(width)
+    if isinstance(image, Tensor):
+        return image.shape[-2], image.shape[-1]
+    return (image.height, image.width) if isinstance(image, PILImage.Image) else image.shape[:2]
 
 
 def canvas_size(image_a: Image, image_b: Image) -> tuple[int, int]:
@@ -67,13 +68,13 @@ def blend(image_a: Image, image_b: Image, lam: float) -> Any:
         The canvas, of the same kind and dtype; integers are rounded to nearest. A tensor lies in memory as A does,
         colour by colour or pixel by pixel.
     """
-    if isinstance(image_a, PILImage.Image):
-        return to_pil(_blend_arrays(np.asarray(image_a), np.asarray(image_b), lam), image_a.mode)
+    if isinstance(image_a, Tensor):
+        assert isinstance(image_b, Tensor)
+        return wrap_like(_blend_tensors(plain(image_a), plain(image_b), lam), image_a)
     if isinstance(image_a, np.ndarray):
         assert isinstance(image_b, np.ndarray)
         return _blend_arrays(image_a, image_b, lam)
-    assert isinstance(image_b, Tensor)
-    return wrap_like(_blend_tensors(plain(image_a), plain(image_b), lam), image_a)
+    return to_pil(_blend_arrays(np.asarray(image_a), np.asarray(image_b), lam), image_a.mode)
 
 
 def paste(image_a: Image, image_b: Image | None, region: Region) -> Any:
@@ -204,47 +205,53 @@ def _around(canvas: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
 
 def require_supported(image: Image) -> None:
     """Raise TypeError or ValueError unless an image is of a kind, dtype and shape that is supported."""
-    if isinstance(image, PILImage.Image):
-        if image.mode not in _PIL_MODES:
-            raise TypeError(f"a PIL image must be of mode {', '.join(_PIL_MODES)}, got {image.mode}: convert it first")
-        return
-    if not isinstance(image, (Tensor, np.ndarray)):
-        raise TypeError(f"an image must be a tensor, a numpy array or a PIL image, got {type(image).__name__}")
-    if image.ndim != 3 and not (isinstance(image, np.ndarray) and image.ndim == 2):
-        wanted = "(C, H, W)" if isinstance(image, Tensor) else "(H, W, C) or (H, W)"
-        raise ValueError(f"an image must have shape {wanted}, got {tuple(image.shape)}")
-    if 0 in image.shape:
-        raise ValueError(f"an image must have at least one pixel and one channel, got shape {tuple(image.shape)}")
-    _require_order(image)
     if isinstance(image, Tensor):
-        supported, wanted = image.dtype in _DTYPES, "uint8, float16, bfloat16, float32 or float64"
-    else:
-        supported, wanted = image.dtype in (np.uint8, np.float32, np.float64), "uint8, float32 or float64"
-    if not supported:
-        raise TypeError(f"an image must be of dtype {wanted}, got {image.dtype}")
+        _require_tensor(image)
+    elif isinstance(image, np.ndarray):
+        _require_array(image)
+    elif not isinstance(image, PILImage.Image):
+        raise TypeError(f"an image must be a tensor, a numpy array or a PIL image, got {type(image).__name__}")
+    elif image.mode not in _PIL_MODES:
+        raise TypeError(f"a PIL image must be of mode {', '.join(_PIL_MODES)}, got {image.mode}: convert it first")
 
 
-def _require_order(image: Any) -> None:
-    """Raise ValueError where the channels of a tensor or an array, which are few, stand at the other end."""
-    first, last = image.shape[0], image.shape[-1]
-    if isinstance(image, Tensor) and last <= 4 < first:
-        raise ValueError(
-            f"an image that is a tensor must have shape (C, H, W), got {tuple(image.shape)}: "
-            "image.permute(2, 0, 1) turns (H, W, C) into it"
-        )
-    if isinstance(image, np.ndarray) and image.ndim == 3 and first <= 4 < last:
-        raise ValueError(
-            f"an image that is an array must have shape (H, W, C), got {tuple(image.shape)}: "
-            "image.transpose(1, 2, 0) turns (C, H, W) into it"
-        )
+def _require_tensor(image: Tensor) -> None:
+    shape = image.shape
+    if len(shape) != 3:
+        raise ValueError(f"an image that is a tensor must have shape (C, H, W), got {tuple(shape)}")
+    _require_pixels(shape)
+    if shape[2] <= _MOST_CHANNELS < shape[0]:
+        way = "image.permute(2, 0, 1) turns (H, W, C) into it"
+        raise ValueError(f"an image that is a tensor must have shape (C, H, W), got {tuple(shape)}: {way}")
+    if image.dtype not in _DTYPES:
+        wanted = "uint8, float16, bfloat16, float32 or float64"
+        raise TypeError(f"an image that is a tensor must be of dtype {wanted}, got {image.dtype}")
+
+
+def _require_array(image: np.ndarray) -> None:
+    shape = image.shape
+    if len(shape) not in (2, 3):
+        raise ValueError(f"an image that is an array must have shape (H, W, C) or (H, W), got {shape}")
+    _require_pixels(shape)
+    if len(shape) == 3 and shape[0] <= _MOST_CHANNELS < shape[2]:
+        way = "image.transpose(1, 2, 0) turns (C, H, W) into it"
+        raise ValueError(f"an image that is an array must have shape (H, W, C), got {shape}: {way}")
+    if image.dtype not in _DTYPES_OF_NUMPY:
+        wanted = "uint8, float32 or float64"
+        raise TypeError(f"an image that is an array must be of dtype {wanted}, got {image.dtype}")
+
+
+def _require_pixels(shape: Sequence[int]) -> None:
+    if 0 in shape:
+        raise ValueError(f"an image must have at least one pixel and one channel, got shape {tuple(shape)}")
 
 
 def _kind(image: Image) -> tuple[Any, ...]:
-    if isinstance(image, PILImage.Image):
-        return PILImage.Image, image.mode
+    if isinstance(image, Tensor):
+        return type(image), image.dtype, image.device
     if isinstance(image, np.ndarray):
         return np.ndarray, image.dtype, image.ndim
-    return type(image), image.dtype, image.device
+    return PILImage.Image, image.mode
 
 
 def _describe(image: Image) -> str:
@@ -256,6 +263,6 @@ def _describe(image: Image) -> str:
 
 
 def _channels(image: Image) -> int:
-    if isinstance(image, PILImage.Image):
-        return len(image.getbands())
-    return int(image.shape[0] if isinstance(image, Tensor) else (*image.shape, 1)[2])
+    if isinstance(image, Tensor):
+        return int(image.shape[0])
+    return len(image.getbands()) if isinstance(image, PILImage.Image) else (*image.shape, 1)[2]

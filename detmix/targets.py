@@ -59,6 +59,7 @@ _OPTIONAL = ("weights", "sources", "covers")  # may be absent, which means a val
 
 _RANKS = {"boxes": 2, "masks": 3, "keypoints": 3, "covers": 3}  # number of dimensions; 1 for the rest
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_OF_NUMPY = {torch.float32: np.float32, torch.int64: np.int64}
 _OVERHANG = 1.0  # pixels a box may reach past the image: rounding of annotation tools
 _LARGEST = sys.float_info.max
 _SANITIZED = (tv_tensors.BoundingBoxes, tv_tensors.Mask)  # what SanitizeBoundingBoxes filters without being told
@@ -239,10 +240,14 @@ def _joint_sources(first: Target, second: Target) -> Tensor:
 
 def _one_for_each(first: Target, second: Target, values: tuple[float, float], dtype: torch.dtype) -> Tensor:
     """One number for each object of the first target, the other for each of the second, where their boxes are."""
-    count = first["boxes"].shape[0]
-    rows: Tensor = first["boxes"].new_empty(count + second["boxes"].shape[0], dtype=dtype)
-    to: Any = rows.numpy() if rows.is_cpu else rows  # numpy sets a few numbers in a fraction of torch's time
-    to[:count], to[count:] = values
+    boxes, count = first["boxes"], first["boxes"].shape[0]
+    total = count + second["boxes"].shape[0]
+    if boxes.is_cpu:  # numpy makes and sets a few numbers in a fraction of torch's time
+        numbers = np.empty(total, _OF_NUMPY[dtype])
+        numbers[:count], numbers[count:] = values
+        return torch.from_numpy(numbers)
+    rows: Tensor = boxes.new_empty(total, dtype=dtype)
+    rows[:count], rows[count:] = values
     return rows
 
 

@@ -243,6 +243,7 @@ def test_samples_are_compared_with_and_without_mixing():
         *((f"{size}, {what}", against) for size in sizes for what, against in kinds),
         ("wrapper, 118,000 records", "1,000 records"),
         ("wrapper, cache, 118,000 records", "1,000 records"),
+        ("wrapper without its blend", "wrapper"),
         ("draw alone, 118,000 records", "1,000 records"),
         *((f"{size}, decoded", name) for size in ("320x240", *sizes) for name in ("Pillow", "OpenCV", "torchvision")),
         ("1333x800, reduce_to=400", "the whole"),

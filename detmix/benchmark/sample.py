@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms import v2
 
+from ..canvas import blend
 from ..data import DetectionDataset, read_coco
 from ..dataset import MixupDataset
 from ..targets import Target
@@ -35,8 +36,8 @@ def measure_sample(images: int = 64, batch_size: int = 8, objects: int = 8, repe
     whole, as in a worker of a loader. "two decodes" loads the partner of each sample, "cache" takes it from the last
     that were loaded, as many as there are files. torchvision's way is its CocoDetection, images as float, and a float
     blend. The wrapper is what mixing does beside the pixels: it draws, looks up the partner, checks and joins the
-    targets. The decoders get the same bytes; detmix's reads the header for itself, and sees to it that the file is
-    whole.
+    targets; its one pixel is blended too, which a row leaves out. The decoders get the same bytes; detmix's reads the
+    header for itself, and sees to it that the file is whole.
 
     Args:
         images: files of each size; a repetition reads each once.
@@ -47,7 +48,8 @@ def measure_sample(images: int = 64, batch_size: int = 8, objects: int = 8, repe
     report = BenchmarkReport(f"Training samples from JPEG files, {objects} objects in each")
     for size in _SIZES:
         report.rows += _of_size(size, images, batch_size, objects, repeats)
-    report.rows += [_wrapper(objects, repeats), _wrapper(objects, repeats, cache=64), _draw(repeats)]
+    report.rows += [_wrapper(objects, repeats), _wrapper(objects, repeats, cache=64)]
+    report.rows += [_wrapper_without_blend(objects, repeats), _draw(repeats)]
     report.rows += compare_decoders(repeats)
     return report
 
@@ -119,6 +121,16 @@ class _Records:
 def _wrapper(objects: int, repeats: int, cache: int = 0) -> Comparison:
     what = "wrapper, cache" if cache else "wrapper"
     return _for_each(what, MixupDataset.__getitem__, objects, repeats, cache)
+
+
+def _wrapper_without_blend(objects: int, repeats: int) -> Comparison:
+    """The wrapper less the blend of its one pixel, which is timed beside it."""
+    data = MixupDataset(_Records(_RECORDS[0], objects))
+    image, _ = data[0]
+    sides = {"whole": data.__getitem__, "blend": lambda _: blend(image, image, 0.3)}
+    visits = {name: partial(_visit, get, range(_VISITS), 1) for name, get in sides.items()}
+    µs = {name: values / _VISITS * 1e6 for name, values in time_in_turn(visits, repeats).items()}
+    return comparison("wrapper without its blend", µs["whole"] - µs["blend"], "wrapper", µs["whole"], unit="µs")
 
 
 def _draw(repeats: int) -> Comparison:
