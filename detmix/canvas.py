@@ -35,8 +35,12 @@ def image_size(image: Image) -> tuple[int, int]:
 
 def canvas_size(image_a: Image, image_b: Image) -> tuple[int, int]:
     """(H, W) of the canvas that holds two images, each at the top left, in pixels."""
-    (height_a, width_a), (height_b, width_b) = image_size(image_a), image_size(image_b)
-    return max(height_a, height_b), max(width_a, width_b)
+    return enclosing(image_size(image_a), image_size(image_b))
+
+
+def enclosing(size_a: tuple[int, int], size_b: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of the canvas that holds images of two sizes (H, W)."""
+    return max(size_a[0], size_b[0]), max(size_a[1], size_b[1])
 
 
 def require_same_kind(image_a: Image, image_b: Image) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .arguments import check_count, check_share, require_generator
-from .canvas import Image, Region, canvas_size, image_size, paste, require_same_kind, require_supported
+from .canvas import Image, Region, enclosing, image_size, paste, require_same_kind, require_supported
 from .targets import (
     SLIVER,
     Target,
@@ -127,7 +127,8 @@ def cutmix_pair(
     """
     check_share("min_weight", min_weight)
     require_same_kind(image_a, image_b)
-    size, size_a, size_b = canvas_size(image_a, image_b), image_size(image_a), image_size(image_b)
+    size_a, size_b = image_size(image_a), image_size(image_b)
+    size = enclosing(size_a, size_b)
     region = _checked(region, size)
     check_target(target_a, size=size_a)
     check_target(target_b, size=size_b)

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from .arguments import check_alpha, check_share, require_generator
-from .canvas import Image, blend, canvas_size, image_size, require_same_kind
+from .canvas import Image, blend, enclosing, image_size, require_same_kind
 from .pipelines import apply
 from .targets import (
     OBJECT_KEYS,
@@ -166,9 +166,10 @@ def mix_pair(
     """
     lam, min_weight = check_share("lam", lam), check_share("min_weight", min_weight)
     require_same_kind(image_a, image_b)
-    check_target(target_a, size=image_size(image_a))
-    check_target(target_b, size=image_size(image_b))
-    target = mix_targets(target_a, target_b, lam, canvas_size(image_a, image_b), min_weight)
+    size_a, size_b = image_size(image_a), image_size(image_b)
+    check_target(target_a, size=size_a)
+    check_target(target_b, size=size_b)
+    target = mix_targets(target_a, target_b, lam, enclosing(size_a, size_b), min_weight)
     return blend(image_a, image_b, lam), target
 
 
