@@ -15,5 +15,5 @@ from .mixing import mix_pair as mix_pair
 from .mixing import sample_lambda as sample_lambda
 from .seeding import SeededDataset as SeededDataset
 from .stream import MixupIterable as MixupIterable
-from .targets import check_target as check_target
+from .target_checks import check_target as check_target
 from .targets import object_keys as object_keys

@@ -26,7 +26,8 @@ from .mixing import Draw, mix_targets, require_sample, sample_lambda
 from .readers import this_process
 from .sending import sent_together
 from .switch import Switched
-from .targets import OBJECT_KEYS, Target, check_target, plain, require_target_each, wrap_like
+from .target_checks import check_target, require_target_each
+from .targets import OBJECT_KEYS, Target, plain, wrap_like
 
 BatchMix = Literal["mixup", "cutmix"]
 Pairing = Literal["roll", "shuffle"]

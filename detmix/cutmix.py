@@ -15,17 +15,8 @@ from torch import Tensor
 
 from .arguments import check_count, check_share, require_generator
 from .canvas import Image, Region, enclosing, image_size, paste, require_same_kind, require_supported
-from .targets import (
-    SLIVER,
-    Target,
-    check_target,
-    concatenate,
-    plain,
-    select_objects,
-    visible_shares,
-    widened,
-    wrap_like,
-)
+from .target_checks import check_target
+from .targets import SLIVER, Target, concatenate, plain, select_objects, visible_shares, widened, wrap_like
 
 _SAME_PLACE = 0.01  # pixels: a box that moved by less did not move
 

@@ -19,7 +19,8 @@ from .mixing import Draw, Sample, mix_pair, raise_named, require_sample, sample_
 from .partners import PartnerPolicy, Partners, index_partners
 from .pipelines import check_transform
 from .switch import Switched
-from .targets import Target, check_target
+from .target_checks import check_target
+from .targets import Target
 
 Mix = Literal["mixup", "cutmix", "cutout"]
 

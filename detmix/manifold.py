@@ -31,7 +31,8 @@ from .indices import indices_on
 from .layers import INPUT, ROI, check_keys, check_module, map_tensors, split_layer, stages_before
 from .mixing import mix_targets, sample_lambda
 from .readers import this_process
-from .targets import Target, require_target_each, visible_shares
+from .target_checks import require_target_each
+from .targets import Target, visible_shares
 
 _LOGGER = logging.getLogger("detmix.manifold")
 _PARTNERS = MANIFOLD + 1  # what the partners of a step are drawn from, apart from its layer and ratio

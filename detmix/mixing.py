@@ -15,15 +15,8 @@ from torch import Tensor
 from .arguments import check_alpha, check_share, require_generator
 from .canvas import Image, blend, enclosing, image_size, require_same_kind
 from .pipelines import apply
-from .targets import (
-    OBJECT_KEYS,
-    Target,
-    check_target,
-    concatenate,
-    per_object_keys,
-    require_aligned,
-    select_objects,
-)
+from .target_checks import check_target, require_aligned
+from .targets import OBJECT_KEYS, Target, concatenate, per_object_keys, select_objects
 
 Sample = tuple[Any, Target]
 

@@ -25,7 +25,8 @@ from .pipelines import check_transform
 from .readers import Reader, this_process, this_reader
 from .shared import Shared
 from .switch import Switched, mixers_within, shares_itself_out, tell_epoch, tell_transform
-from .targets import Target, check_target
+from .target_checks import check_target
+from .targets import Target
 
 
 class MixupIterable(Switched, IterableDataset[Sample]):

@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 from detmix.cutmix import _widest, cutmix_pair, cutout, region_around, sample_region
 from detmix.draws import MIXING, generator_at
 from detmix.mixing import mix_pair
-from detmix.targets import check_target
+from detmix.target_checks import check_target
 
 from .factories import make_sample, make_target
 from .test_mixing import KINDS, as_kind, planar

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from detmix import MixupDataset, collate
 from detmix.data import DetectionDataset, HuggingFaceStream, WebDatasetStream, read_coco, read_image
 from detmix.data.reduction import reduce_target
-from detmix.targets import check_target
+from detmix.target_checks import check_target
 
 BOXES = [(8, 16, 40, 24), (48, 8, 24, 56)]  # x, y, width, height: on the edges of a JPEG's blocks
 COLOURS = [(250, 20, 20), (20, 20, 250)]

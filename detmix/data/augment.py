@@ -13,16 +13,8 @@ from torchvision.transforms import v2
 from ..batch import BatchMix, MixupBatch, Pairing
 from ..canvas import image_size
 from ..pipelines import parts_of
-from ..targets import (
-    SLIVER,
-    Target,
-    per_object_keys,
-    plain,
-    require_aligned,
-    require_xyxy,
-    select_objects,
-    without_covers,
-)
+from ..target_checks import require_aligned, require_xyxy
+from ..targets import SLIVER, Target, per_object_keys, plain, select_objects, without_covers
 from .pixel_points import moved_points, pixel_points, require_support
 from .points import check_keypoints, exchanged, joined
 from .skeleton import check_mirrored

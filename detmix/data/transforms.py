@@ -32,7 +32,8 @@ from ..canvas import compiled_blend, image_size, require_supported, to_pil
 from ..draws import AUGMENTATION, generator_at
 from ..mixing import mix_pair, sample_lambda
 from ..shared import Shared
-from ..targets import SLIVER, Target, require_xyxy, select_objects, without_covers, wrap_like
+from ..target_checks import require_xyxy
+from ..targets import SLIVER, Target, select_objects, without_covers, wrap_like
 from .points import PROBES, check_keypoints, exchanged, is_mirrored, joined, right_angle
 from .rows import check_columns, encode, to_rows, to_sample
 from .skeleton import check_mirrored

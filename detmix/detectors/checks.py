@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..targets import Target, require_target_each
+from ..target_checks import require_target_each
+from ..targets import Target
 from .rows import Objective
 
 

@@ -15,7 +15,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.models.detection.ssd import SSD
 
-from ..targets import Target, require_target_each
+from ..target_checks import require_target_each
+from ..targets import Target
 from .checks import require_keys
 from .matching import match_boxes
 from .modes import evaluating
