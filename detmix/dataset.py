@@ -220,13 +220,14 @@ class MixupDataset(Switched, Dataset[Sample]):
         own = Loaded(index, self._load(index))
         if self.mix == "cutout":
             return self._cut_out(own.sample, draw)
-        held = self._partner_held(index, setting, generator) if self._held.capacity else None
+        held = partner = self._partner_held(index, setting, generator) if self._held.capacity else None
         try:
             partner = held or Loaded(draw.partner, self._load(draw.partner))
             mixed = self._join(own.sample, partner.sample, draw)
         except Exception as error:
             names = f"{self._describe(index)} with its partner {self._describe(held.index if held else draw.partner)}"
-            raise_named(error, names)
+            wrong = [self._describe(loaded.index) for loaded in (own, partner) if loaded and _is_wrong(loaded.sample)]
+            raise_named(error, names, wrong[0] if wrong else None)
         if self._held.capacity:
             self._held.add(setting, *((own,) if held else (partner, own)))
         return mixed
@@ -252,6 +253,16 @@ class MixupDataset(Switched, Dataset[Sample]):
         return f"sample {index} ({image_path(index)})" if callable(image_path) else f"sample {index}"
 
 
+def _is_wrong(sample: Sample) -> bool:
+    """Whether the target of a sample cannot be mixed with any."""
+    image, target = sample
+    try:
+        check_target(target, size=image_size(image))
+    except (TypeError, ValueError):
+        return True
+    return False
+
+
 def _check_choices(mix: str, partner: str, cache: int) -> None:
     check_choice("mix", mix, Mix)
     check_choice("partner", partner, PartnerPolicy)
@@ -271,6 +282,8 @@ def _index(dataset: Sized, partner: PartnerPolicy) -> Partners:
 
 
 def _check_length(dataset: Sized, *, pairing: bool) -> None:
+    if isinstance(dataset, type):
+        raise TypeError(f"a data set is wanted, and {dataset.__name__} is a class: make one, {dataset.__name__}(...)")
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         name = type(dataset).__name__
         raise TypeError(f"a data set must have a length and samples by index, and {name} has not: see MixupIterable")

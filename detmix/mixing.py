@@ -102,18 +102,19 @@ def transformed(transform: Callable[[Any, Target], Sample] | None, image: Any, t
     return sample
 
 
-def raise_named(error: Exception, names: str) -> NoReturn:
+def raise_named(error: Exception, names: str, wrong: str | None = None) -> NoReturn:
     """Raise the error of two samples that could not be mixed, so that it names them.
 
     Args:
         error: what loading the second or mixing them raised.
         names: of both samples.
+        wrong: name of the one whose target is at fault, if it is one of them.
 
     Raises:
         MemoryError: it was one; it comes as it is, with the names in a note.
         RuntimeError: it was anything else, which becomes the cause.
     """
-    failed = f"mixing {names} failed"
+    failed = f"mixing {names} failed" + (f" for {wrong}" if wrong else "")
     if isinstance(error, MemoryError):
         error.add_note(failed)
         raise error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -26,6 +27,17 @@ class Switched:
 
     def __init__(self) -> None:
         self._shared = Shared(torch.tensor([0, 1, 0]))  # epoch, enabled, how often either was set
+
+    def __repr__(self) -> str:
+        """What it wraps, the settings that are not the defaults, and its state."""
+        shown = []
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            value = getattr(self, name, parameter.default)
+            if name == "dataset":
+                shown.append(repr(value) if type(value).__module__.startswith("detmix.") else type(value).__name__)
+            elif value is not parameter.default and value != parameter.default:
+                shown.append(f"{name}={value!r}")
+        return f"{type(self).__name__}({', '.join([*shown, f'epoch={self.epoch}', f'enabled={self.enabled}'])})"
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that the draws belong to, an integer of 0 or more, here and in running workers."""

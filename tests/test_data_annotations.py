@@ -19,7 +19,17 @@ from detmix import check_target
 from detmix.data import DetectionDataset
 from detmix.data.cleaning import Images, Objects, build_annotations
 
+from .factories import write_coco_folder
+
 SIZES = [(40, 60), (30, 30), (50, 20)]
+
+
+def test_annotations_and_their_data_set_say_how_much_there_is(tmp_path):
+    annotations = write_coco_folder(tmp_path / "coco", 7)
+    objects = len(annotations.boxes)
+    said = f"<Annotations of 7 images, {objects} objects, {len(annotations.class_names)} classes>"
+    assert repr(annotations) == said
+    assert repr(DetectionDataset(annotations)) == f"<DetectionDataset of {said}>"
 
 
 def build(boxes, images=None, *, crowd=None, ids=None, area=None, sizes=SIZES, **arguments):

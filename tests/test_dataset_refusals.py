@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from detmix import MixupDataset, collate
 
 from .datasets import COUNT, Labelled, make_dataset, make_labelled
-from .factories import ListDataset
+from .factories import ListDataset, make_sample
 
 
 class Broken(ListDataset):
@@ -119,6 +119,27 @@ def test_labels_that_cannot_be_told_are_asked_for():
 def test_a_seed_that_is_no_integer_is_refused():
     with pytest.raises(TypeError, match="integer"):
         MixupDataset(make_dataset(), seed=None)
+
+
+def test_a_class_in_the_place_of_a_data_set_is_refused():
+    with pytest.raises(TypeError, match=r"a data set is wanted, and ListDataset is a class: make one, ListDataset\("):
+        MixupDataset(ListDataset)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, None])
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+def test_the_one_of_two_whose_target_is_at_fault_is_named(wrong, mix):
+    samples = [make_sample(2, seed=seed) for seed in range(2)]
+    for _, target in samples:
+        del target["image_id"]
+    if wrong is None:
+        samples[1] = samples[1][0].float(), samples[1][1]
+    else:
+        samples[wrong][1]["labels"][0] = 0
+    at_fault = "" if wrong is None else f" for sample {wrong}"
+    error = "both images must be of one kind" if wrong is None else "target: labels must be 1 or more"
+    with pytest.raises(RuntimeError, match=f"^mixing sample 0 with its partner sample 1 failed{at_fault}: {error}"):
+        MixupDataset(ListDataset(samples), mix=mix)[0]
 
 
 @pytest.mark.parametrize("cache", ["3", None, 2.0])

@@ -134,6 +134,22 @@ def test_once_the_hooks_are_removed_torchvisions_own_is_left(family):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+@every_family
+def test_a_second_call_hooks_nothing_twice_and_its_hooks_undo_all(family):
+    model = make_plain(family)
+    heads = [module for module in model.modules() if module is not model]
+    own = heads[-1].register_forward_hook(lambda *_: None)
+    first, second = keep_boxes_exact(model), keep_boxes_exact(model)
+    hooks = [hook for module in model.modules() for hook in (*module._forward_hooks, *module._forward_pre_hooks)]
+    assert len(first) == len(second) == len(hooks) - 1
+    for handle in second:
+        handle.remove()
+    assert sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()) == 1
+    own.remove()
+    for handle in first:
+        handle.remove()  # there is nothing left to remove
+
+
 def test_what_is_no_detector_is_refused_and_a_wrapper_told_which_part_to_pass():
     with pytest.raises(TypeError, match=r"pass the detector itself, model\.module"):
         keep_boxes_exact(AveragedModel(make_plain("FCOS")))

@@ -9,7 +9,7 @@ import torch
 from pycocotools import mask as rle
 from torchvision.datasets import CocoDetection
 
-from detmix.evaluation import evaluate_coco, evaluate_voc
+from detmix.evaluation import evaluate_coco, evaluate_voc, find_mistakes
 from detmix.evaluation.reading import read_ground_truth, read_predictions
 
 from .factories import write_coco_folder
@@ -288,6 +288,12 @@ def test_numbers_of_numpy_and_torch_are_numbers(make):
     assert found([row]).corners.tolist() == found([ROW]).corners.tolist()
     result = evaluate_coco(TRUTH, [row], max_detections=(1.0, np.float64(10)))
     assert result.metrics == evaluate_coco(TRUTH, [ROW], max_detections=(1, 10)).metrics
+
+
+def test_results_are_short_enough_to_be_read_at_a_prompt():
+    for result in (evaluate_coco(TRUTH, [ROW]), evaluate_voc(TRUTH, [ROW]), find_mistakes(TRUTH, [ROW])):
+        assert "array([0" not in repr(result)
+        assert len(repr(result)) < 1000
 
 
 @pytest.mark.parametrize("from_file", [False, True])

@@ -1,5 +1,7 @@
 """Plots of an evaluation: what they show, and that it can be read."""
 
+import io
+
 import numpy as np
 import pytest
 from matplotlib import pyplot
@@ -130,6 +132,15 @@ def test_differences_stand_beside_zero_and_clear_ones_are_full(tmp_path):
 
 def test_nothing_to_compare_is_drawn_too(tmp_path):
     render(comparison_figure({}, ["a", "b"]), tmp_path)
+
+
+def test_a_notebook_shows_a_plot_in_the_size_in_which_it_is_saved(tmp_path):
+    for plot in (confusion_figure(make_mistakes([[1, 0], [0, 0]])), average_precision_figure(BY_CLASS)):
+        shown = Image.open(io.BytesIO(plot._repr_png_()))
+        plot.savefig(tmp_path / "plot.png")
+        with Image.open(tmp_path / "plot.png") as saved:
+            assert shown.size == saved.size
+        assert shown.convert("L").getextrema() == (0, 255)
 
 
 def test_the_plots_leave_pyplot_alone():

@@ -96,6 +96,22 @@ def test_epoch_and_switch_reach_every_level_through_wrappers(kind, wrapper):
     assert (levels[1].epoch, levels[1].enabled) == (5, True)
 
 
+def test_a_mixer_says_what_it_wraps_how_it_is_set_and_its_state():
+    data = ListDataset([make_sample(1, seed=seed) for seed in range(3)])
+    outer = SeededDataset(MixupDataset(MixupDataset(data), cache=2, mix="cutmix"), seed=7)
+    outer.set_epoch(4)
+    outer.enable(False)
+    state = "epoch=4, enabled=False)"
+    inner = f"MixupDataset(MixupDataset(ListDataset, {state}, mix='cutmix', cache=2, {state}"
+    assert repr(outer) == f"SeededDataset({inner}, seed=7, {state}"
+    assert repr(MixupDataset(Shapes(9, size=96))).startswith("MixupDataset(<Shapes: 9 scenes of 96x96>, epoch=0")
+    assert repr(MixupBatch(per_sample=True)) == "MixupBatch(per_sample=True, epoch=0, enabled=True)"
+    assert (
+        repr(MixupIterable(data.samples, buffer_size=2)) == "MixupIterable(list, buffer_size=2, epoch=0, enabled=True)"
+    )
+    assert repr(Switched()) == "Switched(epoch=0, enabled=True)"
+
+
 def test_the_nearest_mixers_are_found_and_nothing_else():
     first, second = MAKERS["dataset"](), MAKERS["dataset"]()
     outer = MixupDataset(second)

@@ -2,10 +2,13 @@
 
 import json
 
+import lightning as L
 import pytest
 
-from detmix.training import DetectionData, MixupOptions, ShapesOptions, Throughput
+from detmix.training import DetectionData, DetectionModule, MixupOptions, ShapesOptions, Throughput
 from detmix.training.files import read_history
+
+from .trainings import from_lightning
 
 
 def test_mixing_is_off_in_the_last_epochs(run, monkeypatch):
@@ -20,6 +23,26 @@ def test_mixing_is_off_in_the_last_epochs(run, monkeypatch):
     monkeypatch.setattr("detmix.training.cli.Throughput", Recording)
     run("fit", "--trainer.max_epochs=4", "--data.mixup.no_mixup_epochs=2")
     assert fractions == {0: [1, 1], 1: [1, 1], 2: [0, 0], 3: [0, 0]}
+
+
+@from_lightning
+def test_a_trainer_that_is_made_by_hand_keeps_to_the_epochs_and_the_schedule(tmp_path):
+    drawn = {}
+
+    class Recording(L.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            drawn.setdefault(trainer.current_epoch, set()).update(target.get("lam") for target in batch[1])
+
+    shapes = ShapesOptions(train=4, val=1, size=64, max_extent=32)
+    data = DetectionData("shapes", shapes=shapes, batch_size=2, mixup=MixupOptions(no_mixup_epochs=1))
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
+    quiet |= {"accelerator": "cpu", "default_root_dir": tmp_path, "enable_checkpointing": False}
+    module = DetectionModule("fasterrcnn_resnet18_small", weights=None, options={"min_size": 64, "max_size": 96})
+    L.Trainer(max_epochs=3, callbacks=[Recording()], **quiet).fit(module, data)
+    assert (len(drawn[0]), len(drawn[1]), drawn[2]) == (4, 4, {None})
+    assert not drawn[0] & drawn[1]
+    with pytest.raises(ValueError, match=r"data\.mixup\.no_mixup_epochs must lie in 0 \.\.\. 0"):
+        L.Trainer(max_epochs=1, **quiet).fit(module, data)
 
 
 @pytest.mark.parametrize(

@@ -136,8 +136,12 @@ def test_threads_and_workers_take_the_cores_that_they_are_allowed(
     monkeypatch.setattr(torch, "set_num_threads", taken.append)
     data = DetectionData(shapes=ShapesOptions(train=2, val=1), num_workers=workers)
     data.trainer = SimpleNamespace(num_devices=devices, strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    before = torch.get_num_threads()
     data.setup("fit")
     assert taken == [threads]
+    data.teardown("fit")
+    data.teardown("fit")
+    assert taken == [threads, before]
 
 
 def test_a_run_that_goes_on_takes_no_more_threads_than_it_is_allowed(monkeypatch):

@@ -30,7 +30,7 @@ def offsets_of(counts: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Annotations:
     """Images, boxes and classes of a data set.
 
@@ -74,6 +74,10 @@ class Annotations:
     segmentation_spans: NDArray[np.int64] | None = None
     keypoints: NDArray[np.float32] | None = None
     skeleton: Skeleton | None = None
+
+    def __repr__(self) -> str:
+        """How much there is of what."""
+        return f"<Annotations of {len(self)} images, {len(self.boxes)} objects, {len(self.class_names)} classes>"
 
     def __len__(self) -> int:
         """Number of images, I."""

@@ -73,6 +73,10 @@ class DetectionDataset(Dataset[tuple[Any, Target]]):
         self.reduce_to = reduce_to
         self._skipped = Shared(torch.zeros(len(annotations), dtype=torch.bool))  # workers write to it
 
+    def __repr__(self) -> str:
+        """How much there is of what."""
+        return f"<DetectionDataset of {self.annotations!r}>"
+
     def __len__(self) -> int:
         """Number of images."""
         return len(self.annotations)

@@ -99,6 +99,10 @@ class Shapes(Dataset[tuple[torch.Tensor, Target]]):
         """What the keypoints are; None without them."""
         return SKELETON if self.keypoints else None
 
+    def __repr__(self) -> str:
+        """How many scenes of which size."""
+        return f"<Shapes: {self.num_scenes} scenes of {self.size}x{self.size}>"
+
     def __len__(self) -> int:
         return self.num_scenes
 

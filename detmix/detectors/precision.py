@@ -26,14 +26,16 @@ def keep_boxes_exact(model: nn.Module) -> list[RemovableHandle]:
 
     Modules, parameters and ``state_dict`` stay, and so does all that is computed without autocast.
 
-    Call it once predictors have been exchanged: one that comes later has no hook. A copy of the model keeps its hooks.
+    Call it once predictors have been exchanged: one that comes later has no hook, until it is called again. A copy of
+    the model keeps its hooks.
 
     Args:
         model: a detector of torchvision's, weighted or not.
 
     Returns:
         The hooks on its anchor generator and its heads, whose ``remove()`` undoes it: a model with hooks cannot be
-        scripted.
+        scripted. What has its hook from an earlier call gets another in its place, so that those of the last call undo
+        all.
 
     Raises:
         TypeError: the model is not a torchvision detector, but a wrapper of one perhaps.
@@ -41,8 +43,12 @@ def keep_boxes_exact(model: nn.Module) -> list[RemovableHandle]:
     if not isinstance(model, DETECTORS):
         raise TypeError(f"keep_boxes_exact supports the detectors of torchvision, got {full_name(model)}")
     modules = dict(model.named_modules())
-    before = [modules[n].register_forward_pre_hook(_with_exact_features) for n in _ANCHORS if n in modules]
-    return before + [modules[n].register_forward_hook(_exact_outputs) for n in _HEADS if n in modules]
+    anchors, heads = ([modules[n] for n in names if n in modules] for names in (_ANCHORS, _HEADS))
+    for hooks in (*(m._forward_pre_hooks for m in anchors), *(m._forward_hooks for m in heads)):
+        for key in [key for key, hook in hooks.items() if hook in (_with_exact_features, _exact_outputs)]:
+            del hooks[key]
+    before = [module.register_forward_pre_hook(_with_exact_features) for module in anchors]
+    return before + [module.register_forward_hook(_exact_outputs) for module in heads]
 
 
 def _with_exact_features(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ evaluation of its web site, whose code pycocotools is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +85,7 @@ class CocoResult:
     ap50_by_class: dict[str, float]
     ap_by_size: dict[str, dict[str, float]]
     objects_by_class: dict[str, int]
-    curves: dict[str, Curve]
+    curves: dict[str, Curve] = field(repr=False)
 
 
 def evaluate_coco(

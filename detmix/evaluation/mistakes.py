@@ -10,7 +10,7 @@ a detection that has no object but lies on one of its class is not false: they c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -84,7 +84,7 @@ class Mistakes:
 
     class_names: tuple[str, ...]
     confusion: NDArray[np.int64]
-    images: tuple[ImageMistakes, ...]
+    images: tuple[ImageMistakes, ...] = field(repr=False)
     iou: float
     min_score: float
 

@@ -9,7 +9,7 @@ the kit's VOCevaldet.m and VOCap.m of 2007 and 2010.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class VocResult:
     ap: float
     ap_by_class: dict[str, float]
     objects_by_class: dict[str, int]
-    curves: dict[str, Curve]
+    curves: dict[str, Curve] = field(repr=False)
 
 
 def evaluate_voc(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..captions import one_line
 from ..evaluation import NO_OBJECTS, Difference, Mistakes
-from .plots import legend, small_plots
+from .plots import Plot, legend, small_plots
 from .style import INK, PALETTE
 
 _MOST_CLASSES = 20  # of a confusion matrix that can be read
@@ -58,7 +58,7 @@ def confusion_figure(mistakes: Mistakes, title: str | None = None) -> Figure:
     names, counts = _readable(mistakes)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     shares[-1] = 0  # false detections are shares of nothing
-    figure = Figure(figsize=(2.6 + 0.55 * len(counts), 1.9 + 0.42 * len(counts)), layout="constrained")
+    figure = Plot(figsize=(2.6 + 0.55 * len(counts), 1.9 + 0.42 * len(counts)), layout="constrained")
     axis = figure.add_subplot()
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, column in np.argwhere(counts).tolist():

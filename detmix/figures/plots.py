@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from array import array
@@ -129,10 +130,19 @@ def _outline(points: np.ndarray) -> np.ndarray:
     return points[sorted({0, len(points) - 1, *extremes})]
 
 
+class Plot(Figure):
+    """A figure that a notebook shows as the value of a cell, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png")
+        return content.getvalue()
+
+
 def small_plots(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
     """A figure of ``count`` plots of a size in inches, row by row."""
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    figure = Plot(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
     axes = [figure.add_subplot(rows, columns, n + 1) for n in range(count)]
     for axis in axes:
         axis.grid(color="0.88", linewidth=0.8)

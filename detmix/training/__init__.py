@@ -6,7 +6,6 @@ posix.require_posix(__name__)
 
 from .artifacts import RunFiles as RunFiles
 from .callbacks import MixBatches as MixBatches
-from .callbacks import MixupSchedule as MixupSchedule
 from .callbacks import ProgressBar as ProgressBar
 from .callbacks import Throughput as Throughput
 from .cli import DetmixCLI as DetmixCLI

@@ -1,4 +1,4 @@
-"""Callbacks that follow the training: mixing of batches and its schedule, the last validation, what is shown."""
+"""Callbacks that follow the training: mixing of batches, the last validation, what is shown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar
 
 from ..batch import BatchMix, MixupBatch, Pairing
-from .data import DetectionData, data_of
+from .data import DetectionData, data_of, is_trial
 from .evaluation import PARTS
 from .module import DetectionModule
 
@@ -62,8 +62,11 @@ class MixBatches(L.Callback):
         return self.mixer.alpha > 0 and self.mixer.p > 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the seed of the mixing."""
-        self.mixer.seed = data_of(trainer).mixing_seed
+        """Take the seed of the mixing, and refuse a schedule under which nothing would be mixed."""
+        data = data_of(trainer)
+        self.mixer.seed = data.mixing_seed
+        if self.mixes and not is_trial(trainer):
+            data.check_schedule(trainer.max_epochs)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -101,31 +104,6 @@ def _stated(name: str, settings: Mapping[str, Any]) -> str:
 def callbacks_of(trainer: Any) -> list[L.Callback]:
     """The callbacks of a trainer; Lightning attaches them at run time."""
     return trainer.callbacks
-
-
-class MixupSchedule(L.Callback):
-    """Tells the training set which epoch it is, and switches all mixing off for the last epochs.
-
-    Always on in ``tools/train.py``; ``data.mixup.no_mixup_epochs`` says how many epochs go unmixed.
-    """
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse a schedule under which nothing would be mixed, or whose end is unknown."""
-        assert isinstance(pl_module, DetectionModule)
-        data = data_of(trainer)
-        if mixing_of(data, pl_module, callbacks_of(trainer)) and not _is_trial(trainer):
-            data.check_schedule(trainer.max_epochs)
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Pass the epoch on, also to data-loading workers that are already running."""
-        data_of(trainer).start_epoch(trainer.current_epoch, None if _is_trial(trainer) else trainer.max_epochs)
-
-    on_train_start = on_train_epoch_start  # a run that goes on in the middle of an epoch does not start it again
-
-
-def _is_trial(trainer: Any) -> bool:
-    """Whether this is ``fast_dev_run``, a few steps for a trial: ``no_mixup_epochs`` does not count there."""
-    return bool(trainer.fast_dev_run)
 
 
 class ValidateAtTheEnd(L.Callback):

@@ -28,7 +28,7 @@ from ..reporting.tables import number_text
 from ..terminal import outliving_readers, replace_unprintable, require_text, tell
 from .artifacts import RunFiles
 from .best import BestCheckpoint, require_measured, require_same_accuracy
-from .callbacks import MixupSchedule, ProgressBar, Throughput, ValidateAtTheEnd, mixing_of
+from .callbacks import ProgressBar, Throughput, ValidateAtTheEnd, mixing_of
 from .checkpoints import CheckpointFiles, read_checkpoint
 from .configs import CONFIG_MODE
 from .data import DetectionData
@@ -352,7 +352,6 @@ class DetmixCLI(LightningCLI):
         folder = run_dir / "checkpoints"
         logs = self._get(self.config_init, "trainer.logger") not in (False, [])
         return [
-            MixupSchedule(),
             ValidateAtTheEnd(),
             Throughput(),
             *([LearningRateMonitor("step")] if logs else []),

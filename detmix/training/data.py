@@ -169,6 +169,7 @@ class DetectionData(L.LightningDataModule):
         self.on_error: OnError = on_error
         self.seed = seed
         self.run_seed = run_seed
+        self._threads_before: int | None = None
         self._evaluated: dict[str, Any] = {}
         self._truths: dict[str, GroundTruth] = {}
         self._train_names = train
@@ -386,10 +387,17 @@ class DetectionData(L.LightningDataModule):
             return self.num_workers
         return min(8, _cores()) if self._on_gpu() else 0
 
+    def teardown(self, stage: str) -> None:
+        """Give the process the threads of torch back that it had before."""
+        if self._threads_before is not None:
+            torch.set_num_threads(self._threads_before)
+            self._threads_before = None
+
     def _share_cores(self) -> None:
         """On a CPU, threads and workers of all processes take the cores and no more, or a step takes far longer."""
         assert self.trainer is not None
         if not self._on_gpu():
+            self._threads_before = self._threads_before or torch.get_num_threads()
             share = _cores() // self.trainer.num_devices - self._workers()
             torch.set_num_threads(max(1, min(share, _most_threads())))
 
@@ -419,6 +427,11 @@ def _require_measurable(part: Part) -> None:
 def data_of(trainer: Any) -> DetectionData:
     """The data module that a trainer runs on; Lightning attaches it at run time."""
     return trainer.datamodule
+
+
+def is_trial(trainer: Any) -> bool:
+    """Whether this is ``fast_dev_run``, a few steps for a trial: ``no_mixup_epochs`` does not count there."""
+    return bool(trainer.fast_dev_run)
 
 
 def _start_worker(worker: int) -> None:
