@@ -147,6 +147,22 @@ def test_mixing(run_page):
     assert Path("rates.png").stat().st_size > 0
 
 
+def test_notebooks(run_page, tmp_path, monkeypatch):
+    config = yaml.safe_load((ROOT / "configs" / "quickstart.yaml").read_text())
+    config["data"]["shapes"] = {"train": 4, "val": 2, "test": 2, "size": 64, "max_extent": 32}
+    config["model"]["options"] = {"min_size": 64, "max_size": 96}
+    config["trainer"] |= {"max_epochs": 2, "enable_progress_bar": False}
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "quickstart.yaml").write_text(yaml.safe_dump(config))
+    names = run_page("notebooks.md")
+    page = (ROOT / "docs" / "notebooks.md").read_text()
+    assert repr(detmix.MixupDataset(names["data"], alpha=1.5)) in page
+    assert names["mixed"].epoch == 2
+    assert names["run"].run_dir == Path("runs/notebook")
+    saved = torch.load("runs/notebook/model.pt", weights_only=True)
+    assert all(torch.equal(rows, saved[name]) for name, rows in names["run"].model.detector.state_dict().items())
+
+
 def test_reference_script(run_page, tmp_path):
     write_coco(tmp_path / "data" / "coco")
     names = run_page("reference_script.md")

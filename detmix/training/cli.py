@@ -387,9 +387,20 @@ def cli_main(args: Sequence[str] | None = None, description: str | None = None) 
     """Run the command line.
 
     Args:
-        args: the arguments, without the program's name; those of the process unless given.
+        args: the arguments, without the program's name, such as ``["fit", "--config", "configs/quickstart.yaml"]``;
+            those of the process unless given.
         description: what ``--help`` begins with.
+
+    Returns:
+        What it has made: ``model``, whose ``detector`` is the trained one; ``datamodule``; ``trainer``; and
+        ``run_dir``, where the files are.
+
+    Raises:
+        TypeError: args is a text instead of a list of words.
+        SystemExit: a setting is wrong, or the run was told to stop.
     """
+    if isinstance(args, str):
+        raise TypeError(f"args must be a list of words, as {args.split()}, got the text {args!r}")
     with quiet(), outliving_readers():
         return _make(None if args is None else list(args), parser_kwargs={"description": description})
 
