@@ -21,8 +21,9 @@ Image: TypeAlias = Tensor | np.ndarray | PILImage.Image
 Region: TypeAlias = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, x2 and y2 exclusive
 
 _DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_TO_FLOAT = "scale it to floats in [0, 1], which detectors take"
 _DTYPES_OF_NUMPY = (np.uint8, np.float32, np.float64)
-_MOST_CHANNELS = 4  # of an image whose shape is taken to be in the wrong order: colours and transparency
+_COLOURS, _NO_CHANNELS = 4, 16  # a shape is in the wrong order if so few stand where pixels should, and so many not
 _PIL_MODES = ("L", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
 
 
@@ -224,12 +225,12 @@ def _require_tensor(image: Tensor) -> None:
     if len(shape) != 3:
         raise ValueError(f"an image that is a tensor must have shape (C, H, W), got {tuple(shape)}")
     _require_pixels(shape)
-    if shape[2] <= _MOST_CHANNELS < shape[0]:
+    if shape[2] <= _COLOURS and shape[0] > _NO_CHANNELS:
         way = "image.permute(2, 0, 1) turns (H, W, C) into it"
         raise ValueError(f"an image that is a tensor must have shape (C, H, W), got {tuple(shape)}: {way}")
     if image.dtype not in _DTYPES:
         wanted = "uint8, float16, bfloat16, float32 or float64"
-        raise TypeError(f"an image that is a tensor must be of dtype {wanted}, got {image.dtype}")
+        raise TypeError(f"an image that is a tensor must be of dtype {wanted}, got {image.dtype}: {_TO_FLOAT}")
 
 
 def _require_array(image: np.ndarray) -> None:
@@ -237,12 +238,12 @@ def _require_array(image: np.ndarray) -> None:
     if len(shape) not in (2, 3):
         raise ValueError(f"an image that is an array must have shape (H, W, C) or (H, W), got {shape}")
     _require_pixels(shape)
-    if len(shape) == 3 and shape[0] <= _MOST_CHANNELS < shape[2]:
+    if len(shape) == 3 and shape[0] <= _COLOURS and shape[2] > _NO_CHANNELS:
         way = "image.transpose(1, 2, 0) turns (C, H, W) into it"
         raise ValueError(f"an image that is an array must have shape (H, W, C), got {shape}: {way}")
     if image.dtype not in _DTYPES_OF_NUMPY:
         wanted = "uint8, float32 or float64"
-        raise TypeError(f"an image that is an array must be of dtype {wanted}, got {image.dtype}")
+        raise TypeError(f"an image that is an array must be of dtype {wanted}, got {image.dtype}: {_TO_FLOAT}")
 
 
 def _require_pixels(shape: Sequence[int]) -> None:

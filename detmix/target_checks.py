@@ -165,7 +165,7 @@ def _fault(x1: float, y1: float, x2: float, y2: float, size: tuple[int, int] | N
         return "must be finite"
     if x2 <= x1 or y2 <= y1 or size is None:
         return "are x1, y1, x2, y2, and must have x2 > x1 and y2 > y1"
-    return f"must lie in the image of {size[1]}x{size[0]} pixels"
+    return f"must lie in the image of {size[1]}x{size[0]} pixels (torchvision.ops.clip_boxes_to_image cuts them)"
 
 
 def _check_labels(target: Target, num_classes: int | None) -> None:

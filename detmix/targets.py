@@ -197,10 +197,9 @@ def _shared_object_keys(first: Target, second: Target) -> list[str]:
 
 
 def _join(key: str, first: Tensor, second: Tensor, size: tuple[int, int]) -> Tensor:
+    first_rows, second_rows = plain(first), plain(second)
     if key == "masks":
-        first_rows, second_rows = _extend(first, size), _extend(second, size)
-    else:
-        first_rows, second_rows = plain(first), plain(second)
+        return wrap_like(_on_canvas(first_rows, second_rows, size), first, size)
     if first_rows.shape[1:] != second_rows.shape[1:]:
         raise ValueError(
             f"{key} of the two targets differ in shape: rows of {tuple(first_rows.shape[1:])} "
@@ -209,9 +208,15 @@ def _join(key: str, first: Tensor, second: Tensor, size: tuple[int, int]) -> Ten
     return wrap_like(torch.cat([first_rows, second_rows]), first, size)  # of the wider dtype, if they differ
 
 
-def _extend(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    height, width = masks.shape[-2:]
-    return torch.nn.functional.pad(plain(masks), (0, size[1] - width, 0, size[0] - height))
+def _on_canvas(first: Tensor, second: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks of two images, each at the top left of a canvas of (H, W); masks of many objects are to be copied once."""
+    if first.shape[1:] == second.shape[1:] == size:
+        return torch.cat([first, second])
+    dtype, count = torch.promote_types(first.dtype, second.dtype), first.shape[0]
+    joint = first.new_zeros((count + second.shape[0], *size), dtype=dtype)
+    for rows, masks in ((joint[:count], first), (joint[count:], second)):
+        rows[:, : masks.shape[1], : masks.shape[2]] = masks
+    return joint
 
 
 def plain(tensor: Tensor) -> Tensor:

@@ -22,6 +22,39 @@ BACKENDS = ("pycocotools", "faster-coco-eval")
 NAMES = {3: "cat", 7: "dog", 8: "bird"}
 
 
+def crowded_truth(*numbers, crowds=0):
+    """A class for each number, with as many objects in one image, and crowd regions of the first."""
+    labels = [1 + label for label, number in enumerate(numbers) for _ in range(number)] + [1] * crowds
+    boxes = [[10 * n, 0, 8, 8] for n in range(len(labels))]
+    rows = [
+        {"id": 1 + n, "image_id": 1, "category_id": label, "bbox": box, "area": 64, "iscrowd": int(n >= sum(numbers))}
+        for n, (label, box) in enumerate(zip(labels, boxes, strict=True))
+    ]
+    categories = [{"id": 1 + label, "name": f"class {label}"} for label in range(len(numbers))]
+    truth = {"images": [{"id": 1, "width": 10 * len(rows), "height": 8}], "annotations": rows, "categories": categories}
+    names = ("image_id", "category_id", "bbox")
+    return truth, [{name: row[name] for name in names} | {"score": 0.5} for row in rows if not row["iscrowd"]]
+
+
+def test_more_objects_than_detections_count_are_warned_about_with_what_can_be_found():
+    truth, found = crowded_truth(300, 20)
+    told = (
+        r"an image has 300 objects of a class, and the best 100 detections count, so that at most 38% .*\(1, 10, 300\)"
+    )
+    with pytest.warns(UserWarning, match=told):
+        capped = evaluate_coco(truth, found)
+    assert capped.metrics["AR100"] == pytest.approx((100 / 300 + 1) / 2)
+    assert evaluate_coco(truth, found, max_detections=(1, 10, 300)).metrics["AP50"] == pytest.approx(1)
+    with pytest.warns(
+        UserWarning, match="an image has 320 objects, and the best 100 detections count, so that at most 31%"
+    ):
+        evaluate_coco(truth, found, class_agnostic=True)
+
+
+def test_as_many_objects_as_detections_count_are_not_warned_about():
+    evaluate_coco(*crowded_truth(100, 100, crowds=9))
+
+
 def make_scene(seed, num_images=6, crowd=0.15, noise=200):
     """Random objects of all sizes and detections near and far from them; birds are never there."""
     rng = np.random.default_rng(seed)

@@ -30,6 +30,37 @@ def make_target(boxes=((20.0, 40.0, 80.0, 100.0),), **keys):
     return {"boxes": boxes, "labels": torch.ones(len(boxes), dtype=torch.int64), **keys}
 
 
+@pytest.mark.parametrize("count", [100, 101, 3000])
+def test_a_crowd_is_drawn_without_captions_in_thin_lines(count):
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(count, 2, generator=generator) * torch.tensor([760.0, 560.0])
+    image = torch.full((3, 600, 800), 100, dtype=torch.uint8)
+    target = make_target(torch.cat([corners, corners + 20], 1).tolist(), weights=torch.full((count,), 0.5))
+    picture = np.asarray(draw_boxes(image, target, ["a long name"]), dtype=int)
+    inked = np.abs(picture - 100).sum(-1) > 30
+    around = np.zeros((600, 800), dtype=bool)  # pixels of the outlines of a box and none of its inside
+    for x, y in corners.round().int().tolist():
+        around[max(0, y - 1) : y + 22, max(0, x - 1) : x + 22] = True
+    assert inked[around].any()
+    assert inked[~around].any() == (count == 100)
+
+
+def test_of_many_classes_the_best_and_the_worst_curves_are_shown():
+    recall = np.linspace(0, 1, 11)
+    curves = {f"class {n}": Curve(recall, np.full(11, (n * 7 % 50) / 50), recall[::-1]) for n in range(50)}
+    figure = precision_recall_figure(curves)
+    shown = {axis.get_title() for axis in figure.axes if axis.get_title()}
+    assert shown == {f"class {n}" for n in range(50) if not 20 <= n * 7 % 50 < 30}
+    assert figure.get_suptitle() == "the 20 best and the 20 worst of 50 classes"
+
+
+@pytest.mark.parametrize("channels", [4, 10])
+def test_of_many_channels_the_first_three_are_shown(channels):
+    planes = torch.randint(0, 256, (channels, 40, 50), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for image in (planes, planes.permute(1, 2, 0).numpy()):
+        assert np.array_equal(np.asarray(to_picture(image)), planes[:3].permute(1, 2, 0).numpy())
+
+
 def drawn(target, **options):
     """How far each pixel of the drawing is from the image without boxes: (H, W) float."""
     plain = draw_boxes(GREY, make_target(()))
@@ -109,9 +140,9 @@ def test_refuses_images_of_other_dtypes(image):
         draw_boxes(image, make_target())
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (4, 8, 8), (2, 3, 8, 8)])
+@pytest.mark.parametrize("shape", [(16, 16), (2, 8, 8), (2, 3, 8, 8)])
 def test_refuses_what_is_no_image(shape):
-    with pytest.raises(ValueError, match=r"\(C, H, W\) with C 1 or 3, got"):
+    with pytest.raises(ValueError, match=r"\(C, H, W\) with C 1, or 3 or more, got"):
         draw_boxes(torch.zeros(shape), make_target())
 
 

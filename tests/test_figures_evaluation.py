@@ -62,6 +62,16 @@ def cells_of(axis):
     return {(int(text.xy[1]), int(text.xy[0])): int(text.get_text()) for text in axis.texts}
 
 
+def test_of_many_classes_the_best_and_the_worst_are_ranked():
+    by_class = {f"class {n}": {"objects": 1, "AP": (n * 37 % 101) / 101} for n in range(101)}
+    figure = average_precision_figure(by_class, "Title")
+    (axis,) = figure.axes
+    aps = [bar.get_width() for bar in axis.patches]
+    assert len(aps) == 60
+    assert sorted(aps) == pytest.approx([n / 101 for n in (*range(30), *range(71, 101))])
+    assert figure.get_suptitle() == "Title\nthe 30 best and the 30 worst of 101 classes"
+
+
 def test_confusions_are_shaded_by_their_share_and_counted(tmp_path):
     mistakes = make_mistakes([[6, 2, 2], [0, 0, 0], [5, 1, 0]])
     figure = confusion_figure(mistakes, "$title")

@@ -78,6 +78,22 @@ def test_absent_weights_count_as_one_and_absent_sources_as_zero(size, first_has,
     assert joined["sources"].tolist() == sources
 
 
+@pytest.mark.parametrize("sizes", [((48, 64), (48, 64)), ((48, 64), (20, 30)), ((20, 64), (48, 30))])
+@pytest.mark.parametrize("dtypes", [(torch.bool, torch.bool), (torch.uint8, torch.float32)])
+def test_masks_stay_at_the_top_left_of_the_canvas(sizes, dtypes):
+    generator = torch.Generator().manual_seed(0)
+    targets = [
+        make_target(count, seed=count) | {"masks": (torch.rand(count, *size, generator=generator) > 0.5).to(dtype)}
+        for count, size, dtype in zip((2, 3), sizes, dtypes, strict=True)
+    ]
+    joined = concatenate(*targets, size=(48, 64))["masks"]
+    assert (joined.shape, joined.dtype) == ((5, 48, 64), torch.promote_types(*dtypes))
+    for rows, target in ((joined[:2], targets[0]), (joined[2:], targets[1])):
+        height, width = target["masks"].shape[1:]
+        assert torch.equal(rows[:, :height, :width], target["masks"].to(rows.dtype))
+        assert rows.sum() == target["masks"].sum()
+
+
 def test_columns_of_two_dtypes_lose_nothing_in_either_order():
     whole = make_target(1, seed=0) | {"area": torch.tensor([5])}
     part = make_target(1, seed=1) | {"area": torch.tensor([10.7])}

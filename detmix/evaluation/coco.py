@@ -6,6 +6,7 @@ evaluation of its web site, whose code pycocotools is.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -106,6 +107,9 @@ def evaluate_coco(
     Proposals are measured with ``class_agnostic=True, max_detections=(100, 1000)``: AR100 and AR1000 are the
     average recall of the best 100 and 1000 of each image.
 
+    Of each image and class COCO counts the 100 best detections, so where an image has more objects of a class AP cannot
+    reach 1: that is warned about, and a larger ``max_detections`` is the way out.
+
     Keypoints are compared by object keypoint similarity (OKS) in the place of IoU, which goes by the annotation's own
     area. Objects without visible keypoints neither count nor hurt.
 
@@ -136,6 +140,7 @@ def evaluate_coco(
         raise ValueError("class_agnostic is of boxes and masks: keypoints are compared within a class only")
     truth = read_ground_truth(ground_truth, masks=masks, keypoints=keypoints)
     found = read_predictions(predictions, truth, masks=masks, keypoints=keypoints, class_agnostic=class_agnostic)
+    _warn_of_limit(truth, iou_type, limits[-1], class_agnostic)
     counts = count(
         truth,
         found,
@@ -238,3 +243,19 @@ def _mean(values: NDArray[np.float64]) -> float:
     """The mean over thresholds, recalls and the classes that have objects."""
     known = values[values != NO_OBJECTS]
     return float(np.mean(known)) if known.size else NO_OBJECTS
+
+
+def _warn_of_limit(truth: GroundTruth, iou_type: IouType, limit: int, class_agnostic: bool) -> None:
+    """Warn where images have more objects of a class than detections of it count, so that some cannot be found."""
+    objects = truth.objects
+    counted = ~objects.crowd & (objects.posed if iou_type == "keypoints" else True)
+    groups = objects.images if class_agnostic else objects.images * len(truth.class_names) + objects.labels
+    numbers = np.unique(groups[counted], return_counts=True)[1]
+    if len(numbers) and numbers.max() > limit:
+        kind = "" if class_agnostic else " of a class"
+        warnings.warn(
+            f"{truth.source}: an image has {numbers.max()} objects{kind}, and the best {limit} detections count, "
+            f"so that at most {numbers.clip(max=limit).sum() / numbers.sum():.0%} of all objects can be found. "
+            f"A larger max_detections counts more of them, such as (1, 10, {numbers.max()})",
+            stacklevel=3,
+        )

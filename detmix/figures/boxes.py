@@ -30,6 +30,7 @@ SHOWN = 1280  # pixels: longest side of a picture on a page or in a grid, which 
 _READABLE = 480  # pixels: a picture whose longer side is shorter is magnified
 _FAINTEST = 0.15  # opacity at which a box can still be found
 _TINT = 0.45  # opacity within the mask of an object that is seen in full
+_MOST_CAPTIONS = 100  # of a picture: more cover what they are to tell of
 _DASHES = {"confused": (6, 2), "missed": (2, 2), "false": (2, 2), "ignored": (2, 6)}  # line and gap, in line widths
 _WORDS = {"found": "✓"}  # other fates stand for themselves
 
@@ -46,7 +47,8 @@ def draw_boxes(
     """Draw the boxes of a target, or of detections, over their image, tint their masks and mark their keypoints.
 
     Outline and caption are as opaque as the object's weight (but never below 0.15), and the caption tells
-    the weight ("RBC 0.37") or the score ("RBC 93%"). Small images are magnified by a whole number.
+    the weight ("RBC 0.37") or the score ("RBC 93%"). Beyond 100 boxes there are no captions, and the lines are thin.
+    Small images are magnified by a whole number.
 
     Args:
         image: as for ``to_picture``; values of floats outside [0, 1] are clipped.
@@ -72,7 +74,8 @@ def draw_boxes(
     scale = min(max(1, math.ceil(_READABLE / max(photo.size))), limit / max(photo.size))
     size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
     canvas = photo.resize(size, Image.Resampling.BICUBIC).convert("RGBA")
-    font = font_of(max(18, max(canvas.size) / 36))
+    crowded = len(target["boxes"]) > _MOST_CAPTIONS
+    font = font_of(10 if crowded else max(18, max(canvas.size) / 36))
     boxes: list[Place] = [(x1, y1, x2, y2) for x1, y1, x2, y2 in (target["boxes"].cpu().double() * scale).tolist()]
     opacities, captions = _opacities(target), _captions(target, class_names)
     if fates is not None:
@@ -80,7 +83,10 @@ def draw_boxes(
             raise ValueError(f"fates must be one for each of {len(boxes)} boxes, got {len(fates)}")
         captions = [f"{_WORDS.get(fate, fate)} {text}" for fate, text in zip(fates, captions, strict=True)]
     faint_first = sorted(range(len(boxes)), key=lambda n: opacities[n])
-    places = _place_captions(boxes, captions, font, canvas.size, faint_first[::-1])
+    if crowded:
+        captions, places = [""] * len(boxes), {n: (x1, y1, x1, y1) for n, (x1, y1, *_) in enumerate(boxes)}
+    else:
+        places = _place_captions(boxes, captions, font, canvas.size, faint_first[::-1])
     colors = [PALETTE[(label - 1) % len(PALETTE)] for label in target["labels"].tolist()]
     if "masks" in target:
         _check_masks(target["masks"], len(boxes), photo.size)
@@ -103,7 +109,8 @@ def to_picture(image: AnyImage) -> Image.Image:
     """An image as an RGB PIL image.
 
     Args:
-        image: (C, H, W) tensor or (H, W, C) or (H, W) array, uint8 or float in [0, 1], C 1 or 3; or PIL image.
+        image: (C, H, W) tensor or (H, W, C) or (H, W) array, uint8 or float in [0, 1], C 1 or 3, or more, of which
+            the first three are shown; or PIL image.
 
     Raises:
         TypeError: the dtype is another.
@@ -115,9 +122,9 @@ def to_picture(image: AnyImage) -> Image.Image:
         return to_picture(torch.from_numpy(np.array(np.atleast_3d(image), order="C")).permute(2, 0, 1))
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise TypeError(f"image must be of dtype uint8 or floating, got {image.dtype}")
-    if image.ndim != 3 or image.shape[0] not in (1, 3):
-        raise ValueError(f"image must have shape (C, H, W) with C 1 or 3, got {tuple(image.shape)}")
-    planes = image.detach().as_subclass(Tensor).cpu()
+    if image.ndim != 3 or image.shape[0] in (0, 2):
+        raise ValueError(f"image must have shape (C, H, W) with C 1, or 3 or more, got {tuple(image.shape)}")
+    planes = image.detach().as_subclass(Tensor)[:3].cpu()
     if planes.is_floating_point():
         planes = (planes.float().clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(planes.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())

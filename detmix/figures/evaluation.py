@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from ..captions import one_line
 from ..evaluation import NO_OBJECTS, Difference, Mistakes
-from .plots import Plot, legend, small_plots
+from .plots import Plot, best_and_worst, legend, small_plots, title_of_some
 from .style import INK, PALETTE
 
+_MOST_ROWS = 60  # of a table of bars
 _MOST_CLASSES = 20  # of a confusion matrix that can be read
 _OTHERS = "other classes"
 _BLUE = PALETTE[4]
@@ -28,11 +29,14 @@ def average_precision_figure(by_class: Mapping[str, Mapping[str, float]], title:
 
     Args:
         by_class: for each class its ``objects``, ``AP`` and, by COCO's rules, ``AP50``; classes without objects are
-            left out, and there may be none.
+            left out, and there may be none. Of more than 60 the 30 best and the 30 worst are shown, which the title
+            says.
         title: written above.
     """
     counted = {name: row for name, row in by_class.items() if row["AP"] != NO_OBJECTS}
     ranked = sorted(counted, key=lambda name: -counted[name]["AP"])
+    if len(ranked) > _MOST_ROWS:
+        title, ranked = title_of_some(title, _MOST_ROWS, len(ranked)), best_and_worst(ranked, _MOST_ROWS)
     figure, axis = _rows([f"{name} ({counted[name]['objects']})" for name in ranked], title)
     places, aps = range(len(ranked)), [counted[name]["AP"] for name in ranked]
     axis.barh(places, aps, height=0.6, color=_BLUE, label="AP", zorder=2)

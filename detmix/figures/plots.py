@@ -6,7 +6,7 @@ import io
 import math
 import re
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ _STRETCHES = 500  # of a line, about one for each pixel that a small plot is wid
 _LINE = 0.2  # inches of a line of a legend
 _SMALL = (3.9, 2.8)  # inches: lettering is read on a phone as well
 _SHORT = 20  # characters of a name, two of which fit beside each other
+_MOST_CURVES = 40
 _AXES = ("step", "epoch")
 _BY_CLASS = " by class"
 _AVERAGE = re.compile(r"(?:.*?/)?(A[PR])(?:\d*|[sml])(?:_\w+)?(/.+)?")  # val/AP50, val/voc/AP50_11point, val/AP/<class>
@@ -34,13 +35,18 @@ _AVERAGE = re.compile(r"(?:.*?/)?(A[PR])(?:\d*|[sml])(?:_\w+)?(/.+)?")  # val/AP
 def precision_recall_figure(curves: Mapping[str, Curve], title: str | None = None) -> Figure:
     """Precision against recall by class: in one plot up to six classes, in a small plot each beyond.
 
-    Drawn is the best precision at a recall or any higher one, as COCO and VOC average it, up to the last recall that
-    was reached, which has a point.
+    Of more than 40 classes those 20 are shown that have the largest area below their curve, and those 20 that have the
+    least, which the title says. Drawn is the best precision at a recall or any higher one, as COCO and VOC average it,
+    up to the last recall that was reached, which has a point.
 
     Args:
         curves: by class name, as the evaluators return them; may be empty.
         title: written above.
     """
+    ranked = sorted(curves, key=lambda name: -_area(curves[name]))
+    if len(ranked) > _MOST_CURVES:
+        curves = {name: curves[name] for name in best_and_worst(ranked, _MOST_CURVES)}
+        title = title_of_some(title, _MOST_CURVES, len(ranked))
     together = len(curves) <= len(PALETTE)
     columns = 1 if together else min(5, math.ceil(math.sqrt(len(curves))))
     figure, axes = small_plots(1 if together else len(curves), columns, (4.6, 4.2) if together else (2.2, 2.2))
@@ -128,6 +134,21 @@ def _outline(points: np.ndarray) -> np.ndarray:
     stretches = np.array_split(np.arange(len(points)), _STRETCHES)
     extremes = {s[pick(points[s, 1])] for s in stretches for pick in (np.argmin, np.argmax)}
     return points[sorted({0, len(points) - 1, *extremes})]
+
+
+def _area(curve: Curve) -> float:
+    return float(np.diff(curve.recall, prepend=0.0) @ curve.precision)
+
+
+def best_and_worst(ranked: Sequence[str], most: int) -> list[str]:
+    """As many from the beginning as from the end of a ranking, ``most`` in all; all where there are no more."""
+    return [*ranked] if len(ranked) <= most else [*ranked[: most // 2], *ranked[-(most // 2) :]]
+
+
+def title_of_some(title: str | None, shown: int, classes: int) -> str:
+    """A title that says that the best and the worst classes are shown, and how many there are."""
+    told = f"the {shown // 2} best and the {shown // 2} worst of {classes} classes"
+    return f"{title}\n{told}" if title else told
 
 
 class Plot(Figure):
