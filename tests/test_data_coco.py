@@ -56,6 +56,14 @@ def without(section, row, key):
     return data
 
 
+def test_of_very_many_classes_a_message_lists_the_first(tmp_path):
+    categories = [{"id": n, "name": f"class {n}"} for n in range(1, 1204)]
+    data = changed("annotations", 1, category_id=5000) | {"categories": categories}
+    wanted = r"one of 1 \(class 1\), 2 \(.*, 30 \(class 30\) \.\.\. \(1203 in all\), got 5000$"
+    with pytest.raises(ValueError, match=wanted):
+        read(tmp_path, data)
+
+
 def test_a_file_read_by_hand(tmp_path):
     found = read(tmp_path, content())
     assert [found.image_path(i) for i in range(3)] == [tmp_path / "images" / n for n in ("c.jpg", "a.jpg", "sub/b.jpg")]

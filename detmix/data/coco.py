@@ -24,6 +24,7 @@ from .paths import Folder, path_below
 from .skeleton import Skeleton, skeleton_of
 
 _LOGGER = logging.getLogger("detmix.data")
+_LISTED = 30  # classes, in a message
 _STRAY = 0.2  # of a box's sides, by which a keypoint may lie outside of it
 _FEWEST, _MOST_STRAYS = 5, 0.3  # visible keypoints that tell anything, and share of them that may be stray
 
@@ -131,7 +132,7 @@ def _objects(
 ) -> Objects:
     rows = content.annotations
     category_ids = np.array([category.id for category in categories], np.int64)
-    known = ", ".join(f"{category.id} ({category.name})" for category in categories)
+    known = _some([f"{category.id} ({category.name})" for category in categories])
     ends = np.cumsum(rows.lengths)
     spans = np.stack([ends - rows.lengths, ends], axis=1)
     image = _positions(rows.image_ids, content.image_ids, where, "image_id", "the id of an image in it")
@@ -258,7 +259,13 @@ def _refuse_unnamed(path: Path, categories: list[Category], annotated: Container
 
 
 def _listed(names: Collection[str]) -> str:
-    return ", ".join(map(repr, sorted(names)))
+    return _some([repr(name) for name in sorted(names)])
+
+
+def _some(texts: Sequence[str]) -> str:
+    """A list of texts, of which the first are enough where they are very many."""
+    more = f" ... ({len(texts)} in all)" if len(texts) > _LISTED else ""
+    return ", ".join(texts[:_LISTED]) + more
 
 
 def _positions(

@@ -54,7 +54,8 @@ class Folder:
             ValueError: it does, or it is empty.
         """
         if not name or "\0" in name:
-            raise ValueError(f"{where}: must be the name of a file, got {name!r}")
+            lacking = "" if name else ", so it is empty or there is none"
+            raise ValueError(f"{where}: must be the name of a file, got {name!r}{lacking}")
         upwards = ".." in name and ".." in _SEPARATORS.split(name)
         if upwards or (_is_rooted(name) and not os.path.normcase(name).startswith(self._prefix)):
             raise ValueError(f"{where}: must lie in {self.path}, without '..' in its path, got {name!r}")
