@@ -12,13 +12,13 @@ from torch.utils.data import Dataset, IterableDataset
 
 from .arguments import check_alpha, check_choice, check_count, check_index, check_integer, check_share
 from .cache import Loaded, PartnerCache
-from .canvas import canvas_size, compiled_blend, image_size, require_same_kind
+from .canvas import canvas_size, compiled_blend, image_size, require_same_kind, require_supported
 from .cutmix import cutmix_pair, cutout, region_around
 from .draws import MIXING, generator_at
 from .mixing import Draw, Sample, mix_pair, raise_named, require_sample, sample_lambda, transformed
 from .partners import PartnerPolicy, Partners, index_partners
 from .pipelines import check_transform
-from .switch import Switched
+from .switch import Switched, depth_within
 from .target_checks import check_target
 from .targets import Target
 
@@ -140,6 +140,7 @@ class MixupDataset(Switched, Dataset[Sample]):
         self.min_weight = min_weight
         self.transform = check_transform(transform)
         self.seed = check_integer("seed", seed)
+        self._depth = depth_within(self)
         self._stream = MIXING + self._depth
         self._held = PartnerCache(min(self.cache, len(dataset)) if pairing else 0)
         if pairing and mix == "mixup":
@@ -226,7 +227,8 @@ class MixupDataset(Switched, Dataset[Sample]):
             mixed = self._join(own.sample, partner.sample, draw)
         except Exception as error:
             names = f"{self._describe(index)} with its partner {self._describe(held.index if held else draw.partner)}"
-            wrong = [self._describe(loaded.index) for loaded in (own, partner) if loaded and _is_wrong(loaded.sample)]
+            pair = (own, partner) if partner else ()  # or it is the partner that could not be loaded
+            wrong = [self._describe(loaded.index) for loaded in pair if _is_wrong(loaded.sample)]
             raise_named(error, names, wrong[0] if wrong else None)
         if self._held.capacity:
             self._held.add(setting, *((own,) if held else (partner, own)))
@@ -254,9 +256,10 @@ class MixupDataset(Switched, Dataset[Sample]):
 
 
 def _is_wrong(sample: Sample) -> bool:
-    """Whether the target of a sample cannot be mixed with any."""
+    """Whether a sample cannot be mixed with any."""
     image, target = sample
     try:
+        require_supported(image)
         check_target(target, size=image_size(image))
     except (TypeError, ValueError):
         return True

@@ -54,7 +54,7 @@ def check_transform(transform: Any) -> Any:
 
 def _takes_two(transform: Callable[..., Any]) -> bool:
     try:
-        inspect.signature(transform).bind(None, None)
+        inspect.signature(transform, follow_wrapped=False).bind(None, None)
     except TypeError:
         return False
     except ValueError:  # what is written in C may not tell

@@ -18,7 +18,7 @@ from .arguments import check_index, check_integer
 from .dataset import MapDataset
 from .draws import AUGMENTATION, generator_at
 from .mixing import Sample
-from .switch import Switched
+from .switch import Switched, depth_within
 
 _STREAM = AUGMENTATION + 1
 _MOST = 100  # things in a container that is looked through
@@ -57,6 +57,7 @@ class SeededDataset(Switched, Dataset[Sample]):
         """
         super().__init__()
         self.dataset = dataset
+        self._depth = depth_within(self) - 1  # this is no mixer, and those around it are to draw as they would without
         self.seed = check_integer("seed", seed)
         self._composes = _composes_within(dataset)
         self._numpy_bits = np.random.MT19937()
@@ -76,10 +77,6 @@ class SeededDataset(Switched, Dataset[Sample]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._composes = _composes_within(self.dataset)  # it may have been built anew
-
-    @property
-    def _depth(self) -> int:
-        return super()._depth - 1  # this is no mixer, and those around it are to draw as they would without
 
     @contextmanager
     def _seeded(self, generator: np.random.Generator) -> Iterator[None]:

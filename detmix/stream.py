@@ -24,7 +24,7 @@ from .mixing import Sample, mix_pair, raise_named, require_sample, sample_lambda
 from .pipelines import check_transform
 from .readers import Reader, this_process, this_reader
 from .shared import Shared
-from .switch import Switched, mixers_within, shares_itself_out, tell_epoch, tell_transform
+from .switch import Switched, depth_within, mixers_within, shares_itself_out, tell_epoch, tell_transform
 from .target_checks import check_target
 from .targets import Target
 
@@ -48,8 +48,9 @@ class MixupIterable(Switched, IterableDataset[Sample]):
 
     Streams of this class can be nested. Each level draws for itself, and ``set_epoch`` and ``enable`` reach all
     levels, through wrappers that keep what they wrap in an attribute, or in a list, tuple or dict of data sets, such as
-    torch's ``ChainDataset``. Around a wrapper that hides an inner stream elsewhere, as in a closure or a slot, pass
-    ``shard=False`` and another ``seed``, and tell the inner stream the epoch and the switch itself.
+    torch's ``ChainDataset``. Around a wrapper that keeps it under another name than ``dataset`` or ``datasets`` pass
+    ``shard=False``; around one that hides it elsewhere, as in a closure, another ``seed`` too, and tell the inner
+    stream the epoch and the switch itself.
     """
 
     shares_itself_out = True
@@ -108,6 +109,7 @@ class MixupIterable(Switched, IterableDataset[Sample]):
         self.transform = check_transform(transform)
         self.shard = shard and not shares_itself_out(dataset)
         self.seed = check_integer("seed", seed)
+        self._depth = depth_within(self)
         self._stream = STREAMS + self._depth
         self._process = this_process()
         self._read_by_workers = Shared(torch.tensor([False]))
@@ -121,8 +123,7 @@ class MixupIterable(Switched, IterableDataset[Sample]):
         """Set the epoch of the next reading, here and in running workers; wrapped streams hear of it then."""
         self._set(0, check_count("epoch", epoch))
         tell_transform(self, epoch)
-        for mixer in mixers_within(self):
-            mixer.set_epoch(epoch)
+        self._hand_on(_set_epoch_within, self, epoch)
 
     def state_dict(self) -> dict[str, int]:
         """Where the reading that began last is: what ``load_state_dict`` goes on from.
@@ -259,6 +260,11 @@ class MixupIterable(Switched, IterableDataset[Sample]):
     def __getstate__(self) -> dict[str, Any]:
         # a worker started by spawn has no process group of its own to ask
         return {**self.__dict__, "_process": this_process(self._process)}
+
+
+def _set_epoch_within(outer: MixupIterable, epoch: int) -> None:
+    for mixer in mixers_within(outer):
+        mixer.set_epoch(epoch)
 
 
 def _check_stream(dataset: Any) -> None:

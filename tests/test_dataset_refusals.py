@@ -3,6 +3,7 @@
 import traceback
 
 import pytest
+import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from detmix import MixupDataset, collate
@@ -140,6 +141,23 @@ def test_the_one_of_two_whose_target_is_at_fault_is_named(wrong, mix):
     error = "both images must be of one kind" if wrong is None else "target: labels must be 1 or more"
     with pytest.raises(RuntimeError, match=f"^mixing sample 0 with its partner sample 1 failed{at_fault}: {error}"):
         MixupDataset(ListDataset(samples), mix=mix)[0]
+
+
+@pytest.mark.parametrize(
+    ("image", "error"), [("a.jpg", "an image must be a tensor, .*"), (torch.zeros(5), "an image .*")]
+)
+def test_an_image_that_is_none_is_named_as_at_fault(image, error):
+    samples = [make_sample(2, seed=seed) for seed in range(2)]
+    samples[1] = image, samples[1][1]
+    with pytest.raises(RuntimeError, match="its partner sample 1 failed for sample 1: an image .*must"):
+        MixupDataset(ListDataset(samples))[0]
+
+
+def test_a_partner_that_cannot_be_loaded_is_the_one_at_fault():
+    samples = make_dataset(2).samples
+    samples[0][1]["boxes"] = samples[0][1]["boxes"].long()
+    with pytest.raises(RuntimeError, match=r"with its partner sample 1 \(image_1.jpg\) failed: cannot decode"):
+        MixupDataset(Broken(samples))[0]
 
 
 @pytest.mark.parametrize("cache", ["3", None, 2.0])

@@ -39,7 +39,7 @@ def crowded_truth(*numbers, crowds=0):
 def test_more_objects_than_detections_count_are_warned_about_with_what_can_be_found():
     truth, found = crowded_truth(300, 20)
     told = (
-        r"an image has 300 objects of a class, and the best 100 detections count, so that at most 38% .*\(1, 10, 300\)"
+        r"an image has 300 objects of a class, and the best 100 detections count, so that at most 37% .*\(1, 10, 300\)"
     )
     with pytest.warns(UserWarning, match=told):
         capped = evaluate_coco(truth, found)

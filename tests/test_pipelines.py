@@ -1,3 +1,5 @@
+import functools
+
 import albumentations as A
 import pytest
 import torch
@@ -67,7 +69,19 @@ class Called:
         return image, target
 
 
-@pytest.mark.parametrize("transform", [None, Called(), Called().__call__, FLIP, max, lambda image, target=None: image])
+def flip(image):
+    return image.flip(-1)
+
+
+@functools.wraps(flip)
+def flip_both(image, target):
+    return flip(image), target
+
+
+TAKEN = [None, Called(), Called().__call__, FLIP, max, lambda image, target=None: image, flip_both]
+
+
+@pytest.mark.parametrize("transform", TAKEN)
 def test_what_takes_image_and_target_is_a_transform(transform):
     assert check_transform(transform) == transform
 

@@ -1,5 +1,6 @@
 import copy
 import pickle
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -117,7 +118,8 @@ def test_the_nearest_mixers_are_found_and_nothing_else():
     outer = MixupDataset(second)
     assert mixers_within(ConcatDataset([Subset(first, [0]), outer])) == [first, outer]
     assert mixers_within(outer) == [second]
-    assert mixers_within(second) == mixers_within([outer]) == mixers_within(None) == []
+    assert mixers_within([outer]) == [outer]
+    assert mixers_within(second) == mixers_within(None) == []
 
 
 class Holding:
@@ -143,6 +145,9 @@ HOLDERS = {
     "another name": lambda held: Holding(inner=held),
     "deep": lambda held: Holding(a=Holding(b=Subset(Holding(c=held), [0]))),
     "list": lambda held: Holding(parts=[ListDataset([]), held]),
+    "list of other things": lambda held: Holding(parts=[None, "text", (held, 0.5)]),
+    "list beside samples": lambda held: ConcatDataset([[make_sample(1, seed=0)], held]),
+    "many": lambda held: ConcatDataset([ListDataset([make_sample(1, seed=0)]) for _ in range(200)] + [held]),
     "dict": lambda held: Holding(by_name={"a": ListDataset([]), "b": Holding(data=held)}),
     "property": lambda held: Deriving(of=(held,)),
 }
@@ -158,11 +163,13 @@ def test_mixers_are_found_under_any_name(how):
     assert (mixer.epoch, mixer.enabled) == (4, False)
 
 
-@pytest.mark.parametrize("how", HOLDERS)
-def test_a_stream_that_shares_itself_out_is_found_under_any_name(how):
-    assert shares_itself_out(HOLDERS[how](MAKERS["stream"]()))
-    assert not shares_itself_out(HOLDERS[how](Holding()))
-    assert not MixupIterable(HOLDERS[how](MAKERS["stream"]())).shard
+def test_a_stream_that_shares_itself_out_is_found_where_samples_come_from():
+    stream = MAKERS["stream"]()
+    for holder in (Passing(stream), ChainDataset([Passing([]), Passing(stream)]), Deriving(of=(stream,))):
+        assert shares_itself_out(holder)
+        assert not MixupIterable(holder).shard
+    assert not shares_itself_out(Holding(backgrounds=stream))
+    assert MixupIterable(Holding(backgrounds=stream)).shard
 
 
 def test_data_sets_that_hold_each_other_are_looked_through_once():
@@ -173,18 +180,68 @@ def test_data_sets_that_hold_each_other_are_looked_through_once():
     assert (mixer.epoch, mixer.enabled, mixers_within(mixer)) == (3, False, [])
 
 
-def test_large_lists_of_data_are_not_looked_through():
+def test_a_data_set_may_keep_several_mixers_of_itself():
+    data = ListDataset([make_sample(1, seed=seed) for seed in range(3)])
+    data.weak, data.strong = MixupDataset(data), MixupDataset(data, alpha=5.0)
+    data.weak.set_epoch(2)
+    data.strong.enable(False)
+    assert [(mixer.epoch, mixer.enabled) for mixer in (data.weak, data.strong)] == [(2, False)] * 2
+    data.strong.set_epoch(3)
+    assert (data.weak.epoch, data.strong.epoch) == (3, 3)
+
+
+def test_large_containers_of_data_are_not_looked_through():
     class Rows(list):
-        def __getitem__(self, place):
+        def __iter__(self):
             raise AssertionError("looked through")
 
-        def __iter__(self):
-            yield "a row"
+    class Named(dict):
+        def values(self):
+            yield torch.zeros(1)
             raise AssertionError("looked through")
 
     data = ListDataset([make_sample(1, seed=seed) for seed in range(3)])
-    data.rows, data.by_name = Rows(range(9)), {number: torch.zeros(1) for number in range(9)}
+    data.rows, data.by_name = Rows(range(900)), Named((number, 0) for number in range(900))
     MixupDataset(data).set_epoch(1)
+
+
+class Closed(Holding):
+    """One whose attributes cannot be read."""
+
+    @property
+    def dataset(self):
+        raise RuntimeError("closed")
+
+    transforms = dataset
+
+
+class Chained(Holding):
+    """A link of a long chain, such as a tree of parsed text has."""
+
+    def __init__(self, after):
+        self.after = after
+
+
+def test_what_cannot_be_looked_through_is_passed_over():
+    data, link = ListDataset([make_sample(1, seed=seed) for seed in range(3)]), None
+    for _ in range(3000):
+        link = Chained(link)
+    data.closed, data.link, data.anything = Closed(), link, MagicMock()
+    mixer = MixupDataset(data)
+    mixer.set_epoch(3)
+    mixer.enable(False)
+    assert (mixer.epoch, mixer.enabled) == (3, False)
+
+
+def test_an_epoch_is_handed_on_by_a_wrapper_that_takes_it_from_what_it_wraps():
+    inner = MAKERS["dataset"]()
+    wrapper = Holding()
+    wrapper.set_epoch = inner.set_epoch
+    MixupDataset(ListDataset([make_sample(1, seed=seed) for seed in range(3)])).dataset = wrapper
+    outer = MAKERS["dataset"]()
+    outer.dataset.wrapper = wrapper
+    outer.set_epoch(6)
+    assert inner.epoch == 6
 
 
 @pytest.mark.parametrize("flag", ["False", 2, None, 0.0])

@@ -296,13 +296,7 @@ def go_on(run, caplog, *, kind=DetectionModule, restored=True, callbacks=(), **s
     scheduler.load_state_dict(state["lr_schedulers"][0])
     before = copy.deepcopy((optimizer.state_dict(), scheduler.state_dict()))
     module.trainer = SimpleNamespace(
-        optimizers=[optimizer],
-        lr_scheduler_configs=[SimpleNamespace(scheduler=scheduler)],
-        callbacks=callbacks,
-        datamodule=SimpleNamespace(start_epoch=lambda epoch, max_epochs: None),
-        fast_dev_run=0,
-        current_epoch=0,
-        max_epochs=1,
+        optimizers=[optimizer], lr_scheduler_configs=[SimpleNamespace(scheduler=scheduler)], callbacks=callbacks
     )
     if restored:
         module.on_load_checkpoint(state)

@@ -25,6 +25,16 @@ def test_mixing_is_off_in_the_last_epochs(run, monkeypatch):
     assert fractions == {0: [1, 1], 1: [1, 1], 2: [0, 0], 3: [0, 0]}
 
 
+class Own(DetectionModule):
+    """A user's, with hooks of its own."""
+
+    def on_train_start(self):
+        pass
+
+    def on_train_epoch_start(self):
+        pass
+
+
 @from_lightning
 def test_a_trainer_that_is_made_by_hand_keeps_to_the_epochs_and_the_schedule(tmp_path):
     drawn = {}
@@ -37,7 +47,7 @@ def test_a_trainer_that_is_made_by_hand_keeps_to_the_epochs_and_the_schedule(tmp
     data = DetectionData("shapes", shapes=shapes, batch_size=2, mixup=MixupOptions(no_mixup_epochs=1))
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
     quiet |= {"accelerator": "cpu", "default_root_dir": tmp_path, "enable_checkpointing": False}
-    module = DetectionModule("fasterrcnn_resnet18_small", weights=None, options={"min_size": 64, "max_size": 96})
+    module = Own("fasterrcnn_resnet18_small", weights=None, options={"min_size": 64, "max_size": 96})
     L.Trainer(max_epochs=3, callbacks=[Recording()], **quiet).fit(module, data)
     assert (len(drawn[0]), len(drawn[1]), drawn[2]) == (4, 4, {None})
     assert not drawn[0] & drawn[1]

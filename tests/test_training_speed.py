@@ -142,6 +142,9 @@ def test_threads_and_workers_take_the_cores_that_they_are_allowed(
     data.teardown("fit")
     data.teardown("fit")
     assert taken == [threads, before]
+    data.setup("fit")
+    data.on_exception(RuntimeError("out of memory"))
+    assert taken == [threads, before] * 2
 
 
 def test_a_run_that_goes_on_takes_no_more_threads_than_it_is_allowed(monkeypatch):

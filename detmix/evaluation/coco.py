@@ -6,6 +6,7 @@ evaluation of its web site, whose code pycocotools is.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -140,7 +141,7 @@ def evaluate_coco(
         raise ValueError("class_agnostic is of boxes and masks: keypoints are compared within a class only")
     truth = read_ground_truth(ground_truth, masks=masks, keypoints=keypoints)
     found = read_predictions(predictions, truth, masks=masks, keypoints=keypoints, class_agnostic=class_agnostic)
-    _warn_of_limit(truth, iou_type, limits[-1], class_agnostic)
+    _warn_of_limit(truth, iou_type, limits, class_agnostic)
     counts = count(
         truth,
         found,
@@ -245,9 +246,9 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(np.mean(known)) if known.size else NO_OBJECTS
 
 
-def _warn_of_limit(truth: GroundTruth, iou_type: IouType, limit: int, class_agnostic: bool) -> None:
+def _warn_of_limit(truth: GroundTruth, iou_type: IouType, limits: Sequence[int], class_agnostic: bool) -> None:
     """Warn where images have more objects of a class than detections of it count, so that some cannot be found."""
-    objects = truth.objects
+    objects, limit = truth.objects, limits[-1]
     counted = ~objects.crowd & (objects.posed if iou_type == "keypoints" else True)
     groups = objects.images if class_agnostic else objects.images * len(truth.class_names) + objects.labels
     numbers = np.unique(groups[counted], return_counts=True)[1]
@@ -255,7 +256,7 @@ def _warn_of_limit(truth: GroundTruth, iou_type: IouType, limit: int, class_agno
         kind = "" if class_agnostic else " of a class"
         warnings.warn(
             f"{truth.source}: an image has {numbers.max()} objects{kind}, and the best {limit} detections count, "
-            f"so that at most {numbers.clip(max=limit).sum() / numbers.sum():.0%} of all objects can be found. "
-            f"A larger max_detections counts more of them, such as (1, 10, {numbers.max()})",
+            f"so that at most {math.floor(100 * numbers.clip(max=limit).sum() / numbers.sum())}% of all objects can be "
+            f"found. A larger max_detections counts more of them, such as {(*limits[:-1], int(numbers.max()))}",
             stacklevel=3,
         )

@@ -30,6 +30,7 @@ SHOWN = 1280  # pixels: longest side of a picture on a page or in a grid, which 
 _READABLE = 480  # pixels: a picture whose longer side is shorter is magnified
 _FAINTEST = 0.15  # opacity at which a box can still be found
 _TINT = 0.45  # opacity within the mask of an object that is seen in full
+_MOST_CHANNELS = 16
 _MOST_CAPTIONS = 100  # of a picture: more cover what they are to tell of
 _DASHES = {"confused": (6, 2), "missed": (2, 2), "false": (2, 2), "ignored": (2, 6)}  # line and gap, in line widths
 _WORDS = {"found": "✓"}  # other fates stand for themselves
@@ -109,8 +110,8 @@ def to_picture(image: AnyImage) -> Image.Image:
     """An image as an RGB PIL image.
 
     Args:
-        image: (C, H, W) tensor or (H, W, C) or (H, W) array, uint8 or float in [0, 1], C 1 or 3, or more, of which
-            the first three are shown; or PIL image.
+        image: (C, H, W) tensor or (H, W, C) or (H, W) array, uint8 or float in [0, 1], C 1 or 3, or up to 16, of
+            which the first three are shown; or PIL image.
 
     Raises:
         TypeError: the dtype is another.
@@ -122,8 +123,9 @@ def to_picture(image: AnyImage) -> Image.Image:
         return to_picture(torch.from_numpy(np.array(np.atleast_3d(image), order="C")).permute(2, 0, 1))
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise TypeError(f"image must be of dtype uint8 or floating, got {image.dtype}")
-    if image.ndim != 3 or image.shape[0] in (0, 2):
-        raise ValueError(f"image must have shape (C, H, W) with C 1, or 3 or more, got {tuple(image.shape)}")
+    if image.ndim != 3 or image.shape[0] not in (1, *range(3, _MOST_CHANNELS + 1)):
+        shape = tuple(image.shape)
+        raise ValueError(f"image must have shape (C, H, W) with C 1, or 3 to {_MOST_CHANNELS}, got {shape}")
     planes = image.detach().as_subclass(Tensor)[:3].cpu()
     if planes.is_floating_point():
         planes = (planes.float().clamp(0, 1) * 255).round().to(torch.uint8)

@@ -13,9 +13,10 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar
 
 from ..batch import BatchMix, MixupBatch, Pairing
-from .data import DetectionData, data_of, is_trial
+from .data import DetectionData, data_of
 from .evaluation import PARTS
 from .module import DetectionModule
+from .schedule import is_trial
 
 
 class MixBatches(L.Callback):

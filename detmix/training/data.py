@@ -393,6 +393,10 @@ class DetectionData(L.LightningDataModule):
             torch.set_num_threads(self._threads_before)
             self._threads_before = None
 
+    def on_exception(self, exception: BaseException) -> None:
+        """Lightning tears nothing down then."""
+        self.teardown("")
+
     def _share_cores(self) -> None:
         """On a CPU, threads and workers of all processes take the cores and no more, or a step takes far longer."""
         assert self.trainer is not None
@@ -427,11 +431,6 @@ def _require_measurable(part: Part) -> None:
 def data_of(trainer: Any) -> DetectionData:
     """The data module that a trainer runs on; Lightning attaches it at run time."""
     return trainer.datamodule
-
-
-def is_trial(trainer: Any) -> bool:
-    """Whether this is ``fast_dev_run``, a few steps for a trial: ``no_mixup_epochs`` does not count there."""
-    return bool(trainer.fast_dev_run)
 
 
 def _start_worker(worker: int) -> None:

@@ -20,13 +20,14 @@ from ..manifold import ManifoldMixup
 from ..targets import Target
 from ..terminal import tell
 from .checkpoints import require_same_classes, require_same_tensors
-from .data import DetectionData, Evaluated, data_of, is_trial
+from .data import DetectionData, Evaluated, data_of
 from .evaluation import Evaluation, evaluate
 from .loadable import require_loadable, require_resumable
 from .logged_values import feature_numbers, mixing_numbers, total_and_terms
 from .mixing import ManifoldOptions, mix_features
 from .models import COCO_KEYPOINTS, Weights, build_detector, learns_keypoints, learns_masks, weights_shape_the_model
 from .optimization import OptimizerName, Schedule, change_settings, check_warm_up, lr_factor, make_optimizer
+from .schedule import MixupSchedule
 from .visits import Visit, gather, mean_losses, visit_images
 
 Batch = tuple[Sequence[Tensor], Sequence[Target]]
@@ -248,28 +249,20 @@ class DetectionModule(L.LightningModule):
         return {"num_keypoints": count}
 
     def on_fit_start(self) -> None:
-        """Let the mixing of features draw from the seed of the mixing, and refuse a schedule that leaves no mixing."""
-        data = data_of(self.trainer)
+        """Let the mixing of features draw from the seed of the mixing."""
         if self.mixer is not None:
-            self.mixer.seed = data.mixing_seed
-        if (data.mixes or self.mixes) and not is_trial(self.trainer):
-            data.check_schedule(self.trainer.max_epochs)
+            self.mixer.seed = data_of(self.trainer).mixing_seed
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """What every training needs, whatever the trainer."""
+        return [MixupSchedule()]
 
     def on_train_start(self) -> None:
-        """Let this run's settings of the optimizer hold where a checkpoint has brought others.
-
-        Lightning starts no epoch where a run goes on in the middle of one, so the data hear of it here too.
-        """
-        self.on_train_epoch_start()
+        """Let this run's settings of the optimizer hold where a checkpoint has brought others."""
         if self._restored and self._knows_its_optimizer(self.trainer):
             scheduler = self.trainer.lr_scheduler_configs[0].scheduler
             change_settings(self.trainer.optimizers[0], scheduler, **self._settings())
         self._restored = False
-
-    def on_train_epoch_start(self) -> None:
-        """Tell the training set which epoch it is; mixing is off in the last ``no_mixup_epochs``."""
-        epochs = None if is_trial(self.trainer) else self.trainer.max_epochs
-        data_of(self.trainer).start_epoch(self.trainer.current_epoch, epochs)
 
     def _knows_its_optimizer(self, trainer: Any) -> bool:
         """Whether the optimizer of a run is the one of this class, over all parameters as one group."""
