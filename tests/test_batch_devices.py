@@ -78,7 +78,7 @@ BAD_ROWS = [
     (lambda image, target: (image.float(), target), TypeError, "uint8 on cpu and Tensor of torch.float32"),
     (lambda image, target: (image[:1], target), ValueError, "same channels, got 3 and 1"),
     (lambda image, target: (image.to("meta"), target), TypeError, "on cpu and Tensor of torch.uint8 on meta"),
-    (lambda image, target: (image.numpy(), target), TypeError, "numpy array"),
+    (lambda image, target: (image.permute(1, 2, 0).numpy(), target), TypeError, "numpy array"),
     (lambda image, target: (image, {**target, "labels": target["labels"] * 0}), ValueError, "labels must be 1 or more"),
     (
         lambda image, target: (image, on_meta(([], [target]))[1][0]),
