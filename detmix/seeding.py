@@ -17,11 +17,11 @@ from torch.utils.data import Dataset
 from .arguments import check_index, check_integer
 from .dataset import MapDataset
 from .draws import AUGMENTATION, generator_at
+from .holding import MOST_MEMBERS, nearest
 from .mixing import Sample
 from .switch import Switched, depth_within
 
 _STREAM = AUGMENTATION + 1
-_MOST = 100  # things in a container that is looked through
 _PLAIN = (torch.Tensor, np.ndarray, str, bytes, int, float, type, ModuleType, type(None))
 _numpy: Any = np.random  # its stubs do not know that bit generators can be exchanged
 
@@ -97,23 +97,15 @@ class SeededDataset(Switched, Dataset[Sample]):
 
 def _composes_within(dataset: Any) -> list[Any]:
     """All that has a random state of its own, in the data set and in what it holds, however deep, in a fixed order."""
-    found, waiting = [], [dataset]
-    seen: dict[int, Any] = {}
-    while waiting:
-        held = waiting.pop()
-        if id(held) in seen or isinstance(held, _PLAIN):
-            continue
-        seen[id(held)] = held  # while it lives, nothing else has its id
-        if hasattr(type(held), "set_random_state"):
-            found.append(held)  # and hands it on to what it holds
-        else:
-            waiting += reversed(_held_by(held))
-    return found
+    # what has one hands it on to what it holds
+    return list(nearest([dataset], _held_by, lambda held: hasattr(type(held), "set_random_state")))
 
 
 def _held_by(holder: Any) -> list[Any]:
+    if isinstance(holder, _PLAIN):
+        return []
     if isinstance(holder, (list, tuple, dict)):
-        if len(holder) > _MOST:  # they are data
+        if len(holder) > MOST_MEMBERS:
             return []
         return list(holder.values() if isinstance(holder, dict) else holder)
     if isinstance(holder, partial):

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
+from operator import methodcaller
 from typing import Any
 
 import torch
@@ -123,7 +124,7 @@ class MixupIterable(Switched, IterableDataset[Sample]):
         """Set the epoch of the next reading, here and in running workers; wrapped streams hear of it then."""
         self._set(0, check_count("epoch", epoch))
         tell_transform(self, epoch)
-        self._hand_on(_set_epoch_within, self, epoch)
+        self._hand_on(mixers_within(self), methodcaller("set_epoch", epoch))
 
     def state_dict(self) -> dict[str, int]:
         """Where the reading that began last is: what ``load_state_dict`` goes on from.
@@ -260,11 +261,6 @@ class MixupIterable(Switched, IterableDataset[Sample]):
     def __getstate__(self) -> dict[str, Any]:
         # a worker started by spawn has no process group of its own to ask
         return {**self.__dict__, "_process": this_process(self._process)}
-
-
-def _set_epoch_within(outer: MixupIterable, epoch: int) -> None:
-    for mixer in mixers_within(outer):
-        mixer.set_epoch(epoch)
 
 
 def _check_stream(dataset: Any) -> None:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from operator import methodcaller
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
-from torch.utils.data import Dataset
 
 from .arguments import check_count, check_flag
+from .holding import attribute, held_by, nearest, takes_epoch
 from .pipelines import parts_of
 from .shared import Shared
 
-_MOST = 100  # members of a container that is looked through
-_MOST_SEEN = 10_000  # things that are looked at: beyond, they are data
-_CONTAINERS = (list, tuple, dict)
-_NO_DATASETS = (torch.Tensor, np.ndarray, np.generic, str, bytes, bytearray, set, frozenset, range, nn.Module)
+_MOST = 10_000  # things that are looked at: beyond, they are data
 
 
 class Switched:
@@ -47,20 +43,21 @@ class Switched:
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that the draws belong to, an integer of 0 or more, here and in running workers."""
         self._set(0, check_count("epoch", epoch))
-        self._hand_on(tell_epoch, self, epoch)
+        self._hand_on(_held(self, takes_epoch), methodcaller("set_epoch", epoch))
 
     def enable(self, flag: bool = True) -> None:
         """Switch mixing on or off, here and in running workers."""
         self._set(1, check_flag("flag", flag))
-        self._hand_on(_enable_within, self, flag)
+        self._hand_on(mixers_within(self), methodcaller("enable", flag))
 
-    def _hand_on(self, tell: Callable[..., None], *arguments: Any) -> None:
+    def _hand_on(self, held: Iterable[Any], tell: Callable[[Any], object]) -> None:
         """Tell those within, unless it is one of them that tells: they may hold this in turn."""
         if self._handing_on:
             return
         self._handing_on = True
         try:
-            tell(*arguments)
+            for each in held:
+                tell(each)
         finally:
             self._handing_on = False
 
@@ -97,7 +94,7 @@ def mixers_within(outer: Any) -> list[Switched]:
             sets among them: whatever gives samples by index or one after another. Lists, tuples and dicts are looked
             through too: of up to 100 members, or of torch's data sets, as ``ConcatDataset`` has them.
     """
-    return list(_nearest(outer, lambda held: isinstance(held, Switched)))
+    return list(_held(outer, lambda held: isinstance(held, Switched)))
 
 
 def tell_epoch(outer: Any, epoch: int) -> None:
@@ -109,14 +106,14 @@ def tell_epoch(outer: Any, epoch: int) -> None:
             ``transform`` or ``transforms`` there.
         epoch: 0 or more.
     """
-    for held in _nearest(outer, _takes_epoch):
+    for held in _held(outer, takes_epoch):
         held.set_epoch(epoch)
 
 
 def tell_transform(dataset: Any, epoch: int) -> None:
     """Tell the ``transform`` of a data set and its parts which epoch it is, where they have ``set_epoch``."""
     for part in parts_of(getattr(dataset, "transform", None)):
-        if _takes_epoch(part):
+        if takes_epoch(part):
             part.set_epoch(epoch)
 
 
@@ -129,76 +126,10 @@ def shares_itself_out(dataset: Any) -> bool:
     """
     if getattr(dataset, "shares_itself_out", False) is True:
         return True
-    several = _read(dataset, "datasets")
-    wrapped = (_read(dataset, "dataset"), *(several if isinstance(several, (list, tuple)) else ()))
+    several = attribute(dataset, "datasets")
+    wrapped = (attribute(dataset, "dataset"), *(several if isinstance(several, (list, tuple)) else ()))
     return any(shares_itself_out(inner) for inner in wrapped if inner is not None)
 
 
-def _enable_within(outer: Any, flag: bool) -> None:
-    for mixer in mixers_within(outer):
-        mixer.enable(flag)
-
-
-def _nearest(outer: Any, wanted: Callable[[Any], bool]) -> Iterator[Any]:
-    """What is held and wanted, each once, in a fixed order, and nothing of what that holds."""
-    seen = {id(outer): outer}  # while it lives, nothing else has its id
-    waiting = _held_by(outer)[::-1]
-    while waiting and len(seen) < _MOST_SEEN:
-        held = waiting.pop()
-        if id(held) in seen:
-            continue
-        seen[id(held)] = held
-        if wanted(held):
-            yield held
-        else:
-            waiting += _held_by(held)[::-1]
-
-
-def _held_by(holder: Any) -> list[Any]:
-    """What may hold or be a mixer, or asks for the epoch: members of a container, or attributes of anything else."""
-    if isinstance(holder, _CONTAINERS):
-        return [member for member in _members(holder) if _is_worth_a_look(member)]
-    named = [_read(holder, name) for name in ("dataset", "datasets")]  # also where they are properties
-    transforms = [_read(holder, name) for name in ("transform", "transforms")]
-    parts = [part for transform in transforms for part in parts_of(transform) if _takes_epoch(part)]
-    others = [value for value in _own(holder).values() if _is_worth_a_look(value)]
-    return [value for value in named if value is not None and not isinstance(value, _NO_DATASETS)] + parts + others
-
-
-def _read(holder: Any, name: str) -> Any:
-    """An attribute that is there, and not made up by a ``__getattr__``; None if it cannot be read."""
-    if name not in _own(holder) and not hasattr(type(holder), name):
-        return None
-    try:
-        return getattr(holder, name)
-    except Exception:  # a property may raise anything
-        return None
-
-
-def _members(container: Any) -> Iterable[Any]:
-    """Those of a small container, or of one of data sets; large ones hold data."""
-    members = container.values() if isinstance(container, dict) else container
-    if len(container) <= _MOST:
-        return members
-    first = next(iter(members)) if isinstance(container, dict) else container[0]
-    return members if isinstance(first, Dataset) else ()
-
-
-def _is_worth_a_look(value: Any) -> bool:
-    if isinstance(value, _NO_DATASETS):
-        return False
-    return isinstance(value, _CONTAINERS) or _gives_samples(value) or _takes_epoch(value)
-
-
-def _gives_samples(value: Any) -> bool:
-    return any(hasattr(type(value), name) for name in ("__getitem__", "__iter__"))
-
-
-def _takes_epoch(value: Any) -> bool:
-    method = _own(value).get("set_epoch") or getattr(type(value), "set_epoch", None)
-    return callable(method) and not isinstance(value, type)
-
-
-def _own(value: Any) -> Mapping[str, Any]:
-    """Attributes of an object itself."""
-    return getattr(value, "__dict__", {})
+def _held(outer: Any, wanted: Callable[[Any], bool]) -> Iterator[Any]:
+    return nearest(outer, held_by, wanted, most=_MOST)

@@ -43,8 +43,8 @@ def precision_recall_figure(curves: Mapping[str, Curve], title: str | None = Non
         curves: by class name, as the evaluators return them; may be empty.
         title: written above.
     """
-    ranked = sorted(curves, key=lambda name: -_area(curves[name]))
-    if len(ranked) > _MOST_CURVES:
+    if len(curves) > _MOST_CURVES:
+        ranked = sorted(curves, key=lambda name: -_area(curves[name]))
         curves = {name: curves[name] for name in best_and_worst(ranked, _MOST_CURVES)}
         title = title_of_some(title, _MOST_CURVES, len(ranked))
     together = len(curves) <= len(PALETTE)
@@ -141,8 +141,8 @@ def _area(curve: Curve) -> float:
 
 
 def best_and_worst(ranked: Sequence[str], most: int) -> list[str]:
-    """As many from the beginning as from the end of a ranking, ``most`` in all; all where there are no more."""
-    return [*ranked] if len(ranked) <= most else [*ranked[: most // 2], *ranked[-(most // 2) :]]
+    """As many from the beginning as from the end of a ranking, ``most`` in all, of one that is longer."""
+    return [*ranked[: most // 2], *ranked[-(most // 2) :]]
 
 
 def title_of_some(title: str | None, shown: int, classes: int) -> str:
